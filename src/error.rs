@@ -1,0 +1,84 @@
+//! The one error type: what is wrong, where, and how to fix it.
+//!
+//! [`Error::input`] is the user's to mend and ends with exit code 2, before any
+//! work; [`Error::run`] happened while running and ends with exit code 1.
+
+use std::fmt;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose error it is, and thereby the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The input is wrong: nothing was written, nothing is lost.
+    Input,
+    /// It broke while running: what was done can be resumed.
+    Run,
+    /// The user pressed Ctrl-C.
+    Interrupted,
+}
+
+/// An error as the user reads it: `what` (`path:line:col: message`) and, where
+/// there is one, a fix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    kind: Kind,
+    what: String,
+    help: Option<String>,
+}
+
+impl Error {
+    /// The input is wrong. `what` starts with the file's path where there is one.
+    pub fn input(what: impl Into<String>) -> Self {
+        Self { kind: Kind::Input, what: what.into(), help: None }
+    }
+
+    /// It broke while running.
+    pub fn run(what: impl Into<String>) -> Self {
+        Self { kind: Kind::Run, ..Self::input(what) }
+    }
+
+    /// Stopped by the user.
+    pub fn interrupted(what: impl Into<String>) -> Self {
+        Self { kind: Kind::Interrupted, ..Self::input(what) }
+    }
+
+    /// Adds how to fix it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Whose error it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The fix, where one is known.
+    pub fn fix(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
+    /// 2 for wrong input, 130 for Ctrl-C, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Input => 2,
+            Kind::Run => 1,
+            Kind::Interrupted => 130,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        match &self.help {
+            Some(help) => write!(f, "\n  help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

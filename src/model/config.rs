@@ -1,0 +1,258 @@
+//! `config.json` → [`Config`]: the shapes of a Qwen2-VL or Qwen2.5-VL checkpoint.
+//!
+//! Accepts the flat layout of the hub and the nested one that transformers ≥ 4.52 writes
+//! (`text_config`, `rope_parameters`). A missing key takes the default of the family's
+//! configuration class in transformers, where that class has one.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Which of the two architectures a checkpoint has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// LayerNorm, quick-GELU and full attention in the vision tower.
+    Qwen2Vl,
+    /// RMSNorm, SwiGLU and windowed attention in the vision tower; positions in seconds.
+    Qwen2_5Vl,
+}
+
+/// A checkpoint's architecture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The family, from `model_type`.
+    pub family: Family,
+    /// The language model.
+    pub text: TextConfig,
+    /// The vision tower.
+    pub vision: VisionConfig,
+    /// Id of `<|image_pad|>`.
+    pub image_token_id: u32,
+    /// Id of `<|video_pad|>`.
+    pub video_token_id: u32,
+    /// Whether `lm_head` shares the embedding's weights.
+    pub tie_word_embeddings: bool,
+}
+
+/// The language model's shape; field names are the hub's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Inner width of the gated MLP.
+    pub intermediate_size: usize,
+    /// Number of decoder layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of one head; `hidden_size / num_attention_heads` unless given.
+    pub head_dim: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Longest sequence the checkpoint was made for, in tokens.
+    pub max_position_embeddings: usize,
+    /// Epsilon of every RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Rotary frequencies for time, height, width; they sum to `head_dim / 2`.
+    pub mrope_section: [usize; 3],
+}
+
+/// The vision tower's shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionConfig {
+    /// Number of blocks.
+    pub depth: usize,
+    /// Width of the tower (`embed_dim` in Qwen2-VL, `hidden_size` in Qwen2.5-VL).
+    pub embed_dim: usize,
+    /// Inner width of the MLP.
+    pub intermediate_size: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Colour channels.
+    pub in_channels: usize,
+    /// Side of a patch, in pixels.
+    pub patch_size: usize,
+    /// Frames that one patch spans.
+    pub temporal_patch_size: usize,
+    /// Patches per side that the merger joins into one token.
+    pub spatial_merge_size: usize,
+    /// Qwen2.5-VL: side of an attention window, in pixels.
+    pub window_size: usize,
+    /// Qwen2.5-VL: blocks that attend to the whole frame pair.
+    pub fullatt_block_indexes: Vec<usize>,
+    /// Qwen2.5-VL: temporal positions per second of video.
+    pub tokens_per_second: f64,
+}
+
+impl Config {
+    /// Reads `config.json` of a checkpoint folder.
+    ///
+    /// # Errors
+    /// Where the file is missing, is no JSON, lacks a key or names another architecture.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Error::input(format!("{}: {e}", path.display()))
+                .help("model.path must be a checkpoint folder in hub layout")
+        })?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| {
+            Error::input(format!("{}:{}:{}: no valid JSON: {e}", path.display(), e.line(), e.column()))
+        })?;
+        Self::from_json(&json).map_err(|what| Error::input(format!("{}: {what}", path.display())))
+    }
+
+    /// Reads a parsed `config.json`; the error says what is wrong with it.
+    pub fn from_json(json: &Value) -> Result<Self, String> {
+        let family = match json.get("model_type").and_then(Value::as_str) {
+            Some("qwen2_vl") => Family::Qwen2Vl,
+            Some("qwen2_5_vl") => Family::Qwen2_5Vl,
+            Some(other) => {
+                return Err(format!("`model_type` is `{other}`; only `qwen2_vl` and `qwen2_5_vl` can be trained"));
+            }
+            None => return Err("lacks `model_type`".into()),
+        };
+        if json.get("quantization_config").is_some_and(|q| !q.is_null()) {
+            return Err("the checkpoint is quantised (`quantization_config`); take the bf16 one".into());
+        }
+        let top = Fields { object: json, parent: None };
+        let text = Fields { object: json.get("text_config").unwrap_or(json), parent: Some(json) };
+        let vision = json.get("vision_config").ok_or("lacks `vision_config`")?;
+        Ok(Self {
+            family,
+            text: TextConfig::read(&text)?,
+            vision: VisionConfig::read(family, &Fields { object: vision, parent: None })?,
+            image_token_id: top.usize("image_token_id", Some(151_655))? as u32,
+            video_token_id: top.usize("video_token_id", Some(151_656))? as u32,
+            tie_word_embeddings: text.bool("tie_word_embeddings", false)?,
+        })
+    }
+}
+
+impl TextConfig {
+    fn read(fields: &Fields) -> Result<Self, String> {
+        let hidden_size = fields.usize("hidden_size", None)?;
+        let num_attention_heads = fields.usize("num_attention_heads", None)?;
+        let head_dim = fields.usize("head_dim", Some(hidden_size / num_attention_heads.max(1)))?;
+        if fields.bool("use_sliding_window", false)? {
+            return Err("`use_sliding_window` is true; sliding windows are not supported".into());
+        }
+        let rope = ["rope_parameters", "rope_scaling"]
+            .iter()
+            .find_map(|key| fields.value(key).filter(|v| v.is_object()))
+            .ok_or("lacks `rope_scaling` with `mrope_section`")?;
+        let section = rope.get("mrope_section").and_then(Value::as_array);
+        let section: Vec<usize> = section
+            .ok_or("`rope_scaling` lacks `mrope_section`")?
+            .iter()
+            .filter_map(|n| n.as_u64().map(|n| n as usize))
+            .collect();
+        let mrope_section: [usize; 3] =
+            section.try_into().map_err(|_| "`mrope_section` must hold three numbers")?;
+        if mrope_section.iter().sum::<usize>() * 2 != head_dim {
+            return Err(format!("`mrope_section` {mrope_section:?} must sum to half of the head width {head_dim}"));
+        }
+        let rope_theta = match rope.get("rope_theta").and_then(Value::as_f64) {
+            Some(theta) => theta,
+            None => fields.f64("rope_theta", Some(1_000_000.0))?,
+        };
+        Ok(Self {
+            hidden_size,
+            intermediate_size: fields.usize("intermediate_size", None)?,
+            num_hidden_layers: fields.usize("num_hidden_layers", None)?,
+            num_attention_heads,
+            num_key_value_heads: fields.usize("num_key_value_heads", Some(num_attention_heads))?,
+            head_dim,
+            vocab_size: fields.usize("vocab_size", None)?,
+            max_position_embeddings: fields.usize("max_position_embeddings", Some(32_768))?,
+            rms_norm_eps: fields.f64("rms_norm_eps", Some(1e-6))?,
+            rope_theta,
+            mrope_section,
+        })
+    }
+}
+
+impl VisionConfig {
+    fn read(family: Family, fields: &Fields) -> Result<Self, String> {
+        let embed_dim = match family {
+            Family::Qwen2Vl => fields.usize("embed_dim", Some(1280))?,
+            Family::Qwen2_5Vl => fields.usize("hidden_size", Some(1280))?,
+        };
+        let intermediate_size = match family {
+            Family::Qwen2Vl => (embed_dim as f64 * fields.f64("mlp_ratio", Some(4.0))?) as usize,
+            Family::Qwen2_5Vl => fields.usize("intermediate_size", Some(3420))?,
+        };
+        let fullatt_block_indexes = match fields.value("fullatt_block_indexes").and_then(Value::as_array) {
+            Some(list) => list.iter().filter_map(|n| n.as_u64().map(|n| n as usize)).collect(),
+            None => vec![7, 15, 23, 31],
+        };
+        let channels = fields.usize("in_chans", Some(3))?;
+        Ok(Self {
+            depth: fields.usize("depth", Some(32))?,
+            embed_dim,
+            intermediate_size,
+            num_heads: fields.usize("num_heads", Some(16))?,
+            in_channels: fields.usize("in_channels", Some(channels))?,
+            patch_size: fields.usize("patch_size", Some(14))?,
+            temporal_patch_size: fields.usize("temporal_patch_size", Some(2))?,
+            spatial_merge_size: fields.usize("spatial_merge_size", Some(2))?,
+            window_size: fields.usize("window_size", Some(112))?,
+            fullatt_block_indexes,
+            tokens_per_second: fields.f64("tokens_per_second", Some(4.0))?,
+        })
+    }
+
+    /// Patches that the merger joins into one token: `spatial_merge_size²`.
+    pub fn merge_unit(&self) -> usize {
+        self.spatial_merge_size * self.spatial_merge_size
+    }
+
+    /// Numbers in one flattened patch: channels × frames × height × width.
+    pub fn patch_dim(&self) -> usize {
+        self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+}
+
+/// A JSON object with typed access; a key that is missing (or null) is looked up in `parent`.
+struct Fields<'a> {
+    object: &'a Value,
+    parent: Option<&'a Value>,
+}
+
+impl<'a> Fields<'a> {
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        let own = self.object.get(key).filter(|v| !v.is_null());
+        own.or_else(|| self.parent.and_then(|p| p.get(key)).filter(|v| !v.is_null()))
+    }
+
+    fn usize(&self, key: &str, default: Option<usize>) -> Result<usize, String> {
+        match (self.value(key), default) {
+            (Some(v), _) => v
+                .as_u64()
+                .map(|n| n as usize)
+                .ok_or_else(|| format!("`{key}` must be a whole number, not {v}")),
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(format!("lacks `{key}`")),
+        }
+    }
+
+    fn f64(&self, key: &str, default: Option<f64>) -> Result<f64, String> {
+        match (self.value(key), default) {
+            (Some(v), _) => v.as_f64().ok_or_else(|| format!("`{key}` must be a number, not {v}")),
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(format!("lacks `{key}`")),
+        }
+    }
+
+    fn bool(&self, key: &str, default: bool) -> Result<bool, String> {
+        match self.value(key) {
+            Some(v) => v.as_bool().ok_or_else(|| format!("`{key}` must be true or false, not {v}")),
+            None => Ok(default),
+        }
+    }
+}

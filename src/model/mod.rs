@@ -1,0 +1,13 @@
+//! The model: architecture under the hub's names, adapters, and how weights get in.
+
+pub mod attention;
+pub mod config;
+pub mod kv_cache;
+pub mod language;
+pub mod lora;
+pub mod norm;
+pub mod parameters;
+pub mod qwen_vl;
+pub mod rope;
+pub mod vision;
+pub mod weights;

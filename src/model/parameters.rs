@@ -1,0 +1,178 @@
+//! Parameters by name: what is trained, its gradients and its values.
+//!
+//! Names are the hub's (`model.layers.0.self_attn.q_proj.weight`); an adapter's are those of its
+//! layer with `.lora_A.weight` and `.lora_B.weight`. Tensors leave flat, in burn's layout, which
+//! for matrices is the transpose of the hub's.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor};
+
+/// Flat tensors by parameter name.
+pub type Named = BTreeMap<String, Tensor<1>>;
+
+/// A parameter's name, shape (burn's layout) and whether it is trained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Hub name.
+    pub name: String,
+    /// Shape in burn's layout.
+    pub shape: Vec<usize>,
+    /// Whether it is trained.
+    pub trained: bool,
+}
+
+impl Parameter {
+    /// How many numbers it holds.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// All parameters of `module`, whose own name is `prefix`.
+pub fn list(module: &impl Module, prefix: &str) -> Vec<Parameter> {
+    let mut found = Vec::new();
+    visit(module, prefix, |name, _, shape, trained| found.push(Parameter { name, shape, trained }));
+    found
+}
+
+/// Whether anything in `module` is trained.
+pub fn any_trained(module: &impl Module) -> bool {
+    list(module, "").iter().any(|parameter| parameter.trained)
+}
+
+/// The values of what is trained, without autodiff.
+pub fn trained_values(module: &impl Module, prefix: &str) -> Named {
+    let mut values = Named::new();
+    visit(module, prefix, |name, value, _, trained| {
+        if trained {
+            values.insert(name, value);
+        }
+    });
+    values
+}
+
+/// Moves the gradients of `module`'s parameters out of `gradients`, adding them to `sums`.
+pub fn add_gradients(
+    module: &impl Module,
+    prefix: &str,
+    gradients: &mut Gradients,
+    sums: &mut Named,
+) {
+    let mut visitor = Visitor { path: Path::new(prefix), on: Collect { gradients, sums } };
+    module.visit(&mut visitor);
+}
+
+/// Replaces each trained parameter by what `new` returns for its name and flat value; keeps it
+/// where that is nothing.
+pub fn replace<M: Module>(
+    module: M,
+    prefix: &str,
+    new: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>,
+) -> M {
+    module.map(&mut Mapper { path: Path::new(prefix), new })
+}
+
+fn visit(module: &impl Module, prefix: &str, see: impl FnMut(String, Tensor<1>, Vec<usize>, bool)) {
+    module.visit(&mut Visitor { path: Path::new(prefix), on: See(see) });
+}
+
+/// The names on the way to the current parameter.
+struct Path(Vec<String>);
+
+impl Path {
+    fn new(prefix: &str) -> Self {
+        Self(if prefix.is_empty() { vec![] } else { vec![prefix.to_owned()] })
+    }
+
+    fn enter(&mut self, name: &str, container: &str) {
+        // An enum's variant is no level of the hub's names; a `Sequential` counts its members.
+        let name = if container.starts_with("Enum") { "" } else { name };
+        self.0.push(name.trim_start_matches("linear_").to_owned());
+    }
+
+    fn hub_name(&self) -> String {
+        let parts: Vec<&str> = self.0.iter().map(String::as_str).filter(|p| !p.is_empty()).collect();
+        let name = parts.join(".");
+        name.replace(".lora.lora_a", ".lora_A.weight").replace(".lora.lora_b", ".lora_B.weight")
+    }
+}
+
+/// What a [`Visitor`] does with each parameter.
+trait OnParameter {
+    fn parameter<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>);
+}
+
+struct Visitor<O> {
+    path: Path,
+    on: O,
+}
+
+impl<O: OnParameter> ModuleVisitor for Visitor<O> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.0.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.on.parameter(self.path.hub_name(), param);
+    }
+}
+
+struct See<F>(F);
+
+impl<F: FnMut(String, Tensor<1>, Vec<usize>, bool)> OnParameter for See<F> {
+    fn parameter<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        let (shape, trained) = (value.dims().to_vec(), value.is_require_grad());
+        (self.0)(name, value.inner().flatten(0, D - 1), shape, trained);
+    }
+}
+
+struct Collect<'a> {
+    gradients: &'a mut Gradients,
+    sums: &'a mut Named,
+}
+
+impl OnParameter for Collect<'_> {
+    fn parameter<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
+        let Some(gradient) = param.val().grad_remove(self.gradients) else { return };
+        let gradient: Tensor<1> = gradient.flatten(0, D - 1);
+        let sum = match self.sums.remove(&name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        self.sums.insert(name, sum);
+    }
+}
+
+struct Mapper<F> {
+    path: Path,
+    new: F,
+}
+
+impl<F: FnMut(&str, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Mapper<F> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.0.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let value = param.val();
+        if !value.is_require_grad() {
+            return param;
+        }
+        let shape = value.dims();
+        match (self.new)(&self.path.hub_name(), value.inner().flatten(0, D - 1)) {
+            None => param,
+            Some(new) => param.map(|_| new.reshape(shape).autodiff().require_grad()),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The whole model, as separate steps with plain data between them: patches → vision features →
+//! prompt embedding → hidden states → logits.
+//!
+//! Letters: `t` tokens, `v` vision tokens, `n` rows.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData, module::linear};
+
+use super::config::Config;
+use super::kv_cache::KvCache;
+use super::language::{Context, LanguageModel};
+use super::lora::Linear;
+use super::rope::{MediaGrid, Positions, Rotary};
+use super::vision::VisionTower;
+use crate::error::{Error, Result};
+
+/// A Qwen2-VL or Qwen2.5-VL model.
+#[derive(Module, Debug)]
+pub struct QwenVl {
+    /// Patches → tokens.
+    pub visual: VisionTower,
+    /// Tokens → hidden states.
+    pub model: LanguageModel,
+    /// Hidden states → logits; none where the embedding is used for it.
+    pub lm_head: Option<Linear>,
+    /// The checkpoint's architecture.
+    #[module(skip)]
+    pub config: Config,
+}
+
+impl QwenVl {
+    /// Where the weights are, without autodiff.
+    pub fn device(&self) -> Device {
+        self.model.norm.weight.val().device().inner()
+    }
+
+    /// Vision features of one image or video: `pixel_values`, `[patches, patch_dim]` row by row,
+    /// → `[v, hidden]`.
+    pub fn features(&self, pixel_values: &[f32], grid_thw: [usize; 3]) -> Tensor<2> {
+        let patches = grid_thw.iter().product();
+        let shape = [patches, self.config.vision.patch_dim()];
+        let data = TensorData::new(pixel_values.to_vec(), shape);
+        self.visual.forward(Tensor::from_data(data, &self.device()), grid_thw, |_| ())
+    }
+
+    /// Token embeddings with each run of media pads replaced by its features, in order:
+    /// `input_ids: [t]`, `features: [v, hidden]` each → `[1, t, hidden]`.
+    ///
+    /// # Errors
+    /// Where pads and features do not agree.
+    pub fn embed(&self, input_ids: &[u32], features: &[Tensor<2>]) -> Result<Tensor<3>> {
+        let is_pad =
+            |id: u32| id == self.config.image_token_id || id == self.config.video_token_id;
+        let ids: Vec<i64> = input_ids.iter().map(|id| i64::from(*id)).collect();
+        let ids = Tensor::from_data(TensorData::new(ids, [input_ids.len()]), &self.device());
+        let embedded = self.model.embed_tokens.forward(ids);
+        let (mut pieces, mut at) = (Vec::new(), 0);
+        for feature in features {
+            let pads = input_ids[at..].iter().position(|id| is_pad(*id));
+            let start = at + pads.ok_or_else(features_disagree)?;
+            let end = start + feature.dims()[0];
+            if end > input_ids.len() || !input_ids[start..end].iter().all(|id| is_pad(*id)) {
+                return Err(features_disagree());
+            }
+            if start > at {
+                pieces.push(embedded.clone().narrow(0, at, start - at));
+            }
+            pieces.push(feature.clone());
+            at = end;
+        }
+        if input_ids[at..].iter().any(|id| is_pad(*id)) {
+            return Err(features_disagree());
+        }
+        if at < input_ids.len() {
+            pieces.push(embedded.narrow(0, at, input_ids.len() - at));
+        }
+        Ok(Tensor::cat(pieces, 0).unsqueeze())
+    }
+
+    /// What all layers share for tokens at `positions`; `train` switches dropout on.
+    pub fn context(&self, positions: &Positions, train: bool) -> Context {
+        Context { rotary: Rotary::text(&self.config.text, positions, &self.device()), train }
+    }
+
+    /// Hidden states after the final norm of one whole prompt: `[1, t, hidden]`.
+    ///
+    /// # Errors
+    /// Where the media pads of `input_ids` do not agree with `media` and `features`.
+    pub fn forward(
+        &self,
+        input_ids: &[u32],
+        media: &[MediaGrid],
+        features: &[Tensor<2>],
+        cache: Option<&mut KvCache>,
+    ) -> Result<(Tensor<3>, Positions)> {
+        let positions = Positions::new(&self.config, input_ids, media)?;
+        let x = self.embed(input_ids, features)?;
+        Ok((self.model.forward(x, &self.context(&positions, false), cache), positions))
+    }
+
+    /// `hidden: [n, hidden]` → `[n, vocab]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden, false),
+            None => linear(hidden, self.model.embed_tokens.weight.val().transpose(), None),
+        }
+    }
+}
+
+fn features_disagree() -> Error {
+    Error::input("the prompt's video or image tokens do not agree with the vision features")
+}

@@ -1,0 +1,400 @@
+//! Checkpoint files → model: each tensor is read, cast and transposed by itself, so that no
+//! second copy of the model is ever held.
+//!
+//! Reads `model.safetensors` or the shards of `model.safetensors.index.json`; f32, f16 or bf16;
+//! names as on the hub (`model.layers.…`, `visual.…`) or as transformers ≥ 4.52 holds them
+//! (`model.language_model.layers.…`, `model.visual.…`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use burn::module::Param;
+use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
+use half::f16;
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, Metadata};
+use serde_json::Value;
+
+use super::config::{Config, Family, VisionConfig};
+use super::language::{DecoderLayer, Embedding, LanguageModel, Mlp, SelfAttention};
+use super::lora::Linear;
+use super::norm::{LayerNorm, RmsNorm};
+use super::qwen_vl::QwenVl;
+use super::vision::{
+    MergerMlp, Norm, PatchEmbed, PatchMerger, QuickGeluMlp, VisionAttention, VisionBlock,
+    VisionMlp, VisionShape, VisionTower,
+};
+use crate::error::{Error, Result};
+
+/// One mapped safetensors file.
+struct Shard {
+    path: PathBuf,
+    bytes: Mmap,
+    metadata: Metadata,
+    data_start: usize,
+}
+
+/// The tensors of a safetensors file or a set of shards, by hub name.
+pub struct TensorFiles {
+    shards: Vec<Shard>,
+    /// Hub name → shard and the name in it.
+    names: BTreeMap<String, (usize, String)>,
+}
+
+impl TensorFiles {
+    /// Opens the weights of a checkpoint folder.
+    ///
+    /// # Errors
+    /// Where a file is missing, truncated or no safetensors file.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        if index.is_file() {
+            let text = std::fs::read_to_string(&index)
+                .map_err(|e| Error::input(format!("{}: {e}", index.display())))?;
+            let shards = shard_names(&text).ok_or_else(|| {
+                Error::input(format!("{}: no `weight_map` of file names", index.display()))
+                    .help("download the index again")
+            })?;
+            Self::open(shards.iter().map(|name| dir.join(name)))
+        } else if single.is_file() {
+            Self::open([single])
+        } else {
+            Err(Error::input(format!("{}: no model.safetensors and no model.safetensors.index.json", dir.display()))
+                .help("model.path must be a checkpoint folder in hub layout"))
+        }
+    }
+
+    /// Opens safetensors files.
+    ///
+    /// # Errors
+    /// As [`TensorFiles::from_dir`].
+    pub fn open(paths: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
+        let shards = paths.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
+        let names = shards.iter().enumerate().flat_map(|(i, shard)| {
+            let names = shard.metadata.offset_keys().into_iter();
+            names.map(move |name| (hub_name(&name), (i, name)))
+        });
+        Ok(Self { names: names.collect(), shards })
+    }
+
+    /// Hub names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
+    /// Shape of a tensor, where there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let (shard, name) = self.names.get(name)?;
+        Some(&self.shards[*shard].metadata.info(name)?.shape)
+    }
+
+    /// A tensor's numbers as f32, row by row, with its shape.
+    ///
+    /// # Errors
+    /// Where there is none of that name, or its type is not f32, f16 or bf16.
+    pub fn f32(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>)> {
+        let (bytes, dtype, shape, path) = self.raw(name)?;
+        let values = match dtype {
+            Dtype::F32 => numbers(bytes, f32::from_le_bytes),
+            Dtype::BF16 => numbers(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F16 => numbers(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            other => return Err(wrong_type(path, name, other)),
+        };
+        Ok((values, shape.to_vec()))
+    }
+
+    fn raw(&self, name: &str) -> Result<(&[u8], Dtype, &[usize], &Path)> {
+        let missing = || {
+            let file = self.shards.first().map_or_else(String::new, |s| s.path.display().to_string());
+            Error::input(format!("{file}: the checkpoint has no `{name}`"))
+                .help("config.json and the weights come from different models, or a shard is missing")
+        };
+        let (shard, original) = self.names.get(name).ok_or_else(missing)?;
+        let shard = &self.shards[*shard];
+        let info = shard.metadata.info(original).ok_or_else(missing)?;
+        let (start, end) = info.data_offsets;
+        let bytes = &shard.bytes[shard.data_start + start..shard.data_start + end];
+        Ok((bytes, info.dtype, &info.shape, &shard.path))
+    }
+}
+
+impl Shard {
+    fn open(path: PathBuf) -> Result<Self> {
+        let broken = |what: &str| {
+            Error::input(format!("{}: {what}", path.display()))
+                .help("the file is incomplete or damaged: download it again")
+        };
+        let file =
+            File::open(&path).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+        // SAFETY: the map is read-only; a file that another process cuts while we read it would
+        // end the program, as it would any tool that maps weights.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(|e| broken(&e.to_string()))?;
+        let (header, metadata) = SafeTensors::read_metadata(&bytes)
+            .map_err(|_| broken("not a complete safetensors file"))?;
+        let data_start = header + 8;
+        if data_start + metadata.data_len() != bytes.len() {
+            return Err(broken("the file is shorter or longer than its header says"));
+        }
+        Ok(Self { path, bytes, metadata, data_start })
+    }
+}
+
+/// File names in an index, each once, sorted.
+fn shard_names(index: &str) -> Option<BTreeSet<String>> {
+    let json: Value = serde_json::from_str(index).ok()?;
+    let map = json.get("weight_map")?.as_object()?;
+    map.values().map(|file| file.as_str().map(str::to_owned)).collect()
+}
+
+/// The hub's spelling of a tensor's name.
+pub fn hub_name(name: &str) -> String {
+    match name.strip_prefix("model.language_model.") {
+        Some(rest) => format!("model.{rest}"),
+        None => name.strip_prefix("model.").filter(|n| n.starts_with("visual.")).unwrap_or(name).into(),
+    }
+}
+
+/// The spelling of transformers ≥ 4.52 for a hub name.
+pub fn module_name(hub: &str) -> String {
+    match hub.strip_prefix("model.") {
+        Some(rest) => format!("model.language_model.{rest}"),
+        None if hub.starts_with("visual.") => format!("model.{hub}"),
+        None => hub.into(),
+    }
+}
+
+fn numbers<E, const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> E) -> Vec<E> {
+    bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect()
+}
+
+fn wrong_type(path: &Path, name: &str, dtype: Dtype) -> Error {
+    Error::input(format!("{}: `{name}` is {dtype:?}", path.display()))
+        .help("only f32, f16 and bf16 weights can be loaded; take the checkpoint that is not quantised")
+}
+
+/// Where a model's weights come from.
+enum Source<'a> {
+    Files(&'a TensorFiles),
+    /// Shapes only: every tensor is one zero seen through a large shape.
+    Nothing,
+}
+
+/// Hands out tensors by hub name, checks their shapes and keeps count.
+struct Loader<'a> {
+    source: Source<'a>,
+    dtype: DType,
+    device: &'a Device,
+    taken: BTreeMap<String, Vec<usize>>,
+}
+
+/// Loads a model; all parameters are frozen.
+///
+/// `dtype` is the type of weights and activations, whatever the files hold.
+///
+/// # Errors
+/// Where a tensor is missing, has another shape than `config` says, or is left over.
+pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device) -> Result<QwenVl> {
+    let mut loader = Loader { source: Source::Files(files), dtype, device, taken: BTreeMap::new() };
+    let model = loader.model(config)?;
+    let ignored = |name: &str| {
+        name.ends_with(".inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
+    };
+    let left_over = files.names().find(|name| !loader.taken.contains_key(*name) && !ignored(name));
+    match left_over {
+        None => Ok(model),
+        Some(name) => {
+            Err(Error::input(format!("the checkpoint has `{name}`, which config.json has no place for"))
+                .help("config.json and the weights come from different models"))
+        }
+    }
+}
+
+/// Hub name and hub shape of every tensor of a model, without a weight being allocated.
+///
+/// # Errors
+/// Where `config` is inconsistent.
+pub fn shapes(config: &Config) -> Result<BTreeMap<String, Vec<usize>>> {
+    let device = Device::flex();
+    let mut loader =
+        Loader { source: Source::Nothing, dtype: DType::F32, device: &device, taken: BTreeMap::new() };
+    loader.model(config)?;
+    Ok(loader.taken)
+}
+
+impl Loader<'_> {
+    /// Reads `name`, of `shape` in the file, as a matrix of `rows`; transposed where asked.
+    fn tensor<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        as_shape: [usize; D],
+        transpose: bool,
+    ) -> Result<Param<Tensor<D>>> {
+        self.taken.insert(name.to_owned(), shape.to_vec());
+        let tensor = match self.source {
+            Source::Nothing => Tensor::<D>::zeros([1; D], self.device).expand(as_shape),
+            Source::Files(files) => {
+                let (bytes, dtype, found, path) = files.raw(name)?;
+                if found != shape {
+                    return Err(Error::input(format!(
+                        "{}: `{name}` is {found:?}, the model wants {shape:?}",
+                        path.display()
+                    ))
+                    .help("config.json and the weights come from different models"));
+                }
+                let data = match dtype {
+                    Dtype::F32 => matrix(bytes, f32::from_le_bytes, as_shape, transpose),
+                    Dtype::BF16 => matrix(bytes, bf16::from_le_bytes, as_shape, transpose),
+                    Dtype::F16 => matrix(bytes, f16::from_le_bytes, as_shape, transpose),
+                    other => return Err(wrong_type(path, name, other)),
+                };
+                Tensor::from_data(data.convert_dtype(self.dtype), (self.device, self.dtype))
+            }
+        };
+        Ok(Param::from_tensor(tensor).set_require_grad(false))
+    }
+
+    fn vector(&mut self, name: &str, n: usize) -> Result<Param<Tensor<1>>> {
+        self.tensor(name, &[n], [n], false)
+    }
+
+    fn linear(&mut self, name: &str, [i, o]: [usize; 2], bias: bool) -> Result<Linear> {
+        let weight = self.tensor(&format!("{name}.weight"), &[o, i], [i, o], true)?;
+        let bias = if bias { Some(self.vector(&format!("{name}.bias"), o)?) } else { None };
+        Ok(Linear { weight, bias, lora: None })
+    }
+
+    fn rms_norm(&mut self, name: &str, n: usize, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm { weight: self.vector(&format!("{name}.weight"), n)?, eps })
+    }
+
+    fn model(&mut self, config: &Config) -> Result<QwenVl> {
+        let visual = self.vision(config)?;
+        let text = &config.text;
+        let (hidden, vocab) = (text.hidden_size, text.vocab_size);
+        let shape = [vocab, hidden];
+        let embed_tokens =
+            Embedding { weight: self.tensor("model.embed_tokens.weight", &shape, shape, false)? };
+        let layers = (0..text.num_hidden_layers)
+            .map(|l| self.decoder_layer(config, &format!("model.layers.{l}")))
+            .collect::<Result<_>>()?;
+        let norm = self.rms_norm("model.norm", hidden, text.rms_norm_eps)?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(self.linear("lm_head", [hidden, vocab], false)?),
+        };
+        let model = LanguageModel { embed_tokens, layers, norm };
+        Ok(QwenVl { visual, model, lm_head, config: config.clone() })
+    }
+
+    fn decoder_layer(&mut self, config: &Config, name: &str) -> Result<DecoderLayer> {
+        let text = &config.text;
+        let (hidden, eps) = (text.hidden_size, text.rms_norm_eps);
+        let q = text.num_attention_heads * text.head_dim;
+        let kv = text.num_key_value_heads * text.head_dim;
+        Ok(DecoderLayer {
+            self_attn: SelfAttention {
+                q_proj: self.linear(&format!("{name}.self_attn.q_proj"), [hidden, q], true)?,
+                k_proj: self.linear(&format!("{name}.self_attn.k_proj"), [hidden, kv], true)?,
+                v_proj: self.linear(&format!("{name}.self_attn.v_proj"), [hidden, kv], true)?,
+                o_proj: self.linear(&format!("{name}.self_attn.o_proj"), [q, hidden], false)?,
+                head_dim: text.head_dim,
+            },
+            mlp: self.gated_mlp(&format!("{name}.mlp"), hidden, text.intermediate_size, false)?,
+            input_layernorm: self.rms_norm(&format!("{name}.input_layernorm"), hidden, eps)?,
+            post_attention_layernorm: self.rms_norm(
+                &format!("{name}.post_attention_layernorm"),
+                hidden,
+                eps,
+            )?,
+        })
+    }
+
+    fn gated_mlp(&mut self, name: &str, hidden: usize, inner: usize, bias: bool) -> Result<Mlp> {
+        Ok(Mlp {
+            gate_proj: self.linear(&format!("{name}.gate_proj"), [hidden, inner], bias)?,
+            up_proj: self.linear(&format!("{name}.up_proj"), [hidden, inner], bias)?,
+            down_proj: self.linear(&format!("{name}.down_proj"), [inner, hidden], bias)?,
+        })
+    }
+
+    fn vision(&mut self, config: &Config) -> Result<VisionTower> {
+        let vision = &config.vision;
+        let e = vision.embed_dim;
+        let name = "visual.patch_embed.proj.weight";
+        let side = vision.patch_size;
+        let convolution = [e, vision.in_channels, vision.temporal_patch_size, side, side];
+        let weight = self.tensor(name, &convolution, [vision.patch_dim(), e], true)?;
+        let blocks = (0..vision.depth)
+            .map(|b| self.vision_block(config.family, vision, &format!("visual.blocks.{b}")))
+            .collect::<Result<_>>()?;
+        let unit = e * vision.merge_unit();
+        Ok(VisionTower {
+            patch_embed: PatchEmbed { proj: Linear { weight, bias: None, lora: None } },
+            blocks,
+            merger: PatchMerger {
+                ln_q: self.vision_norm(config.family, "visual.merger.ln_q", e)?,
+                mlp: MergerMlp {
+                    linear_0: self.linear("visual.merger.mlp.0", [unit, unit], true)?,
+                    linear_2: self.linear("visual.merger.mlp.2", [unit, config.text.hidden_size], true)?,
+                },
+            },
+            config: VisionShape::new(vision, config.family == Family::Qwen2_5Vl),
+        })
+    }
+
+    fn vision_block(&mut self, family: Family, vision: &VisionConfig, name: &str) -> Result<VisionBlock> {
+        let (e, inner) = (vision.embed_dim, vision.intermediate_size);
+        let mlp = format!("{name}.mlp");
+        Ok(VisionBlock {
+            norm1: self.vision_norm(family, &format!("{name}.norm1"), e)?,
+            norm2: self.vision_norm(family, &format!("{name}.norm2"), e)?,
+            attn: VisionAttention {
+                qkv: self.linear(&format!("{name}.attn.qkv"), [e, 3 * e], true)?,
+                proj: self.linear(&format!("{name}.attn.proj"), [e, e], true)?,
+            },
+            mlp: match family {
+                Family::Qwen2Vl => VisionMlp::QuickGelu(QuickGeluMlp {
+                    fc1: self.linear(&format!("{mlp}.fc1"), [e, inner], true)?,
+                    fc2: self.linear(&format!("{mlp}.fc2"), [inner, e], true)?,
+                }),
+                Family::Qwen2_5Vl => VisionMlp::SwiGlu(self.gated_mlp(&mlp, e, inner, true)?),
+            },
+        })
+    }
+
+    fn vision_norm(&mut self, family: Family, name: &str, n: usize) -> Result<Norm> {
+        // 1e-6: fixed in both families' vision code.
+        let eps = 1e-6;
+        Ok(match family {
+            Family::Qwen2_5Vl => Norm::Rms(self.rms_norm(name, n, eps)?),
+            Family::Qwen2Vl => Norm::Layer(LayerNorm {
+                weight: self.vector(&format!("{name}.weight"), n)?,
+                bias: self.vector(&format!("{name}.bias"), n)?,
+                eps,
+            }),
+        })
+    }
+}
+
+/// Little-endian `bytes` as a tensor of `shape`; with `transpose` they hold its transpose.
+fn matrix<E: burn::tensor::Element, const N: usize, const D: usize>(
+    bytes: &[u8],
+    read: impl Fn([u8; N]) -> E,
+    shape: [usize; D],
+    transpose: bool,
+) -> TensorData {
+    let mut values = numbers(bytes, read);
+    if transpose {
+        values = transposed(&values, shape[1], shape[0]);
+    }
+    TensorData::new(values, shape)
+}
+
+/// The transpose of a row-major `rows × columns` matrix.
+pub fn transposed<E: Copy>(values: &[E], rows: usize, columns: usize) -> Vec<E> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
+}

@@ -1,0 +1,295 @@
+//! Every stage of the model against HF transformers, for both families.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use serde_json::Value;
+use vlm4d_train::model::config::{Config, Family};
+use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::rope::{MediaGrid, Positions};
+use vlm4d_train::model::{vision, weights};
+
+use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
+
+const CASES: [&str; 7] = ["text", "image", "video", "video_win", "video_long", "mixed", "batch"];
+/// f32 on two machines differs by up to 2.5e-5 in the logits; see facts of the reference.
+const LOGITS: f32 = 2e-4;
+
+pub fn load(name: &str) -> QwenVl {
+    let dir = golden(&format!("ckpt/{name}"));
+    let config = Config::from_dir(&dir).unwrap();
+    let files = weights::TensorFiles::from_dir(&dir).unwrap();
+    weights::load(&config, &files, DType::F32, &Device::flex()).unwrap()
+}
+
+/// Processor output of one golden clip or image.
+pub struct Media {
+    pub pixel_values: Vec<f32>,
+    pub grid_thw: [usize; 3],
+}
+
+pub fn media(name: &str) -> Media {
+    let file = Golden::read(&format!("processor/{name}.safetensors"));
+    let grid: Vec<usize> = file.i64("grid_thw").0.iter().map(|n| *n as usize).collect();
+    Media { pixel_values: file.f32("pixel_values").0.to_vec(), grid_thw: grid.try_into().unwrap() }
+}
+
+/// One row of a golden batch: the real tokens, their labels and the media in order of appearance.
+pub struct Row {
+    pub range: std::ops::Range<usize>,
+    pub input_ids: Vec<u32>,
+    pub labels: Vec<i64>,
+    pub media: Vec<(String, MediaGrid)>,
+}
+
+/// Cuts a golden batch (padded on the right or left) into rows. `names` are the media of the
+/// whole batch as `(images, videos)`.
+pub fn rows(config: &Config, batch: &Golden, names: (&[String], &[String])) -> Vec<Row> {
+    let (ids, shape) = batch.i64("input_ids");
+    let mask = batch.i64("attention_mask").0;
+    let (mut images, mut videos) = (names.0.iter(), names.1.iter());
+    (0..shape[0])
+        .map(|b| {
+            let row = b * shape[1]..(b + 1) * shape[1];
+            let real: Vec<usize> = row.clone().filter(|i| mask[*i] == 1).collect();
+            let range = real[0]..real[real.len() - 1] + 1;
+            let input_ids: Vec<u32> = ids[range.clone()].iter().map(|i| *i as u32).collect();
+            let mut found = Vec::new();
+            let mut at = 0;
+            while at < input_ids.len() {
+                let video = input_ids[at] == config.video_token_id;
+                if !video && input_ids[at] != config.image_token_id {
+                    at += 1;
+                    continue;
+                }
+                let name = if video { videos.next() } else { images.next() }.unwrap().clone();
+                let second_per_grid = video.then_some(1.0);
+                let grid = MediaGrid { grid_thw: media(&name).grid_thw, second_per_grid };
+                at += grid.tokens(&config.vision);
+                found.push((name, grid));
+            }
+            let labels = match batch.has("labels") {
+                true => batch.i64("labels").0[range.clone()].to_vec(),
+                false => vec![],
+            };
+            Row { range, input_ids, labels, media: found }
+        })
+        .collect()
+}
+
+impl Row {
+    pub fn grids(&self) -> Vec<MediaGrid> {
+        self.media.iter().map(|(_, grid)| *grid).collect()
+    }
+
+    pub fn features(&self, model: &QwenVl) -> Vec<Tensor<2>> {
+        let feature = |(name, grid): &(String, MediaGrid)| {
+            model.features(&media(name).pixel_values, grid.grid_thw)
+        };
+        self.media.iter().map(feature).collect()
+    }
+}
+
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+fn names(value: &Value) -> Vec<String> {
+    let list = value.as_array().unwrap().iter();
+    list.map(|name| name.as_str().unwrap().to_owned()).collect()
+}
+
+fn case_rows(config: &Config, name: &str, case: &str) -> (Golden, Vec<Row>) {
+    let batch = Golden::read(&format!("{name}/forward_{case}.safetensors"));
+    let text = std::fs::read_to_string(golden(&format!("{name}/summary.json"))).unwrap();
+    let summary: Value = serde_json::from_str(&text).unwrap();
+    let meta = &summary["forward"][case];
+    let rows = rows(config, &batch, (&names(&meta["images"]), &names(&meta["videos"])));
+    (batch, rows)
+}
+
+/// Columns `range` of row-major `values`, whose rows have `width` numbers.
+fn cut(values: &[f32], range: &std::ops::Range<usize>, width: usize) -> Vec<f32> {
+    values[range.start * width..range.end * width].to_vec()
+}
+
+#[test]
+fn positions_equal_the_original_rule() {
+    for name in CHECKPOINTS {
+        let config = Config::from_dir(&golden(&format!("ckpt/{name}"))).unwrap();
+        for case in CASES {
+            let (batch, rows) = case_rows(&config, name, case);
+            let (want, shape) = batch.i64("position_ids");
+            let total = shape[1] * shape[2];
+            for (b, row) in rows.iter().enumerate() {
+                let got = Positions::new(&config, &row.input_ids, &row.grids()).unwrap();
+                for axis in 0..3 {
+                    let range = axis * total + row.range.start..axis * total + row.range.end;
+                    assert_eq!(got.rows[axis], want[range], "{name} {case} row {b} axis {axis}");
+                }
+                let delta = batch.i64("rope_deltas_unpadded").0[b];
+                assert_eq!(got.rope_delta(), delta, "{name} {case} row {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn positions_follow_fractional_seconds() {
+    let config = Config::from_dir(&golden("ckpt/tiny-qwen2.5-vl")).unwrap();
+    let file = Golden::read("tiny-qwen2.5-vl/positions_fractional.safetensors");
+    let ids: Vec<u32> = file.i64("input_ids").0.iter().map(|i| *i as u32).collect();
+    let grid: Vec<usize> = file.i64("video_grid_thw").0.iter().map(|i| *i as usize).collect();
+    for seconds in ["0.5", "0.75", "1.0", "1.5", "2.002"] {
+        // second_per_grid_ts reaches the reference as f32.
+        let second_per_grid = Some(f64::from(seconds.parse::<f32>().unwrap()));
+        let media = MediaGrid { grid_thw: grid.clone().try_into().unwrap(), second_per_grid };
+        let got = Positions::new(&config, &ids, &[media]).unwrap();
+        let want = file.i64(&format!("position_ids.sec_{seconds}")).0;
+        assert_eq!(got.rows.concat(), want, "{seconds} s");
+    }
+}
+
+#[test]
+fn windows_equal_the_reference() {
+    let config = Config::from_dir(&golden("ckpt/tiny-qwen2.5-vl")).unwrap();
+    let file = Golden::read("tiny-qwen2.5-vl/vision_internals.safetensors");
+    let side = config.vision.window_size / 28;
+    for name in ["vid_odd", "vid_win", "img_a"] {
+        let [t, h, w] = media(name).grid_thw;
+        let frame = h / 2 * (w / 2);
+        let windows = vision::windows(h / 2, w / 2, side);
+        let index: Vec<i64> =
+            (0..t).flat_map(|t| windows.concat().into_iter().map(move |b| (t * frame + b) as i64)).collect();
+        assert_eq!(index, file.i64(&format!("{name}.window_index")).0, "{name}");
+        let lengths = (0..t).flat_map(|_| windows.iter().map(|w| 4 * w.len() as i64));
+        let ends: Vec<i64> = std::iter::once(0)
+            .chain(lengths.scan(0, |sum, n| {
+                *sum += n;
+                Some(*sum)
+            }))
+            .collect();
+        assert_eq!(ends, file.i64(&format!("{name}.cu_window_seqlens")).0, "{name}");
+    }
+}
+
+/// Rows of `x: [f, n, e]` in the processor's order.
+fn unwindowed(x: &Tensor<3>, order: &[usize]) -> Vec<f32> {
+    let [f, n, e] = x.dims();
+    let flat = values(x.clone());
+    let mut out = vec![0.0; flat.len()];
+    for (frame, (at, block)) in (0..f).flat_map(|f| order.iter().enumerate().map(move |o| (f, o))) {
+        let (from, to) = ((frame * n + at * 4) * e, (frame * n + block * 4) * e);
+        out[to..to + 4 * e].copy_from_slice(&flat[from..from + 4 * e]);
+    }
+    out
+}
+
+/// The reference's block outputs stand in window order: puts merge blocks back.
+fn in_processor_order(want: &[f32], grids: &[[usize; 3]], side: Option<usize>) -> Vec<f32> {
+    let Some(side) = side else { return want.to_vec() };
+    let patches: usize = grids.iter().map(|g| g.iter().product::<usize>()).sum();
+    let (e, mut out, mut start) = (want.len() / patches, vec![0.0; want.len()], 0);
+    for [t, h, w] in grids {
+        let order = vision::windows(h / 2, w / 2, side).concat();
+        for (frame, (at, block)) in (0..*t).flat_map(|f| order.iter().enumerate().map(move |o| (f, o))) {
+            let (from, to) = (start + frame * h * w + at * 4, start + frame * h * w + block * 4);
+            out[to * e..(to + 4) * e].copy_from_slice(&want[from * e..(from + 4) * e]);
+        }
+        start += t * h * w;
+    }
+    out
+}
+
+#[test]
+fn vision_stages_equal_the_reference() {
+    for name in CHECKPOINTS {
+        let model = load(name);
+        let side = model.visual.config.window;
+        for case in CASES {
+            let (batch, rows) = case_rows(&model.config, name, case);
+            let all: Vec<_> = rows.iter().flat_map(|row| row.media.clone()).collect();
+            for kind in ["image", "video"] {
+                let of_kind: Vec<_> =
+                    all.iter().filter(|(_, g)| g.second_per_grid.is_some() == (kind == "video")).collect();
+                if of_kind.is_empty() {
+                    continue;
+                }
+                let grids: Vec<_> = of_kind.iter().map(|(_, grid)| grid.grid_thw).collect();
+                let mut stages = vec![Vec::new(); model.visual.blocks.len() + 1];
+                let mut features = Vec::new();
+                for (name, grid) in of_kind {
+                    let [_, h, w] = grid.grid_thw;
+                    let order = match side {
+                        Some(side) => vision::WindowPlan::new(h / 2, w / 2, side).order,
+                        None => (0..h * w / 4).collect(),
+                    };
+                    let mut stage = stages.iter_mut();
+                    let shape = [grid.grid_thw.iter().product(), 1176];
+                    let pixels = TensorData::new(media(name).pixel_values, shape);
+                    let pixels = Tensor::from_data(pixels, &Device::flex());
+                    let out = model.visual.forward(pixels, grid.grid_thw, |x| {
+                        stage.next().unwrap().extend(unwindowed(x, &order));
+                    });
+                    features.extend(values(out));
+                }
+                for (i, got) in stages.iter().enumerate() {
+                    let (key, side) = match i {
+                        0 => (format!("vision_patch_embed.{kind}"), None),
+                        i => (format!("vision_block_{}.{kind}", i - 1), side),
+                    };
+                    let want = in_processor_order(batch.f32(&key).0, &grids, side);
+                    let difference = max_difference(got, &want);
+                    assert!(difference < 5e-5, "{name} {case} {key}: {difference:e}");
+                }
+                let difference = max_difference(&features, batch.f32(&format!("vision_out.{kind}")).0);
+                assert!(difference < 5e-5, "{name} {case} vision_out.{kind}: {difference:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hidden_states_and_logits_equal_the_reference() {
+    for name in CHECKPOINTS {
+        let model = load(name);
+        let hidden = model.config.text.hidden_size;
+        for case in CASES {
+            let (batch, rows) = case_rows(&model.config, name, case);
+            let (states, shape) = batch.f32("hidden_states");
+            let per_layer = shape[1] * shape[2] * shape[3];
+            for row in &rows {
+                let positions = Positions::new(&model.config, &row.input_ids, &row.grids()).unwrap();
+                let context = model.context(&positions, false);
+                let mut x = model.embed(&row.input_ids, &row.features(&model)).unwrap();
+                for (i, layer) in model.model.layers.iter().enumerate() {
+                    let want = cut(&states[i * per_layer..], &row.range, hidden);
+                    let difference = max_difference(&values(x.clone()), &want);
+                    assert!(difference < 1e-4, "{name} {case} layer {i}: {difference:e}");
+                    x = layer.forward(x, &context, None);
+                }
+                let x = model.model.norm.forward(x);
+                let last = &states[model.model.layers.len() * per_layer..];
+                let difference = max_difference(&values(x.clone()), &cut(last, &row.range, hidden));
+                assert!(difference < 1e-4, "{name} {case} norm: {difference:e}");
+                let logits = values(model.logits(x.squeeze_dim::<2>(0)));
+                let want = cut(batch.f32("logits").0, &row.range, model.config.text.vocab_size);
+                let difference = max_difference(&logits, &want);
+                assert!(difference < LOGITS, "{name} {case} logits: {difference:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_tensor_of_a_checkpoint_has_one_place() {
+    for name in CHECKPOINTS {
+        let dir = golden(&format!("ckpt/{name}"));
+        let config = Config::from_dir(&dir).unwrap();
+        let files = weights::TensorFiles::from_dir(&dir).unwrap();
+        let shapes = weights::shapes(&config).unwrap();
+        assert_eq!(files.names().collect::<Vec<_>>(), shapes.keys().collect::<Vec<_>>());
+        for (tensor, shape) in &shapes {
+            assert_eq!(files.shape(tensor), Some(&shape[..]), "{tensor}");
+        }
+        assert_eq!(config.family == Family::Qwen2Vl, name == "tiny-qwen2-vl");
+    }
+}

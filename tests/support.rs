@@ -1,0 +1,84 @@
+//! Goldens and small measures that the tests share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+
+/// A file under `tests/golden`.
+pub fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+/// The two tiny checkpoints of the true architecture.
+pub const CHECKPOINTS: [&str; 2] = ["tiny-qwen2-vl", "tiny-qwen2.5-vl"];
+
+/// The tensors of a golden file.
+pub struct Golden {
+    floats: BTreeMap<String, (Vec<f32>, Vec<usize>)>,
+    ints: BTreeMap<String, (Vec<i64>, Vec<usize>)>,
+}
+
+impl Golden {
+    /// Reads a safetensors file under `tests/golden`.
+    pub fn read(path: &str) -> Self {
+        Self::open(&golden(path))
+    }
+
+    /// Reads any safetensors file.
+    pub fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let tensors = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        let (mut floats, mut ints) = (BTreeMap::new(), BTreeMap::new());
+        for (name, view) in tensors.tensors() {
+            let shape = view.shape().to_vec();
+            match view.dtype() {
+                safetensors::Dtype::F32 => {
+                    let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+                    floats.insert(name, (values.collect(), shape));
+                }
+                safetensors::Dtype::I64 => {
+                    let values = view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
+                    ints.insert(name, (values.collect(), shape));
+                }
+                _ => {}
+            }
+        }
+        Self { floats, ints }
+    }
+
+    /// Names of the f32 tensors.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.floats.keys()
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.floats.contains_key(name) || self.ints.contains_key(name)
+    }
+
+    /// An f32 tensor and its shape.
+    pub fn f32(&self, name: &str) -> (&[f32], &[usize]) {
+        let (values, shape) = self.floats.get(name).unwrap_or_else(|| panic!("no golden `{name}`"));
+        (values, shape)
+    }
+
+    /// An i64 tensor and its shape.
+    pub fn i64(&self, name: &str) -> (&[i64], &[usize]) {
+        let (values, shape) = self.ints.get(name).unwrap_or_else(|| panic!("no golden `{name}`"));
+        (values, shape)
+    }
+}
+
+/// Largest absolute difference; panics where the lengths differ.
+pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "lengths differ");
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Norm of the difference over the norm of `want`.
+pub fn relative_difference(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len(), "lengths differ");
+    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    norm(&mut got.iter().zip(want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied()).max(1e-12)
+}
