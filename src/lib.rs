@@ -2,5 +2,10 @@
 //! and multiple-choice accuracy before and after.
 #![deny(missing_docs)]
 
+pub mod data;
 pub mod error;
+pub mod eval;
+pub mod files;
 pub mod model;
+pub mod recipe;
+pub mod train;

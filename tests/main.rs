@@ -2,6 +2,17 @@
 
 mod support;
 
+mod chat;
+mod demo;
+mod generate;
+mod grade;
+mod llamafactory;
 mod model;
+mod processor;
+mod questions;
+mod split;
+mod stats;
+mod train;
+mod video;
 
 use support::golden;

@@ -47,6 +47,17 @@ impl Golden {
         Self { floats, ints }
     }
 
+    /// The tensors whose names start with `prefix.`, without it.
+    pub fn part(&self, prefix: &str) -> Self {
+        fn cut<T: Clone>(all: &BTreeMap<String, T>, prefix: &str) -> BTreeMap<String, T> {
+            let own = |(name, tensor): (&String, &T)| {
+                Some((name.strip_prefix(prefix)?.strip_prefix('.')?.to_owned(), tensor.clone()))
+            };
+            all.iter().filter_map(own).collect()
+        }
+        Self { floats: cut(&self.floats, prefix), ints: cut(&self.ints, prefix) }
+    }
+
     /// Names of the f32 tensors.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.floats.keys()

@@ -114,6 +114,21 @@ impl DecoderLayer {
     }
 }
 
+impl DecoderLayer {
+    /// The layer's linear layers with their hub names; `name` is the layer's own.
+    pub fn linear_layers_mut(&mut self, name: &str) -> Vec<(String, &mut Linear)> {
+        let attention = &mut self.self_attn;
+        let mut layers = vec![
+            (format!("{name}.self_attn.q_proj"), &mut attention.q_proj),
+            (format!("{name}.self_attn.k_proj"), &mut attention.k_proj),
+            (format!("{name}.self_attn.v_proj"), &mut attention.v_proj),
+            (format!("{name}.self_attn.o_proj"), &mut attention.o_proj),
+        ];
+        layers.extend(self.mlp.linear_layers_mut(&format!("{name}.mlp")));
+        layers
+    }
+}
+
 impl SelfAttention {
     fn forward(
         &self,
@@ -140,6 +155,15 @@ impl SelfAttention {
 }
 
 impl Mlp {
+    /// The three layers with their hub names; `name` is the MLP's own.
+    pub fn linear_layers_mut(&mut self, name: &str) -> Vec<(String, &mut Linear)> {
+        vec![
+            (format!("{name}.gate_proj"), &mut self.gate_proj),
+            (format!("{name}.up_proj"), &mut self.up_proj),
+            (format!("{name}.down_proj"), &mut self.down_proj),
+        ]
+    }
+
     /// `x: […, hidden]` → `[…, hidden]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
         let gate = silu(self.gate_proj.forward(x.clone(), train));

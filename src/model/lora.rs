@@ -5,7 +5,8 @@
 //! `lora.Linear`. Letters: `i` inputs, `o` outputs, `r` rank.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Distribution, DType, FloatDType, Tensor, module::linear};
+use burn::tensor::{DType, Distribution, FloatDType, Tensor, TensorData, module::linear};
+use rand::RngExt as Rng;
 
 /// `x: […, i]` → `[…, o]`, with an adapter where one is attached.
 #[derive(Module, Debug)]
@@ -64,18 +65,14 @@ impl Linear {
 
 impl Lora {
     /// An adapter that changes nothing yet: A as PEFT draws it (Kaiming-uniform with `a = √5`,
-    /// that is uniform in `±1/√i`), B zero.
-    pub fn new(of: &Linear, r: usize, alpha: f64, dropout: f64) -> Self {
+    /// that is uniform in `±1/√i`), B zero. Drawn on the host: the same on every device.
+    pub fn new(of: &Linear, r: usize, scaling: f64, dropout: f64, rng: &mut impl Rng) -> Self {
         let [i, o] = of.shape();
-        let bound = 1.0 / (i as f64).sqrt();
-        let device = of.weight.val().device();
-        let options = (&device, DType::F32);
-        Self::from_tensors(
-            Tensor::random([i, r], Distribution::Uniform(-bound, bound), options),
-            Tensor::zeros([r, o], options),
-            alpha / r as f64,
-            dropout,
-        )
+        let bound = 1.0 / (i as f32).sqrt();
+        let a: Vec<f32> = (0..i * r).map(|_| rng.random_range(-bound..bound)).collect();
+        let device = of.weight.val().device().inner();
+        let a = Tensor::from_data(TensorData::new(a, [i, r]), (&device, DType::F32));
+        Self::from_tensors(a, Tensor::zeros([r, o], (&device, DType::F32)), scaling, dropout)
     }
 
     /// An adapter with given weights: `a: [i, r]`, `b: [r, o]`, f32.

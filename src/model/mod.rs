@@ -7,6 +7,7 @@ pub mod language;
 pub mod lora;
 pub mod norm;
 pub mod parameters;
+pub mod peft;
 pub mod qwen_vl;
 pub mod rope;
 pub mod vision;

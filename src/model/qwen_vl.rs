@@ -11,7 +11,7 @@ use super::kv_cache::KvCache;
 use super::language::{Context, LanguageModel};
 use super::lora::Linear;
 use super::rope::{MediaGrid, Positions, Rotary};
-use super::vision::VisionTower;
+use super::vision::{VisionMlp, VisionTower};
 use crate::error::{Error, Result};
 
 /// A Qwen2-VL or Qwen2.5-VL model.
@@ -32,6 +32,30 @@ impl QwenVl {
     /// Where the weights are, without autodiff.
     pub fn device(&self) -> Device {
         self.model.norm.weight.val().device().inner()
+    }
+
+    /// Every linear layer that can carry an adapter, with its hub name.
+    pub fn linear_layers_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let mut layers = Vec::new();
+        for (i, block) in self.visual.blocks.iter_mut().enumerate() {
+            let name = |part: &str| format!("visual.blocks.{i}.{part}");
+            layers.push((name("attn.qkv"), &mut block.attn.qkv));
+            layers.push((name("attn.proj"), &mut block.attn.proj));
+            match &mut block.mlp {
+                VisionMlp::QuickGelu(mlp) => {
+                    layers.push((name("mlp.fc1"), &mut mlp.fc1));
+                    layers.push((name("mlp.fc2"), &mut mlp.fc2));
+                }
+                VisionMlp::SwiGlu(mlp) => layers.extend(mlp.linear_layers_mut(&name("mlp"))),
+            }
+        }
+        layers.push(("visual.merger.mlp.0".into(), &mut self.visual.merger.mlp.linear_0));
+        layers.push(("visual.merger.mlp.2".into(), &mut self.visual.merger.mlp.linear_2));
+        for (i, layer) in self.model.layers.iter_mut().enumerate() {
+            layers.extend(layer.linear_layers_mut(&format!("model.layers.{i}")));
+        }
+        layers.extend(self.lm_head.as_mut().map(|head| ("lm_head".to_owned(), head)));
+        layers
     }
 
     /// Vision features of one image or video: `pixel_values`, `[patches, patch_dim]` row by row,

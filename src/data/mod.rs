@@ -1,0 +1,9 @@
+//! Questions, videos and conversations → what the model reads.
+
+pub mod chat;
+pub mod demo;
+pub mod processor;
+pub mod sharegpt;
+pub mod split;
+pub mod video;
+pub mod vlm4d;

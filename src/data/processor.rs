@@ -1,0 +1,410 @@
+//! RGB frames enter, normalised patches leave.
+//!
+//! The numbers are those of Hugging Face's Qwen2-VL processors (torchvision
+//! path): resize to a multiple of 28 pixels with an antialiased bicubic filter
+//! in 8 bits, normalise, cut into patches. LLaMA-Factory resizes once more
+//! before that; see [`llamafactory_resize`].
+//!
+//! Shape legend: `t` temporal patches, `h`×`w` patches of `patch_size` pixels.
+
+use std::path::Path;
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use serde::Deserialize;
+
+use crate::data::video::{Frames, Sampling};
+use crate::error::{Error, Result};
+
+/// qwen-vl-utils' `VIDEO_MIN_PIXELS`: 128 tokens of 28×28 pixels.
+const QWEN_MIN_PIXELS: usize = 128 * 28 * 28;
+/// LLaMA-Factory's `video_min_pixels`.
+const LLAMAFACTORY_MIN_PIXELS: usize = 16 * 16;
+/// The smallest side that LLaMA-Factory's Qwen plugin passes on.
+const LLAMAFACTORY_MIN_SIDE: usize = 28;
+/// The largest ratio of the sides, and what LLaMA-Factory squeezes a larger one to.
+const MAX_ASPECT_RATIO: usize = 200;
+const LLAMAFACTORY_ASPECT_RATIO: usize = 180;
+
+/// What `preprocessor_config.json` says about resizing, normalising and cutting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PreprocessorConfig {
+    /// The checkpoint's own bounds on a frame's pixels.
+    pub pixels: PixelBudget,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Frames that one temporal patch spans.
+    pub temporal_patch_size: usize,
+    /// Side in patches of the block that becomes one language token.
+    pub merge_size: usize,
+    /// Mean of red, green and blue, of 1.
+    pub image_mean: [f32; 3],
+    /// Standard deviation of red, green and blue, of 1.
+    pub image_std: [f32; 3],
+}
+
+/// Bounds on the pixels (`height · width`) of one resized frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PixelBudget {
+    /// A smaller frame is enlarged.
+    pub min_pixels: usize,
+    /// A larger frame is reduced.
+    pub max_pixels: usize,
+}
+
+/// The vision tower's input for one clip.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patches {
+    /// `[t·h·w, 3·temporal_patch_size·patch_size²]`: patches by temporal patch, then by merge
+    /// block, then within the block; within a patch channel, frame, row, column.
+    pub pixel_values: Vec<f32>,
+    /// `[t, h, w]`.
+    pub grid_thw: [usize; 3],
+}
+
+impl PixelBudget {
+    /// The bounds for frames sampled as `sampling`, from a recipe's keys.
+    ///
+    /// Left out, `min_pixels` is the tool's own: 100,352 for `qwen`, 256 for `llamafactory`, the
+    /// checkpoint's else; never above `max_pixels`. A frame enlarged to `min_pixels` is rounded up
+    /// to whole merge blocks and may exceed `max_pixels` by those.
+    ///
+    /// # Errors
+    /// `max_pixels` of 0, or `min_pixels` above it.
+    pub fn new(
+        sampling: Sampling,
+        min_pixels: Option<usize>,
+        max_pixels: usize,
+        config: &PreprocessorConfig,
+    ) -> Result<Self> {
+        if max_pixels == 0 {
+            return Err(Error::input("`max_pixels` is 0, expected a positive number"));
+        }
+        let own = match sampling {
+            Sampling::Qwen => QWEN_MIN_PIXELS,
+            Sampling::LlamaFactory => LLAMAFACTORY_MIN_PIXELS,
+            Sampling::Hf | Sampling::Vlm4d => config.pixels.min_pixels,
+        };
+        let min_pixels = min_pixels.unwrap_or(own.min(max_pixels));
+        if min_pixels > max_pixels {
+            return Err(Error::input(format!(
+                "`min_pixels` ({min_pixels}) is above `max_pixels` ({max_pixels})"
+            )));
+        }
+        Ok(Self { min_pixels, max_pixels })
+    }
+}
+
+impl PreprocessorConfig {
+    /// Reads `preprocessor_config.json` or `video_preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a missing key, a value out of range, or a step that this
+    /// processor always takes switched off.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let shown = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::input(format!("{shown}: cannot be read: {e}")))?;
+        let raw: RawConfig = serde_json::from_str(&text).map_err(|e| {
+            Error::input(format!("{shown}:{}:{}: {}", e.line(), e.column(), reason(&e)))
+        })?;
+        raw.check().map_err(|what| Error::input(format!("{shown}: {what}")))
+    }
+
+    /// Side in pixels of what becomes one language token.
+    pub fn factor(&self) -> usize {
+        self.patch_size * self.merge_size
+    }
+}
+
+/// `serde_json`'s message without the position that it repeats.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or_default().to_string()
+}
+
+/// The file's keys in all their spellings.
+#[derive(Deserialize)]
+struct RawConfig {
+    min_pixels: Option<usize>,
+    max_pixels: Option<usize>,
+    size: Option<RawSize>,
+    patch_size: usize,
+    temporal_patch_size: usize,
+    merge_size: usize,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+    do_resize: Option<bool>,
+    do_rescale: Option<bool>,
+    do_normalize: Option<bool>,
+    resample: Option<u8>,
+    rescale_factor: Option<f64>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawSize {
+    #[serde(alias = "min_pixels")]
+    shortest_edge: Option<usize>,
+    #[serde(alias = "max_pixels")]
+    longest_edge: Option<usize>,
+}
+
+impl RawConfig {
+    fn check(self) -> Result<PreprocessorConfig, String> {
+        self.check_steps()?;
+        // Like the library, the plain keys win over those in `size`.
+        let size = self.size.unwrap_or_default();
+        let min_pixels = self.min_pixels.or(size.shortest_edge);
+        let max_pixels = self.max_pixels.or(size.longest_edge);
+        let pixels = PixelBudget {
+            min_pixels: min_pixels.ok_or("neither `min_pixels` nor `size.shortest_edge`")?,
+            max_pixels: max_pixels.ok_or("neither `max_pixels` nor `size.longest_edge`")?,
+        };
+        let sizes = [
+            ("max_pixels", pixels.max_pixels),
+            ("patch_size", self.patch_size),
+            ("temporal_patch_size", self.temporal_patch_size),
+            ("merge_size", self.merge_size),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(format!("`{name}` is 0, expected a positive number"));
+        }
+        if pixels.min_pixels > pixels.max_pixels {
+            return Err("`min_pixels` is above `max_pixels`".into());
+        }
+        if self.image_std.iter().any(|&std| std <= 0.0) {
+            return Err("`image_std` has a value that is not positive".into());
+        }
+        Ok(PreprocessorConfig {
+            pixels,
+            patch_size: self.patch_size,
+            temporal_patch_size: self.temporal_patch_size,
+            merge_size: self.merge_size,
+            image_mean: self.image_mean,
+            image_std: self.image_std,
+        })
+    }
+
+    fn check_steps(&self) -> Result<(), String> {
+        const BICUBIC: u8 = 3;
+        let steps = [
+            ("do_resize", self.do_resize),
+            ("do_rescale", self.do_rescale),
+            ("do_normalize", self.do_normalize),
+        ];
+        if let Some((name, _)) = steps.iter().find(|(_, on)| *on == Some(false)) {
+            return Err(format!("`{name}` is false, only true is supported"));
+        }
+        if let Some(resample) = self.resample.filter(|&r| r != BICUBIC) {
+            return Err(format!("`resample` is {resample}, only 3 (bicubic) is supported"));
+        }
+        match self.rescale_factor {
+            Some(f) if (f * 255.0 - 1.0).abs() > 1e-6 => {
+                Err(format!("`rescale_factor` is {f}, only 1/255 is supported"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The size (height, width) that a frame is resized to: multiples of `factor` near the frame's
+/// aspect ratio, within the bounds.
+///
+/// Source: Qwen2-VL's `smart_resize`, with Python's rounding (half to even).
+///
+/// # Errors
+/// A side of 0, or one side more than 200 times the other.
+pub fn smart_resize(
+    height: usize,
+    width: usize,
+    factor: usize,
+    budget: PixelBudget,
+) -> Result<(usize, usize)> {
+    let (long, short) = (height.max(width), height.min(width));
+    if short == 0 || long as f64 / short as f64 > MAX_ASPECT_RATIO as f64 {
+        return Err(Error::input(format!(
+            "a frame of {width}×{height} pixels: one side may be at most {MAX_ASPECT_RATIO} times \
+             the other"
+        )));
+    }
+    let (h, w, f) = (height as f64, width as f64, factor as f64);
+    let nearest = |side: f64| (side / f).round_ties_even() as usize * factor;
+    let (new_h, new_w) = (nearest(h), nearest(w));
+    Ok(if new_h * new_w > budget.max_pixels {
+        let beta = (h * w / budget.max_pixels as f64).sqrt();
+        let below = |side: f64| ((side / beta / f).floor() as usize * factor).max(factor);
+        (below(h), below(w))
+    } else if new_h * new_w < budget.min_pixels {
+        let beta = (budget.min_pixels as f64 / (h * w)).sqrt();
+        let above = |side: f64| (side * beta / f).ceil() as usize * factor;
+        (above(h), above(w))
+    } else {
+        (new_h, new_w)
+    })
+}
+
+/// Resizes each frame: bicubic (a = -0.5) with antialias, in 8 bits, rows first.
+///
+/// Within one level of torchvision's and Pillow's (up to 12.2) result.
+///
+/// # Errors
+/// A size of 0, or one too large to hold.
+pub fn resize(frames: &Frames, height: usize, width: usize) -> Result<Frames> {
+    let mut resizer = Resizer::new();
+    let mut rgb = Vec::with_capacity(frames.len * height * width * 3);
+    for i in 0..frames.len {
+        // Both passes in one call would go down the columns first.
+        let wide =
+            pass(&mut resizer, frames.frame(i), frames.height, frames.width, frames.height, width)?;
+        rgb.extend(pass(&mut resizer, &wide, frames.height, width, height, width)?);
+    }
+    Ok(Frames { rgb, len: frames.len, height, width })
+}
+
+fn pass(
+    r: &mut Resizer,
+    rgb: &[u8],
+    h: usize,
+    w: usize,
+    to_h: usize,
+    to_w: usize,
+) -> Result<Vec<u8>> {
+    let fail = |what: String| {
+        Error::input(format!(
+            "a frame of {w}×{h} pixels cannot be resized to {to_w}×{to_h}: {what}"
+        ))
+    };
+    let side = |n: usize| match u32::try_from(n) {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err(fail("a side is out of range".into())),
+    };
+    let source =
+        ImageRef::new(side(w)?, side(h)?, rgb, PixelType::U8x3).map_err(|e| fail(e.to_string()))?;
+    let mut target = Image::new(side(to_w)?, side(to_h)?, PixelType::U8x3);
+    let bicubic = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    r.resize(&source, &mut target, &bicubic).map_err(|e| fail(e.to_string()))?;
+    Ok(target.into_vec())
+}
+
+/// What LLaMA-Factory does to a video's frames before the processor sees them: an odd number is
+/// made even with the last one, and each frame is brought within the bounds, not to a multiple of
+/// anything.
+///
+/// Source: `_preprocess_image` and `_regularize_videos` of its `Qwen2VLPlugin`.
+///
+/// # Errors
+/// As [`resize`].
+pub fn llamafactory_resize(mut frames: Frames, budget: PixelBudget) -> Result<Frames> {
+    frames.pad_to_even();
+    for step in [reduce, enlarge, widen, squeeze] {
+        let (h, w) = step(frames.height, frames.width, budget);
+        if (h, w) != (frames.height, frames.width) {
+            frames = resize(&frames, h, w)?;
+        }
+    }
+    Ok(frames)
+}
+
+fn reduce(h: usize, w: usize, budget: PixelBudget) -> (usize, usize) {
+    if h * w > budget.max_pixels { scale(h, w, budget.max_pixels) } else { (h, w) }
+}
+
+fn enlarge(h: usize, w: usize, budget: PixelBudget) -> (usize, usize) {
+    if h * w < budget.min_pixels { scale(h, w, budget.min_pixels) } else { (h, w) }
+}
+
+fn scale(h: usize, w: usize, pixels: usize) -> (usize, usize) {
+    let factor = (pixels as f64 / (h * w) as f64).sqrt();
+    ((h as f64 * factor) as usize, (w as f64 * factor) as usize)
+}
+
+fn widen(h: usize, w: usize, _: PixelBudget) -> (usize, usize) {
+    (h.max(LLAMAFACTORY_MIN_SIDE), w.max(LLAMAFACTORY_MIN_SIDE))
+}
+
+fn squeeze(h: usize, w: usize, _: PixelBudget) -> (usize, usize) {
+    if w > h * MAX_ASPECT_RATIO {
+        (h, h * LLAMAFACTORY_ASPECT_RATIO)
+    } else if h > w * MAX_ASPECT_RATIO {
+        (w * LLAMAFACTORY_ASPECT_RATIO, w)
+    } else {
+        (h, w)
+    }
+}
+
+/// Cuts frames whose sides are multiples of [`PreprocessorConfig::factor`] into normalised
+/// patches; where the last temporal patch lacks frames, the last frame is repeated.
+///
+/// # Errors
+/// No frames, or sides that are not such multiples.
+pub fn patchify(frames: &Frames, config: &PreprocessorConfig) -> Result<Patches> {
+    let Frames { len, height, width, .. } = *frames;
+    let factor = config.factor();
+    if len == 0 || height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
+        return Err(Error::input(format!(
+            "{len} frames of {width}×{height} pixels: expected sides that are multiples of {factor}"
+        )));
+    }
+    let (p, merge) = (config.patch_size, config.merge_size);
+    let grid = [len.div_ceil(config.temporal_patch_size), height / p, width / p];
+    let normalised = normalisation(config);
+    let mut pixel_values =
+        Vec::with_capacity(grid[0] * config.temporal_patch_size * height * width * 3);
+    for t in 0..grid[0] {
+        let first = t * config.temporal_patch_size;
+        let pictures: Vec<&[u8]> = (first..first + config.temporal_patch_size)
+            .map(|i| frames.frame(i.min(len - 1)))
+            .collect();
+        for (y, x) in block_order(grid[1], grid[2], merge) {
+            for (channel, table) in normalised.iter().enumerate() {
+                for picture in &pictures {
+                    for row in y * p..(y + 1) * p {
+                        let start = (row * width + x * p) * 3;
+                        let pixels = picture[start..start + p * 3].iter();
+                        let values = pixels.skip(channel).step_by(3);
+                        pixel_values.extend(values.map(|&v| table[usize::from(v)]));
+                    }
+                }
+            }
+        }
+    }
+    Ok(Patches { pixel_values, grid_thw: grid })
+}
+
+/// `(level − 255·mean) / (255·std)` of each level, by channel.
+fn normalisation(config: &PreprocessorConfig) -> [[f32; 256]; 3] {
+    std::array::from_fn(|c| {
+        let (mean, std) = (config.image_mean[c] * 255.0, config.image_std[c] * 255.0);
+        std::array::from_fn(|level| (level as f32 - mean) / std)
+    })
+}
+
+/// Row and column of each patch of an `h`×`w` grid, by merge block and then within the block.
+fn block_order(h: usize, w: usize, merge: usize) -> impl Iterator<Item = (usize, usize)> {
+    let block = move |y: usize, x: usize| {
+        (y..y + merge).flat_map(move |row| (x..x + merge).map(move |column| (row, column)))
+    };
+    (0..h).step_by(merge).flat_map(move |y| (0..w).step_by(merge).flat_map(move |x| block(y, x)))
+}
+
+/// Sampled frames to patches, as the tool that `sampling` names makes them.
+///
+/// `llamafactory` brings the frames within `budget` first and then follows the checkpoint's own
+/// bounds; the others resize once, within `budget`. An image is one frame.
+///
+/// # Errors
+/// As [`smart_resize`], [`resize`] and [`patchify`].
+pub fn process(
+    frames: Frames,
+    sampling: Sampling,
+    config: &PreprocessorConfig,
+    budget: PixelBudget,
+) -> Result<Patches> {
+    let (frames, budget) = match sampling {
+        Sampling::LlamaFactory => (llamafactory_resize(frames, budget)?, config.pixels),
+        Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => (frames, budget),
+    };
+    let (height, width) = smart_resize(frames.height, frames.width, config.factor(), budget)?;
+    patchify(&resize(&frames, height, width)?, config)
+}

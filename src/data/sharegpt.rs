@@ -1,0 +1,356 @@
+//! LLaMA-Factory's sharegpt data sets → [`Conversation`]s.
+//!
+//! A data folder holds `dataset_info.json`, which names each data set's file
+//! (JSON or JSON lines) and how its columns and tags are called; what it leaves
+//! out has LLaMA-Factory's defaults. `<image>` and `<video>` in a user's text
+//! stand for the media of the row, in order.
+//!
+//! A media path counts from the data folder. Where no such file is there but one
+//! counted from the folder above it is, that one is meant: LLaMA-Factory, run
+//! beside its folder `data`, is given paths such as `data/a.mp4`.
+//! Source: LLaMA-Factory's `data/README.md` and its sharegpt converter.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::data::chat::{Content, Message};
+use crate::error::{Error, Result};
+
+/// One row of a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// `tinyvid/0`: the data set and the row.
+    pub id: String,
+    /// The data set's name.
+    pub subset: String,
+    /// System message, if any, then user and assistant by turns.
+    pub messages: Vec<Message>,
+    /// The videos, in order, relative to the data folder.
+    pub videos: Vec<PathBuf>,
+    /// The images, in order, relative to the data folder.
+    pub images: Vec<PathBuf>,
+}
+
+/// Reads the data sets `names`, in that order and in the order of their rows.
+///
+/// # Errors
+/// A data set that `dataset_info.json` does not describe or describes with what
+/// is not supported, a malformed row, or media that are missing.
+pub fn read(data_dir: &Path, names: &[String]) -> Result<Vec<Conversation>> {
+    let info_path = data_dir.join("dataset_info.json");
+    let infos: Map<String, Value> = parse_json(&read_text(&info_path)?, &info_path, 1)?;
+    let mut conversations = Vec::new();
+    for name in names {
+        let info = infos.get(name).ok_or_else(|| {
+            let known: Vec<&str> = infos.keys().map(String::as_str).collect();
+            Error::input(format!("{}: no data set `{name}`", info_path.display()))
+                .help(format!("the file has {}", known.join(", ")))
+        })?;
+        let info = Info::deserialize(info).map_err(|e| {
+            Error::input(format!("{}: data set `{name}`: {e}", info_path.display())).help(
+                "conversations with images and videos, formatting = \"sharegpt\", are supported",
+            )
+        })?;
+        if info.formatting != "sharegpt" {
+            return Err(Error::input(format!(
+                "{}: data set `{name}`: `formatting` is `{}`",
+                info_path.display(),
+                info.formatting
+            ))
+            .help("only \"sharegpt\" is supported"));
+        }
+        conversations.extend(DataSet { name, data_dir, info }.read()?);
+    }
+    Ok(conversations)
+}
+
+/// A data set's entry in `dataset_info.json`. What is unknown here would change
+/// the data, so it is refused.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Info {
+    file_name: String,
+    #[serde(default = "Info::formatting")]
+    formatting: String,
+    #[serde(default)]
+    columns: Columns,
+    #[serde(default)]
+    tags: Tags,
+}
+
+impl Info {
+    /// LLaMA-Factory's default, which is not supported here.
+    fn formatting() -> String {
+        "alpaca".into()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Columns {
+    messages: String,
+    system: Option<String>,
+    images: Option<String>,
+    videos: Option<String>,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self { messages: "conversations".into(), system: None, images: None, videos: None }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(clippy::struct_field_names)]
+struct Tags {
+    role_tag: String,
+    content_tag: String,
+    user_tag: String,
+    assistant_tag: String,
+    system_tag: String,
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Self {
+            role_tag: "from".into(),
+            content_tag: "value".into(),
+            user_tag: "human".into(),
+            assistant_tag: "gpt".into(),
+            system_tag: "system".into(),
+        }
+    }
+}
+
+/// A data set while its file is read.
+struct DataSet<'a> {
+    name: &'a str,
+    data_dir: &'a Path,
+    info: Info,
+}
+
+impl DataSet<'_> {
+    fn read(&self) -> Result<Vec<Conversation>> {
+        let path = self.data_dir.join(&self.info.file_name);
+        let text = read_text(&path)?;
+        let rows: Vec<Value> = match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => parse_json(&text, &path, 1)?,
+            Some("jsonl") => (1..)
+                .zip(text.lines())
+                .filter(|(_, line)| !line.trim().is_empty())
+                .map(|(number, line)| parse_json(line, &path, number))
+                .collect::<Result<_>>()?,
+            _ => {
+                return Err(Error::input(format!("{}: not .json or .jsonl", path.display()))
+                    .help("convert the data set, and change `file_name` in dataset_info.json"));
+            }
+        };
+        let row = |(i, row): (usize, &Value)| {
+            self.conversation(i, row).map_err(|fault| {
+                let error = Error::input(format!("{}: row {i}: {}", path.display(), fault.what));
+                if fault.help.is_empty() { error } else { error.help(fault.help) }
+            })
+        };
+        rows.iter().enumerate().map(row).collect()
+    }
+
+    fn conversation(&self, i: usize, row: &Value) -> Result<Conversation, Fault> {
+        let messages = self.messages(row)?;
+        let images = self.media(row, self.info.columns.images.as_deref(), "<image>")?;
+        let videos = self.media(row, self.info.columns.videos.as_deref(), "<video>")?;
+        for (media, marker, kind) in
+            [(&images, "<image>", Content::Image), (&videos, "<video>", Content::Video)]
+        {
+            let n = messages.iter().flat_map(|m| &m.content).filter(|c| **c == kind).count();
+            if n != media.len() {
+                return Err(fault(
+                    format!("{n} `{marker}` in its messages, but {} file(s)", media.len()),
+                    "each file needs its marker in a user's message, and dataset_info.json must \
+                     name the column of the files",
+                ));
+            }
+        }
+        let id = format!("{}/{i}", self.name);
+        Ok(Conversation { id, subset: self.name.to_owned(), messages, videos, images })
+    }
+
+    fn messages(&self, row: &Value) -> Result<Vec<Message>, Fault> {
+        let column = &self.info.columns.messages;
+        let rows = row
+            .get(column)
+            .and_then(Value::as_array)
+            .ok_or_else(|| fault(format!("`{column}` is missing or no list"), ""))?;
+        let mut messages = Vec::new();
+        if let Some(system) = self.system(row)? {
+            messages.push(Message::new("system", [Content::Text(system)]));
+        }
+        for (i, message) in rows.iter().enumerate() {
+            let message = self
+                .message(message)
+                .map_err(|f| fault(format!("message {i}: {}", f.what), f.help))?;
+            // as in LLaMA-Factory, the row's own system message outweighs the column
+            if message.role == "system" && i == 0 {
+                messages.clear();
+            }
+            messages.push(message);
+        }
+        let n_system = usize::from(messages.first().is_some_and(|m| m.role == "system"));
+        let turns = &messages[n_system..];
+        let by_turns = turns
+            .chunks(2)
+            .all(|pair| matches!(pair, [q, a] if q.role == "user" && a.role == "assistant"));
+        if turns.is_empty() || !by_turns {
+            return Err(fault(
+                "the messages are not user and assistant by turns",
+                "a row is an optional system message, then a user's, then the assistant's, …",
+            ));
+        }
+        Ok(messages)
+    }
+
+    /// The system message of the row's system column, if it has one.
+    fn system(&self, row: &Value) -> Result<Option<String>, Fault> {
+        let Some(column) = &self.info.columns.system else { return Ok(None) };
+        match row.get(column) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(fault(format!("`{column}` is not text"), "")),
+        }
+    }
+
+    fn message(&self, message: &Value) -> Result<Message, Fault> {
+        let tags = &self.info.tags;
+        let text = |key: &str| {
+            message
+                .get(key)
+                .and_then(Value::as_str)
+                .ok_or_else(|| fault(format!("`{key}` is missing or not text"), ""))
+        };
+        let (role, content) = (text(&tags.role_tag)?, text(&tags.content_tag)?);
+        if role == tags.user_tag {
+            return Ok(Message::new("user", parts(content)));
+        }
+        let role = match role {
+            _ if role == tags.assistant_tag => "assistant",
+            _ if role == tags.system_tag => "system",
+            _ => {
+                return Err(fault(
+                    format!("unknown role `{role}`"),
+                    "`tags` in dataset_info.json say how the roles are called; tool calls are not \
+                     supported",
+                ));
+            }
+        };
+        if content.contains("<image>") || content.contains("<video>") {
+            return Err(fault(
+                "`<image>` or `<video>` outside the user's messages",
+                "move the marker into a user's message",
+            ));
+        }
+        Ok(Message::new(role, [Content::Text(content.to_owned())]))
+    }
+
+    /// The files in a column, relative to the data folder.
+    fn media(
+        &self,
+        row: &Value,
+        column: Option<&str>,
+        marker: &str,
+    ) -> Result<Vec<PathBuf>, Fault> {
+        let Some(column) = column else { return Ok(Vec::new()) };
+        let values = match row.get(column) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(values)) => values.as_slice(),
+            Some(one) => std::slice::from_ref(one),
+        };
+        values
+            .iter()
+            .map(|value| match value.as_str() {
+                Some(path) => self.resolve(Path::new(path)),
+                None => Err(fault(
+                    format!("`{column}` holds what is not a path"),
+                    if marker == "<video>" { "a list of frames is not supported" } else { "" },
+                )),
+            })
+            .collect()
+    }
+
+    /// See this file's head for the rule.
+    fn resolve(&self, path: &Path) -> Result<PathBuf, Fault> {
+        if self.data_dir.join(path).is_file() {
+            return Ok(path.to_owned());
+        }
+        let above = Path::new("..").join(path);
+        if !self.data_dir.join(&above).is_file() {
+            return Err(fault(
+                format!("{}: no such file", self.data_dir.join(path).display()),
+                "paths count from the data folder, or else from the folder above it",
+            ));
+        }
+        // back into the data folder where it leads there, so that a file has one
+        // name: a split by video depends on it
+        let name = fs::canonicalize(self.data_dir).ok();
+        let name = name.as_deref().and_then(Path::file_name);
+        let mut parts = path.components();
+        match (parts.next(), name) {
+            (Some(Component::Normal(first)), Some(name)) if first == name => {
+                Ok(parts.as_path().to_owned())
+            }
+            _ => Ok(above),
+        }
+    }
+}
+
+/// A user's text, cut at the markers.
+fn parts(text: &str) -> Vec<Content> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    let markers = [("<image>", Content::Image), ("<video>", Content::Video)];
+    let next = |rest: &str| {
+        let found =
+            markers.iter().filter_map(|(marker, kind)| Some((rest.find(marker)?, marker, kind)));
+        found.min_by_key(|(at, ..)| *at).map(|(at, marker, kind)| (at, marker.len(), kind.clone()))
+    };
+    while let Some((at, length, kind)) = next(rest) {
+        if at > 0 {
+            parts.push(Content::Text(rest[..at].to_owned()));
+        }
+        parts.push(kind);
+        rest = &rest[at + length..];
+    }
+    if !rest.is_empty() {
+        parts.push(Content::Text(rest.to_owned()));
+    }
+    parts
+}
+
+/// What is wrong with a row, before it is known which; an empty help is none.
+struct Fault {
+    what: String,
+    help: &'static str,
+}
+
+fn fault(what: impl Into<String>, help: &'static str) -> Fault {
+    Fault { what: what.into(), help }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| Error::input(format!("{}: {e}", path.display())))
+}
+
+/// Parses a file, or the line `first_line` of one.
+fn parse_json<T: serde::de::DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    first_line: usize,
+) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| {
+        let line = first_line + e.line().saturating_sub(1);
+        Error::input(format!("{}:{line}:{}: {e}", path.display(), e.column()))
+    })
+}

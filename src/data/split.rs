@@ -1,0 +1,277 @@
+//! Questions → train, validation and test, the same on every machine.
+//!
+//! A subset's units (its videos, or its single questions) are put in an order
+//! that keeps like with like: by source, then by number of questions, then by
+//! answer, and at random within these. Test takes `k` of the `n` units at even
+//! distances along that order, from a random start. So each unit is taken with
+//! the same probability, each run of like units gives its share to within one
+//! unit, and the share of *questions* comes out near the share of units.
+//! Validation is then taken from what is left in the same way.
+//!
+//! Test depends on nothing but the subset's own questions, the seed and the test
+//! share: runs on the real, the synthetic and both sets share their test
+//! questions. Source: the paper's 80/20, which does not say how it was drawn;
+//! systematic sampling is textbook material.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::data::vlm4d::Question;
+use crate::error::{Error, Result};
+
+/// What may not be torn apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// All questions on a video go to the same part.
+    #[default]
+    Video,
+    /// Each question by itself, as the paper seems to do: most test questions
+    /// then have their video in train.
+    Question,
+}
+
+/// What the split has to know of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Unique over all subsets: `real/validation_1`.
+    pub id: String,
+    /// `real`: each subset is split by itself.
+    pub subset: String,
+    /// `davis`: each source gives its share.
+    pub source: String,
+    /// What [`By::Video`] keeps together.
+    pub video: PathBuf,
+    /// Each answer gives its share, as far as videos allow.
+    pub answer: String,
+}
+
+impl From<&Question> for Item {
+    fn from(q: &Question) -> Self {
+        Self {
+            id: q.id.clone(),
+            subset: q.subset.clone(),
+            source: q.source.clone(),
+            video: q.video.clone(),
+            answer: q.answer.clone(),
+        }
+    }
+}
+
+/// The parts of one subset: ids, in the order of the question file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// What the split was drawn with.
+    pub seed: u64,
+    /// What was kept together.
+    pub by: By,
+    /// Trained on.
+    pub train: Vec<String>,
+    /// Chooses the checkpoint; never trained on, never reported.
+    pub val: Vec<String>,
+    /// Reported.
+    pub test: Vec<String>,
+}
+
+/// Splits each subset of `items`; the result, by subset, is `split.json`.
+///
+/// `test_share` and `val_share` are shares of a subset, in [0, 1). A share above
+/// zero takes at least one unit, and train keeps at least one.
+///
+/// # Errors
+/// Shares that leave nothing to train on, a subset too small for its parts, or a
+/// video whose questions would cross between the parts of two subsets.
+pub fn split(
+    items: &[Item],
+    seed: u64,
+    test_share: f64,
+    val_share: f64,
+    by: By,
+) -> Result<BTreeMap<String, Split>> {
+    let valid = |share: f64| (0.0..1.0).contains(&share);
+    if !valid(test_share) || !valid(val_share) || test_share + val_share >= 1.0 {
+        return Err(Error::input(format!(
+            "split: `test` is {test_share} and `val` is {val_share}: nothing is left to train on"
+        ))
+        .help("both are shares of at least 0, and their sum is below 1"));
+    }
+    let mut subsets: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
+    for item in items {
+        subsets.entry(&item.subset).or_default().push(item);
+    }
+    let mut splits = BTreeMap::new();
+    for (name, items) in subsets {
+        let drawn = split_subset(name, &items, seed, test_share, val_share, by)?;
+        splits.insert(name.to_owned(), drawn);
+    }
+    if by == By::Video {
+        check_videos(items, &splits)?;
+    }
+    Ok(splits)
+}
+
+fn split_subset(
+    name: &str,
+    items: &[&Item],
+    seed: u64,
+    test_share: f64,
+    val_share: f64,
+    by: By,
+) -> Result<Split> {
+    let mut rng = Shuffler::new(seed);
+    let units = units(items, by);
+    let n_test = count(units.len(), test_share, units.len());
+    let n_val = count(units.len(), val_share, units.len() - n_test);
+    if n_test + n_val >= units.len() {
+        let kind = if by == By::Video { "video(s)" } else { "question(s)" };
+        return Err(Error::input(format!(
+            "split: subset `{name}` has {} {kind}: too few for {n_test} in test, {n_val} in \
+             validation and one to train on",
+            units.len()
+        ))
+        .help("add data, lower `test` or `val`, or set them to 0"));
+    }
+    let (test, rest) = draw(units, n_test, &mut rng);
+    let (val, _) = draw(rest, n_val, &mut rng);
+    let (test, val) = (ids(&test), ids(&val));
+    let mut split = Split { seed, by, train: Vec::new(), val: Vec::new(), test: Vec::new() };
+    for item in items {
+        let part = match item.id.as_str() {
+            id if test.contains(id) => &mut split.test,
+            id if val.contains(id) => &mut split.val,
+            _ => &mut split.train,
+        };
+        part.push(item.id.clone());
+    }
+    Ok(split)
+}
+
+/// Questions that stay together, sorted by id.
+type Unit<'a> = Vec<&'a Item>;
+
+/// The units of a subset, in an order that does not depend on the input's.
+fn units<'a>(items: &[&'a Item], by: By) -> Vec<Unit<'a>> {
+    let mut units: BTreeMap<(&OsStr, &str), Unit> = BTreeMap::new();
+    for &item in items {
+        let key = match by {
+            By::Video => (item.video.as_os_str(), ""),
+            By::Question => (item.video.as_os_str(), item.id.as_str()),
+        };
+        units.entry(key).or_default().push(item);
+    }
+    let mut units: Vec<Unit> = units.into_values().collect();
+    for unit in &mut units {
+        unit.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+    units
+}
+
+/// How many of `n` units a share takes: the nearest number that leaves one of
+/// those `free`, but at least one.
+fn count(n: usize, share: f64, free: usize) -> usize {
+    if share == 0.0 {
+        return 0;
+    }
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let nearest = (n as f64 * share).round() as usize;
+    nearest.min(free.saturating_sub(1)).max(1)
+}
+
+/// Takes `k` of the units; gives what was taken and what is left.
+fn draw<'a>(units: Vec<Unit<'a>>, k: usize, rng: &mut Shuffler) -> (Vec<Unit<'a>>, Vec<Unit<'a>>) {
+    let n = units.len();
+    let ordered = order(units, rng);
+    let start = if n == 0 { 0 } else { rng.below(n) };
+    let (taken, left): (Vec<_>, Vec<_>) = ordered
+        .into_iter()
+        .enumerate()
+        .partition(|(i, _)| ((i + 1) * k + start) / n > (i * k + start) / n);
+    let mut left: Vec<Unit> = left.into_iter().map(|(_, unit)| unit).collect();
+    // back into an order free of chance, for the next draw to start from
+    left.sort_by(|a, b| a[0].id.cmp(&b[0].id));
+    (taken.into_iter().map(|(_, unit)| unit).collect(), left)
+}
+
+/// Puts like units beside each other: by source, number of questions and answer
+/// (that of the first question), at random within these and among the answers.
+fn order<'a>(mut units: Vec<Unit<'a>>, rng: &mut Shuffler) -> Vec<Unit<'a>> {
+    rng.shuffle(&mut units);
+    let answers: BTreeSet<&str> = units.iter().map(|unit| unit[0].answer.as_str()).collect();
+    let mut answers: Vec<&str> = answers.into_iter().collect();
+    rng.shuffle(&mut answers);
+    let rank: BTreeMap<&str, usize> = answers.into_iter().zip(0..).collect();
+    let mut sources: BTreeMap<&str, Vec<Unit>> = BTreeMap::new();
+    for unit in units {
+        sources.entry(&unit[0].source).or_default().push(unit);
+    }
+    let mut ordered = Vec::new();
+    for (i, mut group) in sources.into_values().enumerate() {
+        group.sort_by_key(|unit| (unit.len(), rank[unit[0].answer.as_str()]));
+        // there and back, so that sizes do not jump where sources meet
+        if i % 2 == 1 {
+            group.reverse();
+        }
+        ordered.extend(group);
+    }
+    ordered
+}
+
+fn ids<'a>(units: &[Unit<'a>]) -> BTreeSet<&'a str> {
+    units.iter().flatten().map(|item| item.id.as_str()).collect()
+}
+
+/// Subsets are split apart, so a video that two of them share could cross.
+fn check_videos(items: &[Item], splits: &BTreeMap<String, Split>) -> Result<()> {
+    let mut parts: BTreeMap<&str, &str> = BTreeMap::new();
+    for split in splits.values() {
+        for (part, ids) in [("train", &split.train), ("val", &split.val), ("test", &split.test)] {
+            parts.extend(ids.iter().map(|id| (id.as_str(), part)));
+        }
+    }
+    let mut seen: BTreeMap<&OsStr, &Item> = BTreeMap::new();
+    for item in items {
+        let first = *seen.entry(item.video.as_os_str()).or_insert(item);
+        let (a, b) = (parts[first.id.as_str()], parts[item.id.as_str()]);
+        if a != b {
+            return Err(Error::input(format!(
+                "{}: the video is in {a} with `{}` and in {b} with `{}`",
+                item.video.display(),
+                first.id,
+                item.id
+            ))
+            .help("keep all questions on a video in one subset, or split by `question`"));
+        }
+    }
+    Ok(())
+}
+
+/// `ChaCha8` with its own seeding and shuffle, so that a split outlives changes
+/// of the random crates' conveniences.
+struct Shuffler(ChaCha8Rng);
+
+impl Shuffler {
+    fn new(seed: u64) -> Self {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        Self(ChaCha8Rng::from_seed(key))
+    }
+
+    /// A number below `n`, which is not 0.
+    fn below(&mut self, n: usize) -> usize {
+        // 64 random bits scaled by n: the bias is n / 2^64
+        let scaled = (u128::from(self.0.next_u64()) * n as u128) >> 64;
+        usize::try_from(scaled).expect("smaller than n")
+    }
+
+    /// Fisher and Yates's shuffle.
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! VLM4D's question files → [`Question`]s, prompts and training answers.
+//!
+//! A data folder holds `QA/real_mc.json` and `QA/synthetic_mc.json` (or the two
+//! at its top): JSON arrays of `{id, video, question, choices: {A, B, …}, answer}`
+//! where `answer` is the *text* of a choice. Own questions in the same form work
+//! too, as `<subset>_mc.json`.
+//! Source: `shijiezhou/VLM4D` on the hub; prompts: `ShijieZhou-UCLA/VLM4D`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// One question on one video.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Question {
+    /// `real/validation_1`: the file's own ids collide between the subsets.
+    pub id: String,
+    /// `real` or `synthetic`; for own files what stands before `_mc.json`.
+    pub subset: String,
+    /// `davis`, `ego4d`, `youtube-vos` or `synthetic`; else the video's folder.
+    pub source: String,
+    /// `exo-centric`, `ego-centric`, `false-positive` or `directional`, the
+    /// paper's groups that can be told from the files; else the source.
+    pub group: String,
+    /// The video, relative to the data folder.
+    pub video: PathBuf,
+    /// The question, trimmed.
+    pub question: String,
+    /// The choices' texts, trimmed; choice 0 has letter A.
+    pub choices: Vec<String>,
+    /// The gold answer's text, trimmed.
+    pub answer: String,
+    /// Every choice whose text is the answer: more than one where choices repeat.
+    pub gold: Vec<usize>,
+}
+
+/// How a question is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Multiple choice: the choices are shown, the answer is a letter.
+    Mc,
+    /// Freeform: the same question without its choices, the answer is text.
+    Ff,
+}
+
+/// What the prompt asks the model to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PromptStyle {
+    /// Direct output: the answer alone.
+    Do,
+    /// Chain of thought: reasoning, then the answer.
+    Cot,
+}
+
+/// Reads the questions of `subsets` (`real`, `synthetic`), in that order and in
+/// the order of the files.
+///
+/// # Errors
+/// A file that is missing or malformed, with its place and the faulty field.
+pub fn read(data_dir: &Path, subsets: &[String]) -> Result<Vec<Question>> {
+    let mut questions = Vec::new();
+    for subset in subsets {
+        questions.extend(read_file(&find(data_dir, subset)?, subset)?);
+    }
+    Ok(questions)
+}
+
+/// The letter of a choice: 0 is A.
+///
+/// # Panics
+/// Beyond 26 choices, which [`read`] refuses.
+pub fn letter(choice: usize) -> char {
+    char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[choice])
+}
+
+/// The user's text for a question, word for word as VLM4D's evaluation has it.
+pub fn prompt(question: &Question, format: Format, style: PromptStyle) -> String {
+    let mut text = format!("\nQuestion: {}\n", question.question);
+    if format == Format::Mc {
+        for (i, choice) in question.choices.iter().enumerate() {
+            let _ = writeln!(text, "{}: {choice}", letter(i));
+        }
+    }
+    let task = match (format, style) {
+        (Format::Mc, PromptStyle::Do) => "Do not generate any intermediate reasoning process. \
+             Answer directly with the option letter from the given choices.\n"
+            .into(),
+        (Format::Ff, PromptStyle::Do) => "Do not generate any intermediate reasoning process. \
+             Directly output the final short answer.\n"
+            .into(),
+        (Format::Mc, PromptStyle::Cot) => format!(
+            "Answer the given multiple-choice question step by step. Begin by explaining your \
+             reasoning process clearly. In the last sentence of your response, you must conclude \
+             by stating the final answer using the following format: 'Therefore, the final answer \
+             is: $LETTER' (without quotes), where $LETTER must be only one of the options ({}). \
+             Think step by step before answering.",
+            letters(question.choices.len())
+        ),
+        (Format::Ff, PromptStyle::Cot) => "Answer the given question step by step. Begin by \
+             explaining your reasoning process clearly. Conclude by stating the final answer using \
+             the following format: 'Therefore, the final answer is: 'Answer: $ANSWER' (without \
+             quotes), where $ANSWER is the final answer of the question. Think step by step before \
+             answering."
+            .into(),
+    };
+    format!("{text}\n{task}")
+}
+
+/// What the model is trained to answer: the (first) gold letter, or the text.
+pub fn training_answer(question: &Question, format: Format) -> String {
+    match format {
+        Format::Mc => letter(question.gold[0]).to_string(),
+        Format::Ff => question.answer.clone(),
+    }
+}
+
+/// What is worth telling about a question set, one line each: repeated gold
+/// choices, and the same question asked twice on one video.
+pub fn notes(questions: &[Question]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut asked: BTreeMap<(&Path, String), &str> = BTreeMap::new();
+    for q in questions {
+        if q.gold.len() > 1 {
+            let number = match q.gold.len() {
+                2 => "two".to_owned(),
+                n => n.to_string(),
+            };
+            let either = if q.gold.len() == 2 { "either" } else { "each" };
+            notes.push(format!("{} has {number} identical choices; {either} letter counts", q.id));
+        }
+        if let Some(first) = asked.insert((&q.video, q.question.to_lowercase()), &q.id) {
+            notes.push(format!("{first} and {} are the same question on the same video", q.id));
+        }
+    }
+    notes
+}
+
+/// `A or B or C or D`.
+fn letters(n: usize) -> String {
+    (0..n).map(|i| letter(i).to_string()).collect::<Vec<_>>().join(" or ")
+}
+
+fn find(data_dir: &Path, subset: &str) -> Result<PathBuf> {
+    let name = format!("{subset}_mc.json");
+    let places = [data_dir.join("QA").join(&name), data_dir.join(&name)];
+    places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+        let found = subsets_in(data_dir);
+        let help = if found.is_empty() {
+            "the folder must hold VLM4D's question files, in QA/ or at its top".to_owned()
+        } else {
+            format!("the folder has the subsets {}", found.join(", "))
+        };
+        Error::input(format!("{}: no `QA/{name}` and no `{name}`", data_dir.display())).help(help)
+    })
+}
+
+/// The subsets a data folder has files for, sorted.
+fn subsets_in(data_dir: &Path) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    for folder in [data_dir.join("QA"), data_dir.to_path_buf()] {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            found.extend(name.strip_suffix("_mc.json").map(str::to_owned));
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn read_file(path: &Path, subset: &str) -> Result<Vec<Question>> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).map_err(|e| Error::input(format!("{shown}: {e}")))?;
+    let json: Value = serde_json::from_str(&text).map_err(|e| {
+        Error::input(format!("{shown}:{}:{}: not valid JSON: {e}", e.line(), e.column()))
+    })?;
+    let Value::Array(items) = json else {
+        return Err(Error::input(format!("{shown}: not a JSON array of questions")));
+    };
+    let mut ids = BTreeSet::new();
+    let mut questions = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
+        let name = match item.get("id").and_then(text_of) {
+            Some(id) => format!("item {i} (`{}`)", id.trim()),
+            None => format!("item {i}"),
+        };
+        let question = parse(item, subset).map_err(|fault| {
+            Error::input(format!("{shown}: {name}: {}", fault.what)).help(fault.help)
+        })?;
+        if !ids.insert(question.id.clone()) {
+            return Err(Error::input(format!("{shown}: {name}: this `id` stands in it twice"))
+                .help("give every question its own id"));
+        }
+        questions.push(question);
+    }
+    Ok(questions)
+}
+
+/// What is wrong with an item, before it is known where the item stands.
+struct Fault {
+    what: String,
+    help: &'static str,
+}
+
+fn fault(what: impl Into<String>, help: &'static str) -> Fault {
+    Fault { what: what.into(), help }
+}
+
+fn parse(item: &Value, subset: &str) -> Result<Question, Fault> {
+    let object = item.as_object().ok_or_else(|| {
+        fault("not an object", "an item is {id, video, question, choices: {A, B, …}, answer}")
+    })?;
+    let choices = choices(object)?;
+    let answer = field(object, "answer")?;
+    let gold: Vec<usize> = (0..choices.len()).filter(|&i| choices[i] == answer).collect();
+    if gold.is_empty() {
+        return Err(fault(
+            format!("`answer` is \"{answer}\", which is none of the `choices`"),
+            "the answer is the text of a choice, not its letter",
+        ));
+    }
+    let video = video(&field(object, "video")?)?;
+    let source = source(&video, subset);
+    Ok(Question {
+        id: format!("{subset}/{}", field(object, "id")?),
+        subset: subset.to_owned(),
+        group: group(subset, &source, &answer),
+        source,
+        video,
+        question: field(object, "question")?,
+        choices,
+        answer,
+        gold,
+    })
+}
+
+/// The file gives counts as integers: they count as their digits.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A field's text, trimmed.
+fn field(object: &Map<String, Value>, name: &str) -> Result<String, Fault> {
+    const HELP: &str = "an item is {id, video, question, choices: {A, B, …}, answer}";
+    let value = object.get(name).ok_or_else(|| fault(format!("`{name}` is missing"), HELP))?;
+    let text = text_of(value)
+        .ok_or_else(|| fault(format!("`{name}` is neither text nor a number"), HELP))?;
+    match text.trim() {
+        "" => Err(fault(format!("`{name}` is empty"), HELP)),
+        trimmed => Ok(trimmed.to_owned()),
+    }
+}
+
+fn choices(object: &Map<String, Value>) -> Result<Vec<String>, Fault> {
+    const HELP: &str = "give 2 to 26 choices under the letters A, B, C, … without a gap";
+    let choices = object
+        .get("choices")
+        .and_then(Value::as_object)
+        .ok_or_else(|| fault("`choices` is missing or not an object", HELP))?;
+    if !(2..=26).contains(&choices.len()) {
+        return Err(fault(format!("`choices` has {} entries", choices.len()), HELP));
+    }
+    (0..choices.len())
+        .map(|i| {
+            let key = letter(i).to_string();
+            field(choices, &key).map_err(|f| fault(format!("`choices`: {}", f.what), HELP))
+        })
+        .collect()
+}
+
+/// `https://…/resolve/main/videos_real/davis/x.mp4` → `videos_real/davis/x.mp4`;
+/// what is no URL is a path already.
+fn video(text: &str) -> Result<PathBuf, Fault> {
+    match text.split_once("/resolve/main/") {
+        Some((_, path)) if !path.is_empty() => Ok(path.into()),
+        None if !text.contains("://") => Ok(text.into()),
+        _ => Err(fault(
+            format!("`video` is the URL \"{text}\", which has no path after /resolve/main/"),
+            "give the video's path relative to the data folder",
+        )),
+    }
+}
+
+/// The name of the video's folder, `videos_synthetic` being `synthetic`.
+fn source(video: &Path, subset: &str) -> String {
+    let folder = video.parent().and_then(Path::file_name).map(|name| name.to_string_lossy());
+    match folder {
+        Some(name) => name.strip_prefix("videos_").unwrap_or(&name).to_owned(),
+        None => subset.to_owned(),
+    }
+}
+
+/// The paper's groups. A synthetic false positive asks about what is not there.
+fn group(subset: &str, source: &str, answer: &str) -> String {
+    let answer = answer.to_lowercase();
+    match (subset, source) {
+        ("synthetic", _) if answer == "no" || answer.starts_with("no ") => "false-positive",
+        ("synthetic", _) => "directional",
+        (_, "davis" | "youtube-vos") => "exo-centric",
+        (_, "ego4d") => "ego-centric",
+        (_, own) => own,
+    }
+    .to_owned()
+}

@@ -1,0 +1,5 @@
+//! Evaluation: responses, their grades and what they amount to.
+
+pub mod generate;
+pub mod grade;
+pub mod stats;

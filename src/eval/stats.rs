@@ -1,0 +1,222 @@
+//! Accuracies with their uncertainty. In: which questions were answered correctly, and on which
+//! video. Out: [`Metric`] (accuracy with a 95% interval), [`Paired`] (after minus before on the
+//! same questions) and the chance level.
+//!
+//! Questions on one video are not independent, so intervals come from resampling videos, not
+//! questions: the cluster bootstrap (Davison & Hinkley, *Bootstrap Methods and their
+//! Application*, 1997, §3.8) with percentile limits. Equal input and seed give equal numbers, in
+//! whatever order the questions come.
+
+use std::collections::BTreeMap;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+/// Resamples per interval. Percentile limits want 1,000 or more (Efron & Tibshirani, *An
+/// Introduction to the Bootstrap*, 1993, §13.3 and §19.3); twice that keeps the limits steady to
+/// about a tenth of a standard error.
+pub const RESAMPLES: usize = 2_000;
+
+/// Below this many videos a [`Metric`] is flagged `small`: cluster-robust intervals are too narrow
+/// with few clusters, "few" reaching from under 20 to under 50 (Cameron & Miller, *A
+/// Practitioner's Guide to Cluster-Robust Inference*, 2015, §VI).
+pub const SMALL: usize = 30;
+
+/// One graded question, with the keys that it is counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome<'a> {
+    /// `real` or `synthetic`.
+    pub subset: &'a str,
+    /// Where the video comes from, as `davis`.
+    pub source: &'a str,
+    /// Column of VLM4D's tables, as `ego`.
+    pub group: &'a str,
+    /// Identity of the video, unique over all subsets.
+    pub video: &'a str,
+    /// Whether the answer counts. No answer is wrong, never left out.
+    pub correct: bool,
+}
+
+/// One question answered before and after training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair<'a> {
+    /// Identity of the video, unique over all subsets.
+    pub video: &'a str,
+    /// Whether the answer before training counts.
+    pub before: bool,
+    /// Whether the answer after training counts.
+    pub after: bool,
+}
+
+/// An accuracy with its sample size and uncertainty.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Metric {
+    /// Questions.
+    pub n: usize,
+    /// Of them answered correctly.
+    pub correct: usize,
+    /// `correct / n`, a share in 0..1; 0 where there is no question.
+    pub accuracy: f64,
+    /// 95% interval of `accuracy`; 0 to 1 where there is no question.
+    pub ci95: [f64; 2],
+    /// Videos that the questions are on.
+    pub n_videos: usize,
+    /// Fewer than [`SMALL`] videos: the interval is likely too narrow.
+    pub small: bool,
+}
+
+/// Accuracies overall and per key.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Breakdown {
+    /// All questions.
+    pub overall: Metric,
+    /// Per [`Outcome::subset`].
+    pub subset: BTreeMap<String, Metric>,
+    /// Per [`Outcome::source`].
+    pub source: BTreeMap<String, Metric>,
+    /// Per [`Outcome::group`].
+    pub group: BTreeMap<String, Metric>,
+}
+
+/// After minus before on the same questions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Paired {
+    /// Questions.
+    pub n: usize,
+    /// Difference of the accuracies, in -1..1; 0 where there is no question.
+    pub difference: f64,
+    /// 95% interval of `difference`; -1 to 1 where there is no question.
+    pub ci95: [f64; 2],
+    /// Wrong before, right after: `b` of [`mcnemar`].
+    pub fixed: usize,
+    /// Right before, wrong after: `c` of [`mcnemar`].
+    pub broken: usize,
+    /// Two-sided p of [`mcnemar`]. It takes questions as independent; where videos carry several
+    /// questions `ci95` is the more careful of the two.
+    pub p: f64,
+}
+
+/// Accuracy over `outcomes`, with its interval.
+pub fn metric(outcomes: &[Outcome], seed: u64) -> Metric {
+    let correct = outcomes.iter().filter(|o| o.correct).count();
+    let clusters = clusters(outcomes.iter().map(|o| (o.video, f64::from(o.correct))));
+    Metric {
+        n: outcomes.len(),
+        correct,
+        accuracy: share(correct, outcomes.len()),
+        ci95: interval(&clusters, seed).unwrap_or([0.0, 1.0]),
+        n_videos: clusters.len(),
+        small: clusters.len() < SMALL,
+    }
+}
+
+/// Accuracy per value of `key`.
+pub fn by<'a>(
+    outcomes: &[Outcome<'a>],
+    key: impl Fn(&Outcome<'a>) -> &'a str,
+    seed: u64,
+) -> BTreeMap<String, Metric> {
+    let mut groups: BTreeMap<&str, Vec<Outcome>> = BTreeMap::new();
+    for outcome in outcomes {
+        groups.entry(key(outcome)).or_default().push(*outcome);
+    }
+    groups.into_iter().map(|(key, group)| (key.to_owned(), metric(&group, seed))).collect()
+}
+
+/// Accuracy overall, per subset, per source and per group.
+pub fn breakdown(outcomes: &[Outcome], seed: u64) -> Breakdown {
+    Breakdown {
+        overall: metric(outcomes, seed),
+        subset: by(outcomes, |o| o.subset, seed),
+        source: by(outcomes, |o| o.source, seed),
+        group: by(outcomes, |o| o.group, seed),
+    }
+}
+
+/// What training changed on the same questions.
+pub fn paired(pairs: &[Pair], seed: u64) -> Paired {
+    let fixed = pairs.iter().filter(|p| !p.before && p.after).count();
+    let broken = pairs.iter().filter(|p| p.before && !p.after).count();
+    let change = |p: &Pair| f64::from(p.after) - f64::from(p.before);
+    let clusters = clusters(pairs.iter().map(|p| (p.video, change(p))));
+    Paired {
+        n: pairs.len(),
+        difference: share(fixed, pairs.len()) - share(broken, pairs.len()),
+        ci95: interval(&clusters, seed).unwrap_or([-1.0, 1.0]),
+        fixed,
+        broken,
+        p: mcnemar(fixed, broken),
+    }
+}
+
+/// Two-sided p of McNemar's exact test: `fixed` against `fixed + broken` throws of a fair coin,
+/// the smaller tail doubled, at most 1.
+pub fn mcnemar(fixed: usize, broken: usize) -> f64 {
+    let n = fixed + broken;
+    let mut ln_term = -(count(n) * std::f64::consts::LN_2);
+    let mut tail = 0.0;
+    for k in 0..=fixed.min(broken) {
+        tail += ln_term.exp();
+        ln_term += (count(n - k) / count(k + 1)).ln();
+    }
+    (2.0 * tail).min(1.0)
+}
+
+/// Accuracy of guessing among each question's choices: the mean of `gold / choices`, both counts;
+/// nothing where there is no question. A question without choices counts as 0.
+pub fn chance(questions: &[(usize, usize)]) -> Option<f64> {
+    let sum: f64 = questions.iter().map(|&(gold, choices)| share(gold, choices)).sum();
+    (!questions.is_empty()).then(|| sum / count(questions.len()))
+}
+
+/// Sum of the scores and number of questions of one video.
+#[derive(Clone, Copy, Default)]
+struct Cluster {
+    sum: f64,
+    n: f64,
+}
+
+/// Clusters in the order of the videos' names, so that the questions' order plays no part.
+fn clusters<'a>(scores: impl Iterator<Item = (&'a str, f64)>) -> Vec<Cluster> {
+    let mut videos: BTreeMap<&str, Cluster> = BTreeMap::new();
+    for (video, score) in scores {
+        let cluster = videos.entry(video).or_default();
+        cluster.sum += score;
+        cluster.n += 1.0;
+    }
+    videos.into_values().collect()
+}
+
+/// 95% percentile interval of the mean score per question; nothing without a question.
+fn interval(clusters: &[Cluster], seed: u64) -> Option<[f64; 2]> {
+    if clusters.is_empty() {
+        return None;
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut means: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            let mut all = Cluster::default();
+            for _ in clusters {
+                let drawn = clusters[rng.random_range(0..clusters.len())];
+                all.sum += drawn.sum;
+                all.n += drawn.n;
+            }
+            all.sum / all.n
+        })
+        .collect();
+    means.sort_by(f64::total_cmp);
+    // 2.5% of the resamples lie outside on either side.
+    let outside = RESAMPLES / 40;
+    Some([means[outside], means[RESAMPLES - 1 - outside]])
+}
+
+fn share(part: usize, of: usize) -> f64 {
+    if of == 0 { 0.0 } else { count(part) / count(of) }
+}
+
+/// A count as a number; exact below 2⁵³.
+#[expect(clippy::cast_precision_loss, reason = "counts of questions stay far below 2^53")]
+fn count(n: usize) -> f64 {
+    n as f64
+}

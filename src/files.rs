@@ -1,0 +1,48 @@
+//! Writing files so that a crash leaves the old content or the new, never half of it.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes `path` through a temporary name beside it.
+///
+/// # Errors
+/// Where the disk refuses; `path` then holds what it held before.
+pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    let temporary = path.with_added_extension("partial");
+    let written = std::fs::File::create(&temporary).and_then(|mut file| {
+        file.write_all(content.as_ref())?;
+        file.sync_all()
+    });
+    written.and_then(|()| std::fs::rename(&temporary, path)).map_err(|e| failed(path, &e))
+}
+
+/// Creates a folder and what is above it.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn create_dir(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| failed(path, &e))
+}
+
+/// Puts the finished folder `from` in the place of `to`.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
+    let remove = |path: &Path| match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    };
+    remove(to).and_then(|()| std::fs::rename(from, to)).map_err(|e| failed(to, &e))
+}
+
+/// The error for a file that could not be written.
+pub fn failed(path: &Path, error: &std::io::Error) -> Error {
+    let full = error.kind() == std::io::ErrorKind::StorageFull;
+    Error::run(format!("{}: cannot be written: {error}", path.display())).help(match full {
+        true => "make room on the disk, then start the same command again: it goes on where it stopped",
+        false => "check the folder and its permissions, then start the same command again",
+    })
+}

@@ -1,0 +1,52 @@
+//! Learning rate by step, and how many steps there are.
+//!
+//! Source: transformers' `get_{cosine,linear,constant}_schedule_with_warmup` and `Trainer`.
+
+use std::f64::consts::PI;
+
+use crate::recipe::{Schedule, Train};
+
+/// The course of a run: how many optimiser steps, and each one's learning rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Course {
+    /// Optimiser steps in all.
+    pub steps: usize,
+    /// Steps in one epoch.
+    pub steps_per_epoch: usize,
+    /// Steps in which the rate rises.
+    pub warmup: usize,
+    lr: f64,
+    schedule: Schedule,
+}
+
+impl Course {
+    /// The course over `samples` training samples.
+    pub fn new(train: &Train, samples: usize) -> Self {
+        let steps_per_epoch = samples.div_ceil(train.batch_size).div_ceil(train.grad_accum);
+        let steps = (train.epochs * steps_per_epoch as f64).ceil() as usize;
+        let steps = train.max_steps.unwrap_or(steps);
+        let warmup = (steps as f64 * train.warmup_ratio).ceil() as usize;
+        Self {
+            steps,
+            steps_per_epoch,
+            warmup: train.warmup_steps.unwrap_or(warmup),
+            lr: train.lr,
+            schedule: train.schedule,
+        }
+    }
+
+    /// Learning rate of optimiser step `step`, counted from 0; the first is 0 with a warm-up.
+    pub fn lr(&self, step: usize) -> f64 {
+        if step < self.warmup {
+            return self.lr * step as f64 / self.warmup as f64;
+        }
+        let left = self.steps.saturating_sub(self.warmup).max(1) as f64;
+        let progress = (step - self.warmup) as f64 / left;
+        self.lr
+            * match self.schedule {
+                Schedule::Cosine => (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
+                Schedule::Linear => (1.0 - progress).max(0.0),
+                Schedule::Constant => 1.0,
+            }
+    }
+}

@@ -1,0 +1,690 @@
+//! The rules against phrasings of every kind, and against VLM4D's released, hand-verified
+//! judgements where a copy of them is named by `VLM4D_QA`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+use vlm4d_train::error::Kind;
+use vlm4d_train::eval::grade::{self, Questions};
+
+const DIRECTIONS: [&str; 4] = ["left", "not moving", "right", "no truck there"];
+const MIXED: [&str; 4] = ["left", "left and towards the camera", "A car.", "towards the camera"];
+const COUNTS: [&str; 4] = ["3", "0", "1", "2"];
+
+fn mc(response: &str, choices: [&str; 4]) -> Option<String> {
+    grade::grade_mc(response, &choices.map(String::from), &[0]).extracted
+}
+
+#[test]
+fn a_letter_is_found_in_whatever_form_it_is_given() {
+    for response in [
+        "C",
+        "c",
+        " C \n",
+        "C.",
+        "(C)",
+        "(c)",
+        "c)",
+        "[C]",
+        "C:",
+        "C: right",
+        "C. right",
+        "C) right",
+        "c: right",
+        "**C**",
+        "**C: right**",
+        "`C`",
+        "'C'",
+        "“C”",
+        "$C$",
+        "$C",
+        "\\boxed{C}",
+        "$\\boxed{\\text{C}}$",
+        "\\(\\boxed{C}\\)",
+        "<answer>C</answer>",
+        "<answer> C: right",
+        "C right",
+        "Option C",
+        "option c",
+        "Option (C), right.",
+        "Answer: C",
+        "answer: c",
+        "Answer: (C) right",
+        "The answer is C.",
+        "The correct answer is **C**.",
+        "The correct option is C: right.",
+        "The best choice is (C).",
+        "Final answer: C",
+        "Final Answer: $C$",
+        "Final answer: right",
+        "Therefore, the final answer is: C",
+        "Therefore, the final answer is: 'C'",
+        "Therefore, the final answer is: 'C: right'.",
+        "Therefore, the final answer is: $(C)$",
+        "The final answer is:\n\nC: right",
+        "Thus, the final answer must be:\nC",
+        "**Final Answer**: C",
+        "### Final answer\nC",
+        "C\n\nThe truck passes the house.",
+        "C because the truck passes the house.",
+        "Let me think.\nIt passes the house.\nC: right",
+        "I choose C.",
+        "It must be (C).",
+        "C is correct.",
+        "(C) is the correct answer.",
+        "right",
+        "Right.",
+        "the right",
+        "The truck is moving to the right.",
+        "Option A is wrong. Option C is correct.",
+        "答案：C",
+        "答案是C。",
+        "C：right",
+        "Final answer: C之后",
+        "The answer is C, because A is wrong.",
+        "Looking at A and B, both fail. The answer is C.",
+    ] {
+        assert_eq!(mc(response, DIRECTIONS).as_deref(), Some("C"), "{response:?}");
+    }
+}
+
+#[test]
+fn the_last_conclusion_counts() {
+    for (response, letter) in [
+        ("The answer is A. No, wait: it turns. The answer is C.", "C"),
+        ("Final answer: B\nTherefore, the final answer is: $B$", "B"),
+        ("A: left is wrong.\nB: not moving is wrong.\nTherefore, the final answer is: D", "D"),
+        ("Final answer: A. I hope that this answer is of help on the right way.", "A"),
+        ("The truck drives to the right. Therefore, the final answer is:", "C"),
+        ("It drives to the right.\t\r\n***\n. Therefore, the final answer is:\t", "C"),
+    ] {
+        assert_eq!(mc(response, DIRECTIONS).as_deref(), Some(letter), "{response:?}");
+    }
+}
+
+#[test]
+fn no_answer_and_two_answers_are_none() {
+    for response in [
+        "",
+        "  \n",
+        "E",
+        "H",
+        "Z: right",
+        "CB",
+        "AB",
+        "A or C",
+        "A/C",
+        "A, C",
+        "A and C",
+        "(A) or (C)",
+        "A: left or C: right",
+        "Final answer: A or B or C.",
+        "Option A and option C",
+        "A\nC",
+        "Therefore, the final answer is: N/A",
+        "Therefore, the final answer is: $UNKNOWN",
+        "Therefore, the final answer is: $NOT A, B, C, D$",
+        "The final answer is uncertain.",
+        "I cannot determine the direction.",
+        "I'm not sure.",
+        "Sorry, I can't see any video.",
+        "I cannot tell whether it moves left.",
+        "It is not moving to the left.",
+        "left or right",
+        "It moves left, then right.",
+        "A: left\nB: not moving\nC: right\nD: no truck there",
+        "A: left\nB: not moving",
+        "Answer:\nA: left\nB: not moving\nC: right\nD: no truck there",
+        "The options are left, not moving, right, and no truck there.",
+        "C: left",
+        "C (left)",
+        "Final answer: $C$ (not moving)",
+        "A truck passes by.",
+        "The answer is 'left' or 'right'.",
+        "Option A is incorrect.",
+        "The final answer is: A\nB: right",
+        "must be only one of the options (A or B or C or D). Think step by step before answering.",
+    ] {
+        let found = mc(response, DIRECTIONS);
+        // What stands below a conclusion does not undo it.
+        let expected = (response == "The final answer is: A\nB: right").then_some("A");
+        assert_eq!(found.as_deref(), expected, "{response:?}");
+    }
+}
+
+#[test]
+fn articles_longer_choices_and_numbers_are_told_apart() {
+    for (response, choices, letter) in [
+        ("left", MIXED, Some("A")),
+        ("It moves left and towards the camera.", MIXED, Some("B")),
+        ("B: left and towards the camera", MIXED, Some("B")),
+        ("A: left and towards the camera", MIXED, None),
+        ("A car", MIXED, Some("C")),
+        ("a car", MIXED, Some("C")),
+        ("C: A car.", MIXED, Some("C")),
+        ("Toward the camera.", MIXED, Some("D")),
+        ("A left", MIXED, Some("A")),
+        ("2", COUNTS, Some("D")),
+        ("Final answer: D (2)", COUNTS, Some("D")),
+        ("Final answer: C: 1.", COUNTS, Some("C")),
+        ("C: 1 plane going to the right", COUNTS, Some("C")),
+        ("Final answer: A: 0", COUNTS, None),
+        ("12", COUNTS, None),
+        ("between 1 and 2", COUNTS, None),
+    ] {
+        assert_eq!(mc(response, choices).as_deref(), letter, "{response:?}");
+    }
+}
+
+#[test]
+fn either_of_two_identical_choices_counts() {
+    let choices = ["1", "2", "4", "4"].map(String::from);
+    for response in ["C", "D", "4", "The final answer is: 4"] {
+        assert!(grade::grade_mc(response, &choices, &[2, 3]).correct, "{response}");
+    }
+    assert!(!grade::grade_mc("A", &choices, &[2, 3]).correct);
+}
+
+/// Gold answer, responses that are right, responses that are wrong. Gold answers are of VLM4D's
+/// kinds.
+const FREEFORM: &[(&str, &[&str], &[&str])] = &[
+    (
+        "left",
+        &[
+            "left",
+            "Left.",
+            "to the left",
+            "towards the left",
+            "Leftwards",
+            "leftward",
+            "the left",
+            "The left side",
+            "To his left.",
+            "The bus is moving to the left.",
+            "It turned left.",
+            "Therefore, the final answer is: 'Answer: left'",
+            "**Answer:** Left",
+            "It could be right.\nFinal answer is: left",
+            "\\boxed{left}",
+            "Left\nTo the left.",
+            "moving left",
+            "With the left hand",
+            "The 2 men are running to the left.",
+        ],
+        &[
+            "right",
+            "",
+            "left and right",
+            "left or right",
+            "right to left",
+            "left then right",
+            "not left",
+            "It isn't moving left.",
+            "left and towards the camera",
+            "up",
+            "no",
+            "I cannot tell, left perhaps",
+            "neither left nor right",
+            "upper left",
+            "not moving",
+            "The car left the frame.",
+            "Answer: left\nFinal answer: right",
+            "It is moving",
+            "A",
+        ],
+    ),
+    (
+        "To the right.",
+        &["right", "Right", "rightwards", "towards the right side", "the right hand side"],
+        &["left", "to the right and up", "right now it rests", "away"],
+    ),
+    (
+        "right hand",
+        &["right hand", "with his right hand", "right", "The man uses the right hand."],
+        &["left hand", "both hands", "the right and the left hand", "hand"],
+    ),
+    (
+        "not moving",
+        &[
+            "not moving",
+            "Stationary.",
+            "It is stationary",
+            "still",
+            "It stands still.",
+            "The truck doesn't move.",
+            "does not move",
+            "did not move",
+            "isn’t moving",
+            "staying in place",
+            "motionless",
+            "It remains in the same place.",
+            "No movement",
+            "The truck is not moving at all.",
+        ],
+        &["moving", "still moving", "left", "not moving left", "not spinning", "no", "not"],
+    ),
+    ("staying in place", &["not moving", "stays in place", "stationary"], &["place", "forward"]),
+    (
+        "not spinning",
+        &["not spinning", "not rotating", "It doesn't rotate.", "no rotation", "isn't spinning"],
+        &["spinning", "clockwise", "not moving", "not spinning clockwise"],
+    ),
+    (
+        "clockwise",
+        &["Clockwise", "clock-wise", "It rotates clockwise.", "In a clockwise direction."],
+        &["counter-clockwise", "counterclockwise", "anticlockwise", "not clockwise", "left"],
+    ),
+    (
+        "anti-clockwise",
+        &["counter-clockwise", "Counterclockwise.", "anticlockwise", "counter clockwise"],
+        &["clockwise", "clockwise, then anticlockwise", "both"],
+    ),
+    (
+        "towards the camera",
+        &[
+            "toward the camera",
+            "towards camera",
+            "It moves towards the viewer.",
+            "closer to the camera",
+            "coming closer to the camera",
+            "approaching the camera",
+            "towards",
+            "coming closer",
+        ],
+        &[
+            "away from the camera",
+            "towards the left",
+            "towards the house",
+            "left",
+            "towards and then away from the camera",
+            "to the left and towards the camera",
+        ],
+    ),
+    (
+        "away from the camera",
+        &["away", "further away from the camera", "farther away", "going away from the viewer"],
+        &["towards the camera", "away from the dog", "not away from the camera"],
+    ),
+    (
+        "coming closer",
+        &["closer", "getting closer", "It comes closer.", "coming nearer", "closer to the camera"],
+        &["further away", "closer to the wall", "not coming closer"],
+    ),
+    ("going further away", &["further away", "moving away", "going farther away"], &["closer"]),
+    ("Towards the baker.", &["toward the baker"], &["towards the camera", "away from the baker"]),
+    ("forwards", &["forward", "Moving forward."], &["backwards", "forward and backward", "left"]),
+    ("backwards", &["backward", "It is driving backwards."], &["forwards", "back and forth"]),
+    ("Upward", &["up", "upwards", "It moved up."], &["down", "up and down", "picks up"]),
+    ("pick up", &["picking up", "picked up"], &["up", "put down"]),
+    ("uphill", &["Uphill.", "riding uphill"], &["downhill", "up"]),
+    (
+        "moving straight and not turning",
+        &["straight", "It is going straight.", "not turning", "moving straight, not turning"],
+        &["turning left", "not turning left", "not moving"],
+    ),
+    (
+        "Yes",
+        &["yes", "Yes.", "Yes, it is.", "Yeah", "The answer is yes.", "Yes, to the left."],
+        &["no", "No, yes is wrong", "yes or no", "maybe", "left", "Not yes"],
+    ),
+    (
+        "No",
+        &["no", "No.", "No, it stays.", "Nope", "No, it moves right."],
+        &["yes", "there are no cars", "no dragon there"],
+    ),
+    (
+        "there are no buses in the video",
+        &[
+            "no bus",
+            "There is no bus.",
+            "There are no buses.",
+            "No, there is no bus in the video.",
+            "There isn't a bus",
+            "No bus is visible.",
+            "The video does not show any buses.",
+            "there's no bus",
+            "no bus there",
+            "There is no bus, only a car.",
+            "The bus is not visible.",
+            "There aren't any buses in the scene.",
+            "no buses present",
+        ],
+        &[
+            "bus",
+            "there are no cars",
+            "no",
+            "There is a bus",
+            "left",
+            "not moving",
+            "no bus driver there",
+            "There is no bus moving to the left.",
+        ],
+    ),
+    (
+        "no dragon there",
+        &["There is no dragon", "no dragons", "I don't see a dragon."],
+        &["no griffin there", "dragon", "None", "The dragon is not moving."],
+    ),
+    (
+        "3",
+        &[
+            "3",
+            "three",
+            "Three times.",
+            "3 times",
+            "The ball bounces 3 times.",
+            "It turns left 3 times.",
+        ],
+        &[
+            "2",
+            "13",
+            "3 or 4",
+            "3 and 4",
+            "not 3",
+            "1.3",
+            "at least 3",
+            "about three",
+            "thirteen",
+            "33",
+        ],
+    ),
+    ("0", &["zero", "0", "0 times", "None.", "never"], &["1", "10", "no", "nothing at all, 1"]),
+    ("1", &["once", "one", "1 time", "Exactly one"], &["twice", "11", "two", "neither one or two"]),
+    ("Once", &["1", "one time"], &["2"]),
+    (
+        "2 logs",
+        &["two logs", "2", "He moves two logs."],
+        &["3 logs", "logs", "2 stones and 3 logs"],
+    ),
+    ("3 times", &["3", "three times"], &["2 times"]),
+    ("20", &["twenty", "20"], &["2", "twenty-one", "12"]),
+    (
+        "right to left",
+        &["from right to left", "From the right to the left.", "It moves from right to left."],
+        &["left to right", "right and left", "left", "to the left"],
+    ),
+    (
+        "both left and right",
+        &["left and right", "right and left", "both right and left"],
+        &["left", "left then right", "left or right", "neither"],
+    ),
+    ("Left then right", &["left, then right"], &["right then left", "left and right", "left"]),
+    (
+        "left and towards the camera",
+        &["towards the camera and to the left", "to the left, toward the camera"],
+        &["left", "towards the camera", "right and towards the camera", "left and away"],
+    ),
+    (
+        "3 with their right hand and 0 with their left hand.",
+        &["3 with the right hand and 0 with the left hand"],
+        &[
+            "0 with the right hand and 3 with the left hand",
+            "3",
+            "3 with the left and 0 with the right",
+        ],
+    ),
+    (
+        "Upper left.",
+        &["upper left", "the upper-left corner"],
+        &["left", "lower left", "upper right"],
+    ),
+    ("In front", &["in front of it"], &["behind", "in front and behind"]),
+    (
+        "A car.",
+        &["car", "the car", "It is a car."],
+        &["a bus", "a car and a bus", "not a car", "cars or buses"],
+    ),
+    ("White", &["The van is white", "white"], &["black", "black and white", "not white"]),
+    ("Jumped", &["jumping", "He jumped."], &["fell", "did not jump"]),
+    ("not pedalling", &["not pedalling", "He isn't pedalling."], &["pedalling"]),
+    (
+        "It bounces off the rim",
+        &["bounces off the rim", "The ball bounced off the rim."],
+        &["rim", "in"],
+    ),
+];
+
+#[test]
+fn freeform_answers_count_if_unambiguously_equivalent() {
+    let mut wrong = Vec::new();
+    for (gold, good, bad) in FREEFORM {
+        for (response, expected) in
+            good.iter().map(|r| (r, true)).chain(bad.iter().map(|r| (r, false)))
+        {
+            let verdict = grade::grade_ff(response, gold);
+            if verdict.correct != expected {
+                wrong.push(format!("{gold:?} {response:?} → {verdict:?}"));
+            }
+        }
+        assert!(grade::grade_ff(gold, gold).correct, "{gold:?} against itself");
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_freeform_response_without_an_answer_extracts_none() {
+    for response in ["", " \n", "...", "Final answer:"] {
+        let verdict = grade::grade_ff(response, "left");
+        assert_eq!((verdict.extracted, verdict.correct), (None, false), "{response:?}");
+    }
+    assert_eq!(grade::grade_ff("To the Left.", "left").extracted.as_deref(), Some("left"));
+}
+
+/// Scraps of answers in any order: nothing panics or hangs, and no verdict is right without an
+/// extracted answer.
+#[test]
+fn any_response_gets_a_verdict() {
+    const SCRAPS: [&str; 24] = [
+        "A",
+        "b",
+        "(C)",
+        "left",
+        "not",
+        "final answer is:",
+        "Answer:",
+        "\n",
+        "\t",
+        "\r",
+        ".",
+        "'",
+        "é",
+        "左",
+        "答案是",
+        "\\boxed{",
+        "}",
+        "<answer>",
+        "to",
+        "from",
+        "no",
+        "3",
+        "💔",
+        "İ",
+    ];
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for _ in 0..3_000 {
+        let mut response = String::new();
+        for _ in 0..rng.random_range(0..10) {
+            response.push_str(SCRAPS[rng.random_range(0..SCRAPS.len())]);
+            response.push_str(["", " "][rng.random_range(0..2)]);
+        }
+        let mc = grade::grade_mc(&response, &DIRECTIONS.map(String::from), &[0]);
+        let ff = grade::grade_ff(&response, "left");
+        assert!(mc.extracted.is_some() || !mc.correct, "{response:?}");
+        assert!(ff.extracted.is_some() || !ff.correct, "{response:?}");
+    }
+}
+
+fn write(folder: &Path, name: &str, value: &serde_json::Value) -> PathBuf {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, value.to_string()).unwrap();
+    path
+}
+
+fn item(id: &str, response: &str, gold: &str) -> serde_json::Value {
+    let choices = json!({"A": "left", "B": "right ", "C": 0, "D": "no cat there"});
+    json!({"id": id, "question": "Where?", "choices": choices, "response": response,
+           "ground_truth_answer": gold, "extra": [1]})
+}
+
+#[test]
+fn files_are_graded_and_tabulated() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut judged = item("v2", "B", "left");
+    judged["correct"] = json!(true);
+    let mut number = item("v3", "0", "");
+    number["ground_truth_answer"] = json!(0);
+    number["correct"] = json!(true);
+    let mut silent = item("v4", "", "right");
+    silent["response"] = json!(null);
+    let real = write(
+        folder.path(),
+        "real_mc/m.json",
+        &json!([item("v1", "A", "left"), judged, number, silent]),
+    );
+    let synthetic = write(
+        folder.path(),
+        "synthetic_mc/m.json",
+        &json!([
+            item("v1", "D", "no cat there"),
+            item("v2", "Final answer: A", "left"),
+            item("v3", "?", "left")
+        ]),
+    );
+    let video = |source: &str| format!("https://host/resolve/main/videos_real/{source}/x.mp4");
+    let question = |id: &str, source: &str| json!({"id": id, "video": video(source), "question": "Where?", "answer": "left"});
+    write(
+        folder.path(),
+        "QA/real_mc.json",
+        &json!([
+            question("v1", "ego4d"),
+            question("v2", "davis"),
+            question("v3", "ego4d"),
+            question("v4", "youtube-vos")
+        ]),
+    );
+    write(folder.path(), "QA/synthetic_mc.json", &json!([]));
+
+    let files =
+        [grade::grade_file(&real, None).unwrap(), grade::grade_file(&synthetic, None).unwrap()];
+    let table = grade::table(&files);
+    let row: Vec<&str> = table
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split("  ")
+        .filter(|c| !c.is_empty())
+        .map(str::trim)
+        .collect();
+    assert_eq!(
+        row,
+        ["m mc", "–", "–", "50.0 (4)", "50.0 (2)", "100.0 (1)", "66.7 (3)", "57.1 (7)"]
+    );
+    assert!(table.contains("agrees with `correct` on 1 of 2 (50.00%); not on v2"), "{table}");
+
+    let questions = Questions::read(folder.path()).unwrap();
+    let known = [grade::grade_file(&real, Some(&questions)).unwrap()];
+    let table = grade::table(&known);
+    let row: Vec<&str> = table
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split("  ")
+        .filter(|c| !c.is_empty())
+        .map(str::trim)
+        .collect();
+    assert_eq!(row[1..4], ["100.0 (2)", "0.0 (2)", "50.0 (4)"]);
+
+    let lines = grade::jsonl(&files[0]).unwrap();
+    assert_eq!(lines.lines().count(), 4);
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        last,
+        json!({"id": "v4", "response": "", "extracted": null, "correct": false, "grader": "rules"})
+    );
+}
+
+#[test]
+fn wrong_files_are_refused_with_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = grade::grade_file(&folder.path().join("none.json"), None).unwrap_err();
+    assert!(missing.to_string().contains("none.json: cannot be read"), "{missing}");
+    let path =
+        write(folder.path(), "a.json", &json!([{"question": "?", "ground_truth_answer": "x"}]));
+    let error = grade::grade_file(&path, None).unwrap_err();
+    assert!(
+        error.to_string().contains("a.json:1:") && error.to_string().contains("`id`"),
+        "{error}"
+    );
+    let path = write(folder.path(), "b.json", &json!([item("v9", "A", "up")]));
+    let error = grade::grade_file(&path, None).unwrap_err();
+    assert!(error.to_string().contains("`v9`: the answer `up` is no choice"), "{error}");
+    assert_eq!(error.kind(), Kind::Input);
+}
+
+/// The folder of VLM4D's question files and released outputs, if one is named.
+fn vlm4d() -> Option<PathBuf> {
+    let folder = std::env::var_os("VLM4D_QA").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("skipped: VLM4D_QA names no folder with VLM4D's files");
+    }
+    folder
+}
+
+#[test]
+fn the_rules_agree_with_the_released_judgements() {
+    let Some(data) = vlm4d() else { return };
+    let questions = Questions::read(&data).unwrap();
+    let mut files = Vec::new();
+    for (prompt, at_least) in [("cot", 0.995), ("direct-output", 0.999)] {
+        for subset in ["real", "synthetic"] {
+            let folder = data.join(format!("released_outputs/{subset}_mc_{prompt}"));
+            for model in ["Qwen2-VL-7B-Instruct_1fps.json", "Qwen2.5-VL-7B-Instruct_1fps.json"] {
+                let file = grade::grade_file(&folder.join(model), Some(&questions)).unwrap();
+                let n = if subset == "real" { 1_371 } else { 445 };
+                assert_eq!(file.items.len(), n);
+                let agree =
+                    file.items.iter().filter(|i| i.judged == Some(i.verdict.correct)).count();
+                let share =
+                    f64::from(u32::try_from(agree).unwrap()) / f64::from(u32::try_from(n).unwrap());
+                assert!(share >= at_least, "{}: {agree} of {n}", file.path);
+                files.push(file);
+            }
+        }
+    }
+    let table = grade::table(&files);
+    eprintln!("{table}");
+    // Four rows, one per model and prompt, over all 1,816 questions; all columns known.
+    assert_eq!(table.lines().take(5).filter(|row| row.contains("(1816)")).count(), 4);
+    assert!(!table.contains('–'));
+    assert!(table.contains("(449)") && table.contains("(922)") && table.contains("(45)"));
+}
+
+/// Every published answer is right as a freeform response, and none of its wrong choices is.
+#[test]
+fn published_choices_are_told_apart_as_freeform_answers() {
+    let Some(data) = vlm4d() else { return };
+    let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), String::from);
+    let mut confused = Vec::new();
+    let mut pairs = 0;
+    for name in ["real_mc.json", "synthetic_mc.json"] {
+        let file = fs::read_to_string(data.join(name)).unwrap();
+        let questions: Vec<serde_json::Value> = serde_json::from_str(&file).unwrap();
+        for question in &questions {
+            let gold = text(&question["answer"]);
+            assert!(grade::grade_ff(&gold, &gold).correct, "{gold:?} against itself");
+            for choice in question["choices"].as_object().unwrap().values().map(text) {
+                pairs += 1;
+                if choice != gold && grade::grade_ff(&choice, &gold).correct {
+                    confused
+                        .push(format!("{name} {}: {choice:?} counts as {gold:?}", question["id"]));
+                }
+            }
+        }
+    }
+    eprintln!("{} of {pairs} confused:\n{}", confused.len(), confused.join("\n"));
+    assert!(confused.len() <= 10, "{}", confused.join("\n"));
+}

@@ -1,0 +1,153 @@
+//! The whole way of a recorded LLaMA-Factory run: frames, ids, labels, ten losses and gradient
+//! norms, and the final adapter.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::Tensor;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use vlm4d_train::data::chat::Chat;
+use vlm4d_train::data::processor::PreprocessorConfig;
+use vlm4d_train::data::sharegpt;
+use vlm4d_train::error::Result;
+use vlm4d_train::model::parameters;
+use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::rope::MediaGrid;
+use vlm4d_train::model::weights::transposed;
+use vlm4d_train::recipe::{Loss, Schedule, Train};
+use vlm4d_train::train::gradients::Sample;
+use vlm4d_train::train::log::{self, Log};
+use vlm4d_train::train::optimiser::AdamW;
+use vlm4d_train::train::trainer::{Media, Setup};
+
+use crate::model::values;
+use crate::support::{Golden, golden, max_difference};
+use crate::train::with_adapter;
+
+/// Vision features of each sample's video, from the recorded pixels.
+struct Recorded(Vec<(Vec<f32>, [usize; 3])>);
+
+impl Media for Recorded {
+    fn features(&self, model: &QwenVl, i: usize) -> Result<Vec<Tensor<2>>> {
+        Ok(vec![model.features(&self.0[i].0, self.0[i].1)])
+    }
+}
+
+fn read_json(path: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(golden(path)).unwrap()).unwrap()
+}
+
+/// Recorded pixels of a video, kept as levels: `(level − 255·mean) / (255·std)` gives them back.
+fn recorded_pixels(family: &str, video: &str, config: &PreprocessorConfig) -> (Vec<f32>, [usize; 3]) {
+    let path = format!("llamafactory/frames_{family}_{video}.safetensors");
+    let bytes = std::fs::read(golden(&path)).unwrap();
+    let levels = SafeTensors::deserialize(&bytes).unwrap();
+    let levels = levels.tensor("pixel_levels").unwrap();
+    let width = levels.shape()[1];
+    let pixels = levels.data().iter().enumerate().map(|(i, level)| {
+        let channel = i % width / (width / 3);
+        let (mean, std) = (config.image_mean[channel], config.image_std[channel]);
+        (f32::from(*level) - 255.0 * mean) / (255.0 * std)
+    });
+    let grid = Golden::read(&path);
+    let grid: Vec<usize> = grid.i64("video_grid_thw").0.iter().map(|n| *n as usize).collect();
+    (pixels.collect(), grid.try_into().unwrap())
+}
+
+/// The recorded samples, made by our reader of the sharegpt format, chat template and tokenizer.
+fn samples(family: &str, checkpoint: &str) -> (Vec<Sample>, Recorded) {
+    let dir = golden(&format!("ckpt/{checkpoint}"));
+    let chat = Chat::load(&dir).unwrap();
+    let config = PreprocessorConfig::from_file(dir.join("preprocessor_config.json")).unwrap();
+    let recorded = read_json("llamafactory/lf_samples.json");
+    let conversations = sharegpt::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
+    let seconds = if family == "qwen2_vl" { 1.0 } else { 0.5 };
+    let pairs = conversations.iter().zip(recorded[family]["samples"].as_array().unwrap());
+    let pairs = pairs.map(|(conversation, recorded)| {
+        let video = conversation.videos[0].file_stem().unwrap().to_str().unwrap();
+        let pixels = recorded_pixels(family, video, &config);
+        let tokens = pixels.1.iter().product::<usize>() / 4;
+        let encoded = chat.encode_sft(&conversation.messages, &[tokens]).unwrap();
+        assert_eq!(serde_json::to_value(&encoded.input_ids).unwrap(), recorded["input_ids"]);
+        assert_eq!(serde_json::to_value(&encoded.labels).unwrap(), recorded["labels"]);
+        let media = vec![MediaGrid { grid_thw: pixels.1, second_per_grid: Some(seconds) }];
+        let sample = Sample {
+            id: conversation.id.clone(),
+            input_ids: encoded.input_ids,
+            labels: encoded.labels,
+            media,
+        };
+        (sample, pixels)
+    });
+    let (samples, pixels) = pairs.unzip();
+    (samples, Recorded(pixels))
+}
+
+/// Replays one recorded run; returns the largest relative difference of losses and gradient norms
+/// and the largest difference of the final adapter.
+fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
+    let (samples, media) = samples(family, checkpoint);
+    let train = Train {
+        max_steps: Some(10),
+        batch_size: 2,
+        grad_accum,
+        lr: 1e-3,
+        schedule: Schedule::Cosine,
+        warmup_steps: Some(2),
+        loss: Loss::MicroBatch,
+        shuffle: false,
+        ..Train::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup {
+        train: &train,
+        seed: 42,
+        dropout: false,
+        samples: &samples,
+        media: &media,
+        checkpoints: dir.path().join("checkpoints"),
+    };
+    let model = with_adapter(checkpoint, &format!("llamafactory/{family}/lora_before.safetensors"));
+    let mut writer = Log::open(dir.path(), 0).unwrap();
+    let model = setup.run(model, AdamW::new(0.0), &mut writer, |_, _| ()).unwrap();
+    let records = log::read(&dir.path().join("log.jsonl")).unwrap();
+    let recorded = read_json(&format!("llamafactory/{family}/steps.json"));
+    let recorded = recorded.as_array().unwrap();
+    assert_eq!(records.len(), 10);
+    assert_eq!(recorded.len(), 10 * grad_accum);
+    let mut worst: f64 = 0.0;
+    for (record, micro) in records.iter().zip(recorded.chunks(grad_accum)) {
+        let mean = micro.iter().map(|m| m["loss"].as_f64().unwrap()).sum::<f64>() / grad_accum as f64;
+        let norm = micro[grad_accum - 1]["grad_norm"].as_f64().unwrap();
+        worst = worst.max((record.loss / mean - 1.0).abs()).max((record.grad_norm / norm - 1.0).abs());
+    }
+    (worst, adapter_difference(&model, &golden(&format!("llamafactory/{family}/lora_after.safetensors"))))
+}
+
+fn adapter_difference(model: &QwenVl, want: &Path) -> f32 {
+    let want = Golden::open(want);
+    let trained = parameters::trained_values(model, "");
+    let shapes: BTreeMap<_, _> =
+        parameters::list(model, "").into_iter().map(|p| (p.name, p.shape)).collect();
+    assert_eq!(trained.len(), want.names().count());
+    let differences = trained.iter().map(|(name, value)| {
+        let module = vlm4d_train::model::weights::module_name(name);
+        let [rows, columns] = [shapes[name][0], shapes[name][1]];
+        let got = transposed(&values(value.clone()), rows, columns);
+        max_difference(&got, want.f32(&format!("base_model.model.{module}")).0)
+    });
+    differences.fold(0.0, f32::max)
+}
+
+#[test]
+fn a_recorded_run_is_replayed() {
+    for (family, checkpoint, grad_accum) in
+        [("qwen2_vl", "tiny-qwen2-vl", 1), ("qwen2.5_vl", "tiny-qwen2.5-vl", 2)]
+    {
+        let (relative, adapter) = replay(family, checkpoint, grad_accum);
+        println!("{family}: losses and norms {relative:e}, adapter {adapter:e}");
+        assert!(relative < 2e-5, "{family}: losses and norms differ by {relative:e}");
+        assert!(adapter < 1e-4, "{family}: adapter differs by {adapter:e}");
+    }
+}

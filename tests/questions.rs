@@ -1,0 +1,381 @@
+//! The question files: every trap of the real ones, and the real ones' counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use vlm4d_train::data::chat::{Content, Message};
+use vlm4d_train::data::sharegpt;
+use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, Question};
+
+const URL: &str = "https://huggingface.co/datasets/shijiezhou/VLM4D/resolve/main/";
+
+/// The folder of the real question files, if there is one on this machine.
+pub fn real_files(test: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("VLM4D_QA").map(PathBuf::from);
+    if folder.is_none() {
+        println!("{test}: skipped, as VLM4D_QA does not name a folder with the question files");
+    }
+    folder
+}
+
+fn subsets() -> Vec<String> {
+    vec!["real".into(), "synthetic".into()]
+}
+
+fn item(id: u32, video: &str, question: &str, choices: &Value, answer: &Value) -> Value {
+    json!({"id": format!("validation_{id}"), "video": format!("{URL}{video}"), "question": question,
+        "question_type": "multiple-choice", "choices": choices, "answer": answer})
+}
+
+/// A data folder with one question for each trap.
+fn traps() -> tempfile::TempDir {
+    let [davis, ego, tube] = ["davis/bus", "ego4d/clip_1", "youtube-vos/x"]
+        .map(|name| format!("videos_real/{name}.mp4"));
+    let which = json!({"A": "left", "B": "right", "C": "up ", "D": "away"});
+    let real = json!([
+        item(1, &davis, "How many turns?", &json!({"A": 1, "B": 2, "C": 3, "D": 0}), &json!(0)),
+        item(2, &davis, "Where to? ", &which, &json!("up ")),
+        item(3, &ego, "Which direction?", &json!({"A": "a", "B": "b", "C": "c", "D": "c"}), &json!("c")),
+        item(4, &tube, "Which direction?", &which, &json!("left")),
+        item(5, &tube, "Which direction?", &which, &json!("left")),
+        {"id": 6, "video": "own/y.mp4", "question": "Yes?", "choices": {"B": "no", "A": "yes"},
+            "answer": "no"},
+    ]);
+    let synthetic = json!([
+        item(
+            1,
+            "videos_synthetic/synth_001.mp4",
+            "q",
+            &json!({"A": "No car", "B": "x"}),
+            &json!("No car")
+        ),
+        item(
+            2,
+            "videos_synthetic/synth_001.mp4",
+            "r",
+            &json!({"A": "north", "B": "x"}),
+            &json!("north")
+        ),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("QA")).unwrap();
+    fs::write(folder.path().join("QA/real_mc.json"), real.to_string()).unwrap();
+    // the other place where a file may stand
+    fs::write(folder.path().join("synthetic_mc.json"), synthetic.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn traps_of_the_question_files() {
+    let folder = traps();
+    let q = vlm4d::read(folder.path(), &subsets()).unwrap();
+    assert_eq!(q.len(), 8);
+    let ids: BTreeSet<&str> = q.iter().map(|q| &*q.id).collect();
+    assert_eq!(ids.len(), 8, "ids collide between the files and must not here");
+    // integers are text, 0 too
+    assert_eq!(q[0].choices, ["1", "2", "3", "0"]);
+    assert_eq!((&*q[0].answer, &q[0].gold), ("0", &vec![3]));
+    assert_eq!(q[0].video, Path::new("videos_real/davis/bus.mp4"));
+    // white space
+    assert_eq!((&*q[1].answer, &*q[1].choices[2], &*q[1].question), ("up", "up", "Where to?"));
+    assert_eq!(q[1].gold, [2]);
+    // two gold letters
+    assert_eq!(q[2].gold, [2, 3]);
+    // an own video, two choices
+    assert_eq!((&*q[5].id, &q[5].video), ("real/6", &PathBuf::from("own/y.mp4")));
+    assert_eq!((&q[5].choices, &q[5].gold), (&vec!["yes".to_owned(), "no".to_owned()], &vec![1]));
+    let told = |f: fn(&Question) -> &str| q.iter().map(f).collect::<Vec<_>>();
+    let synthetic = "synthetic";
+    assert_eq!(
+        told(|q| &q.source),
+        ["davis", "davis", "ego4d", "youtube-vos", "youtube-vos", "own", synthetic, synthetic]
+    );
+    let exo = "exo-centric";
+    assert_eq!(
+        told(|q| &q.group),
+        [exo, exo, "ego-centric", exo, exo, "own", "false-positive", "directional"]
+    );
+    assert_eq!(
+        vlm4d::notes(&q),
+        [
+            "real/validation_3 has two identical choices; either letter counts",
+            "real/validation_4 and real/validation_5 are the same question on the same video",
+        ]
+    );
+}
+
+#[test]
+fn prompts_are_those_of_the_benchmark() {
+    let folder = traps();
+    let q = vlm4d::read(folder.path(), &subsets()).unwrap();
+    let ask = |i: usize, format, style| vlm4d::prompt(&q[i], format, style);
+    assert_eq!(
+        ask(1, Format::Mc, PromptStyle::Do),
+        "\nQuestion: Where to?\nA: left\nB: right\nC: up\nD: away\n\nDo not generate any \
+         intermediate reasoning process. Answer directly with the option letter from the given \
+         choices.\n"
+    );
+    assert_eq!(
+        ask(1, Format::Ff, PromptStyle::Do),
+        "\nQuestion: Where to?\n\nDo not generate any intermediate reasoning process. Directly \
+         output the final short answer.\n"
+    );
+    assert_eq!(
+        ask(1, Format::Mc, PromptStyle::Cot),
+        "\nQuestion: Where to?\nA: left\nB: right\nC: up\nD: away\n\nAnswer the given \
+         multiple-choice question step by step. Begin by explaining your reasoning process \
+         clearly. In the last sentence of your response, you must conclude by stating the final \
+         answer using the following format: 'Therefore, the final answer is: $LETTER' (without \
+         quotes), where $LETTER must be only one of the options (A or B or C or D). Think step by \
+         step before answering."
+    );
+    assert_eq!(
+        ask(1, Format::Ff, PromptStyle::Cot),
+        "\nQuestion: Where to?\n\nAnswer the given question step by step. Begin by explaining \
+         your reasoning process clearly. Conclude by stating the final answer using the following \
+         format: 'Therefore, the final answer is: 'Answer: $ANSWER' (without quotes), where \
+         $ANSWER is the final answer of the question. Think step by step before answering."
+    );
+    assert!(ask(5, Format::Mc, PromptStyle::Cot).contains("options (A or B)."));
+    assert_eq!(vlm4d::training_answer(&q[0], Format::Mc), "D");
+    assert_eq!(vlm4d::training_answer(&q[0], Format::Ff), "0");
+    assert_eq!(vlm4d::training_answer(&q[2], Format::Mc), "C");
+    assert_eq!(serde_json::to_value(Format::Ff).unwrap(), "ff");
+    assert_eq!(serde_json::from_str::<PromptStyle>("\"cot\"").unwrap(), PromptStyle::Cot);
+}
+
+#[test]
+fn faults_of_a_question_file_are_named() {
+    let good = item(7, "v/x.mp4", "q", &json!({"A": "l", "B": "r"}), &json!("l"));
+    let with = |field: &str, value: Value| {
+        let mut item = good.clone();
+        item[field] = value;
+        json!([good, item]).to_string()
+    };
+    let many: BTreeMap<String, u32> = (0..27).map(|i| (i.to_string(), i)).collect();
+    let cases = [
+        ("[\n {\"id\": 1,}]".to_owned(), "real_mc.json:2:11: not valid JSON"),
+        ("{}".into(), "not a JSON array"),
+        ("[1]".into(), "item 0: not an object"),
+        (with("id", Value::Null), "item 1: `id` is neither text nor a number"),
+        (
+            with("id", json!("validation_7")),
+            "item 1 (`validation_7`): this `id` stands in it twice",
+        ),
+        (with("question", json!(" ")), "item 1 (`validation_7`): `question` is empty"),
+        (with("answer", json!("A")), "`answer` is \"A\", which is none of the `choices`"),
+        (with("choices", json!(["l", "r"])), "`choices` is missing or not an object"),
+        (with("choices", json!({"A": "l"})), "`choices` has 1 entries"),
+        (with("choices", json!(many)), "`choices` has 27 entries"),
+        (with("choices", json!({"A": "l", "C": "r"})), "`choices`: `B` is missing"),
+        (with("choices", json!({"A": "l", "B": ["r"]})), "`choices`: `B` is neither text nor"),
+        (with("video", json!("https://x.org/y.mp4")), "`video` is the URL \"https://x.org/y.mp4\""),
+    ];
+    for (text, wanted) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("real_mc.json");
+        fs::write(&path, &text).unwrap();
+        let error = vlm4d::read(folder.path(), &["real".into()]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
+        assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+        assert!(error.contains(wanted), "{error}\nlacks {wanted}");
+    }
+    let folder = traps();
+    let error = vlm4d::read(folder.path(), &["reel".into()]).unwrap_err();
+    assert!(error.to_string().contains("no `QA/reel_mc.json`"), "{error}");
+    assert_eq!(error.fix(), Some("the folder has the subsets real, synthetic"));
+}
+
+fn count<'a>(values: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, usize> {
+    let mut counts = BTreeMap::new();
+    for value in values {
+        *counts.entry(value).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn the_real_files_have_the_published_counts() {
+    let Some(folder) = real_files("the_real_files_have_the_published_counts") else { return };
+    let q = vlm4d::read(&folder, &subsets()).unwrap();
+    let (real, synthetic): (Vec<_>, Vec<_>) = q.iter().partition(|q| q.subset == "real");
+    assert_eq!((real.len(), synthetic.len()), (1_371, 445));
+    let videos = |q: &[&Question]| -> BTreeMap<PathBuf, String> {
+        q.iter().map(|q| (q.video.clone(), q.source.clone())).collect()
+    };
+    assert_eq!(
+        count(videos(&real).values().map(String::as_str)),
+        BTreeMap::from([("davis", 210), ("ego4d", 300), ("youtube-vos", 90)])
+    );
+    assert_eq!(count(videos(&synthetic).values().map(String::as_str)), [("synthetic", 400)].into());
+    let groups =
+        [("exo-centric", 922), ("ego-centric", 449), ("directional", 400), ("false-positive", 45)];
+    assert_eq!(count(q.iter().map(|q| &*q.group)), groups.into());
+    assert_eq!(q.iter().map(|q| &q.id).collect::<BTreeSet<_>>().len(), 1_816);
+
+    let raw: Vec<Value> =
+        serde_json::from_slice(&fs::read(folder.join("real_mc.json")).unwrap()).unwrap();
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    let (mut integers, mut zeros, mut spaced) = (0, 0, 0);
+    for (raw, q) in raw.iter().zip(&real) {
+        let answer = text(&raw["answer"]);
+        integers += usize::from(raw["answer"].is_i64());
+        zeros += usize::from(raw["answer"] == 0);
+        spaced += usize::from(answer != q.answer);
+        assert_eq!(answer.trim(), q.answer);
+        // trimming makes no choice gold that was not the answer before
+        let exact: Vec<usize> = ["A", "B", "C", "D"]
+            .iter()
+            .enumerate()
+            .filter(|(_, letter)| text(&raw["choices"][letter]) == answer)
+            .map(|(i, _)| i)
+            .collect();
+        assert_eq!(exact, q.gold, "{}", q.id);
+    }
+    assert_eq!((integers, zeros, spaced), (232, 76, 34));
+    assert_eq!(
+        vlm4d::notes(&q),
+        [
+            "real/validation_633 has two identical choices; either letter counts",
+            "real/validation_1288 and real/validation_1289 are the same question on the same video",
+        ]
+    );
+}
+
+/// Writes a data folder `data` with two empty videos, one of them above it.
+fn sharegpt_folder(info: &Value, rows: &str) -> (tempfile::TempDir, PathBuf) {
+    let top = tempfile::tempdir().unwrap();
+    let data = top.path().join("data");
+    fs::create_dir(&data).unwrap();
+    for file in ["data/a.mp4", "data/i.png", "above.mp4"] {
+        fs::write(top.path().join(file), "").unwrap();
+    }
+    fs::write(
+        data.join("dataset_info.json"),
+        json!({"set": info, "other": {"hf_hub_url": "x/y"}}).to_string(),
+    )
+    .unwrap();
+    for file in ["rows.json", "rows.jsonl", "rows.csv"] {
+        fs::write(data.join(file), rows).unwrap();
+    }
+    (top, data)
+}
+
+/// LLaMA-Factory's own names, for rows of JSON lines with every kind of medium.
+#[test]
+fn sharegpt_with_default_names() {
+    let info = json!({"file_name": "rows.jsonl", "formatting": "sharegpt",
+        "columns": {"system": "system", "videos": "videos", "images": "images"}});
+    let rows = [
+        json!({"system": "Be brief.", "videos": ["data/a.mp4", "above.mp4"], "images": "i.png",
+            "conversations": [{"from": "human", "value": "see <video> <image><video>"},
+                {"from": "gpt", "value": "ok"}]}),
+        json!({"conversations": [{"from": "system", "value": "S"},
+            {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+    ];
+    let (_top, data) = sharegpt_folder(&info, &format!("{}\n\n{}\n", rows[0], rows[1]));
+    let c = sharegpt::read(&data, &["set".into()]).unwrap();
+    assert_eq!((&*c[0].id, &*c[1].id, &*c[0].subset, c.len()), ("set/0", "set/1", "set", 2));
+    // one file has one name, whichever folder its path counts from
+    assert_eq!(c[0].videos, [Path::new("a.mp4"), Path::new("../above.mp4")]);
+    assert_eq!(c[0].images, [Path::new("i.png")]);
+    let text = |text: &str| Content::Text(text.into());
+    assert_eq!(
+        c[0].messages,
+        [
+            Message::new("system", [text("Be brief.")]),
+            Message::new(
+                "user",
+                [text("see "), Content::Video, text(" "), Content::Image, Content::Video]
+            ),
+            Message::new("assistant", [text("ok")]),
+        ]
+    );
+    assert_eq!(c[1].messages[0], Message::new("system", [text("S")]));
+    assert_eq!((c[1].messages.len(), c[1].videos.len()), (3, 0));
+}
+
+#[test]
+fn faults_of_a_sharegpt_set_are_named() {
+    let user = json!({"from": "human", "value": "<video>q"});
+    let gpt = json!({"from": "gpt", "value": "a"});
+    let info = json!({"file_name": "rows.json", "formatting": "sharegpt",
+        "columns": {"videos": "videos"}});
+    let with = |key: &str, value: Value| {
+        let mut info = info.clone();
+        info[key] = value;
+        info
+    };
+    let row = |messages: &[&Value], videos: Value| {
+        json!([{"conversations": messages, "videos": videos}]).to_string()
+    };
+    let good = row(&[&user, &gpt], json!(["a.mp4"]));
+    let system = json!({"from": "system", "value": "s"});
+    let cases = [
+        (with("formatting", json!("alpaca")), good.clone(), "`formatting` is `alpaca`"),
+        (json!({"file_name": "rows.json"}), good.clone(), "`formatting` is `alpaca`"),
+        (
+            with("num_samples", json!(5)),
+            good.clone(),
+            "data set `set`: unknown field `num_samples`",
+        ),
+        (with("file_name", json!("rows.csv")), good.clone(), "rows.csv: not .json or .jsonl"),
+        (with("file_name", json!("gone.json")), good.clone(), "gone.json: "),
+        (with("file_name", json!("rows.jsonl")), "{}\n{,}".into(), "rows.jsonl:2:2: "),
+        (info.clone(), "[\n{]".into(), "rows.json:2:2: "),
+        (
+            with("columns", json!({})),
+            good.clone(),
+            "row 0: 1 `<video>` in its messages, but 0 file(s)",
+        ),
+        (info.clone(), row(&[&user, &gpt], json!(["a.mp4", "a.mp4"])), "row 0: 1 `<video>`"),
+        (info.clone(), row(&[&user, &gpt], json!(["b.mp4"])), "b.mp4: no such file"),
+        (
+            info.clone(),
+            row(&[&user, &gpt], json!([["a.mp4"]])),
+            "row 0: `videos` holds what is not",
+        ),
+        (info.clone(), row(&[&user], json!(["a.mp4"])), "row 0: the messages are not user and"),
+        (
+            info.clone(),
+            row(&[&gpt, &user], json!(["a.mp4"])),
+            "row 0: the messages are not user and",
+        ),
+        (info.clone(), row(&[], json!([])), "row 0: the messages are not user and"),
+        (
+            info.clone(),
+            row(&[&user, &system, &gpt], json!(["a.mp4"])),
+            "row 0: the messages are not",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &json!({"from": "tool", "value": ""})], json!([])),
+            "message 1: unknown role `tool`",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &json!({"from": "gpt", "value": 3})], json!([])),
+            "message 1: `value` is missing or",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &json!({"from": "gpt", "value": "<video>"})], json!([])),
+            "outside the user's",
+        ),
+    ];
+    for (info, rows, wanted) in cases {
+        let (_top, data) = sharegpt_folder(&info, &rows);
+        let error = sharegpt::read(&data, &["set".into()]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
+        assert!(error.starts_with(data.to_str().unwrap()), "{error}");
+        assert!(error.contains(wanted), "{error}\nlacks {wanted}");
+    }
+    let (_top, data) = sharegpt_folder(&info, &good);
+    assert_eq!(sharegpt::read(&data, &["set".into()]).unwrap().len(), 1);
+    let error = sharegpt::read(&data, &["sett".into()]).unwrap_err();
+    assert_eq!(error.fix(), Some("the file has other, set"));
+}

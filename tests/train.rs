@@ -1,0 +1,249 @@
+//! Loss, gradients and optimiser steps against HF transformers + PEFT and PyTorch's AdamW.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use serde_json::Value;
+use vlm4d_train::error::Result;
+use vlm4d_train::model::parameters::{self, Named};
+use vlm4d_train::model::peft;
+use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::weights::transposed;
+use vlm4d_train::recipe::{Loss, Schedule, Train};
+use vlm4d_train::train::gradients::Sample;
+use vlm4d_train::train::optimiser::{AdamW, clip};
+use vlm4d_train::train::schedule::Course;
+use vlm4d_train::train::trainer::{Media, Setup};
+
+use crate::model::{Row, load, media, rows, values};
+use crate::support::{CHECKPOINTS, Golden, golden, max_difference, relative_difference};
+
+/// The samples of a golden batch, with their vision features recomputed from golden pixels.
+pub struct Batch {
+    pub samples: Vec<Sample>,
+    rows: Vec<Row>,
+}
+
+impl Batch {
+    fn read(model: &QwenVl, file: &str, images: &[String], videos: &[String]) -> Self {
+        let golden = Golden::read(file);
+        let rows = rows(&model.config, &golden, (images, videos));
+        let sample = |row: &Row| Sample {
+            id: file.into(),
+            input_ids: row.input_ids.clone(),
+            labels: row.labels.clone(),
+            media: row.grids(),
+        };
+        Self { samples: rows.iter().map(sample).collect(), rows }
+    }
+}
+
+impl Media for Batch {
+    fn features(&self, model: &QwenVl, i: usize) -> Result<Vec<Tensor<2>>> {
+        Ok(self.rows[i].features(model))
+    }
+}
+
+/// One optimiser step over the whole batch, with LLaMA-Factory's (and transformers') loss.
+pub fn one_batch(samples: usize, recompute: bool) -> Train {
+    Train {
+        batch_size: samples,
+        grad_accum: 1,
+        loss: Loss::MicroBatch,
+        shuffle: false,
+        recompute,
+        ..Train::default()
+    }
+}
+
+pub fn setup<'a>(train: &'a Train, samples: &'a [Sample], media: &'a dyn Media) -> Setup<'a> {
+    Setup { train, seed: 0, dropout: false, samples, media, checkpoints: Path::new("unused").into() }
+}
+
+/// The tiny checkpoint with the adapter `weights`, a golden file, in training form.
+pub fn with_adapter(name: &str, weights: &str) -> QwenVl {
+    let dir = tempfile::tempdir().unwrap();
+    let config = golden(&format!("{name}/adapter_step_5/adapter_config.json"));
+    std::fs::copy(config, dir.path().join("adapter_config.json")).unwrap();
+    std::fs::copy(golden(weights), dir.path().join("adapter_model.safetensors")).unwrap();
+    let mut model = load(name);
+    peft::load(&mut model, dir.path(), 0.0).unwrap();
+    model.train()
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+}
+
+fn json(path: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(golden(path)).unwrap()).unwrap()
+}
+
+/// Largest relative difference per tensor between `got` (burn's layout) and the tensors of
+/// `want` whose names start with `prefix` (the hub's layout).
+fn worst(model: &QwenVl, got: &Named, want: &Golden, prefix: &str) -> (f64, String) {
+    let mut worst = (0.0, String::new());
+    let mut seen = 0;
+    for parameter in parameters::list(model, "") {
+        let Some(gradient) = got.get(&parameter.name) else { continue };
+        let key = match parameter.name.contains(".lora_") {
+            true => peft_key(&parameter.name),
+            false => parameter.name.clone(),
+        };
+        let mut flat = values(gradient.clone());
+        if parameter.shape.len() == 2 && parameter.name != "model.embed_tokens.weight" {
+            flat = transposed(&flat, parameter.shape[0], parameter.shape[1]);
+        }
+        let want = want.f32(&format!("{prefix}{key}")).0;
+        if want.len() < flat.len() {
+            // Large gradients are kept in part: every 11th number.
+            flat = flat.into_iter().step_by(11).collect();
+        }
+        let difference = relative_difference(&flat, want);
+        seen += 1;
+        if difference > worst.0 {
+            worst = (difference, key);
+        }
+    }
+    assert_eq!(seen, got.len());
+    let wanted = |name: &&String| {
+        name.starts_with(prefix) && (name.ends_with(".weight") || name.ends_with(".bias"))
+    };
+    assert_eq!(seen, want.names().filter(wanted).count(), "as many gradients as the reference has");
+    worst
+}
+
+fn peft_key(name: &str) -> String {
+    format!("base_model.model.{}", vlm4d_train::model::weights::module_name(name))
+}
+
+#[test]
+fn lora_gradients_equal_peft() {
+    for name in CHECKPOINTS {
+        let want = Golden::read(&format!("{name}/lora_grads.safetensors"));
+        let model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
+        let meta = json(&format!("{name}/summary.json"));
+        for case in ["text", "video", "batch"] {
+            let meta = &meta["forward"][case];
+            let file = format!("{name}/forward_{case}.safetensors");
+            let batch = Batch::read(&model, &file, &strings(&meta["images"]), &strings(&meta["videos"]));
+            for recompute in [true, false] {
+                let train = one_batch(batch.samples.len(), recompute);
+                let (loss, gradients) =
+                    setup(&train, &batch.samples, &batch).gradients(&model, 0).unwrap();
+                let expected = f64::from(want.f32(&format!("{case}.loss")).0[0]);
+                assert!((loss / expected - 1.0).abs() < 1e-5, "{name} {case}: loss {loss} {expected}");
+                let (difference, at) = worst(&model, &gradients, &want, &format!("{case}.grad."));
+                assert!(difference < 1e-4, "{name} {case} recompute {recompute}: {difference:e} {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn full_gradients_equal_the_reference() {
+    for name in CHECKPOINTS {
+        let model = load(name);
+        let model = model.set_require_grad(true).train();
+        let want = Golden::read(&format!("{name}/full_grads_mixed_batch.safetensors"));
+        let batch = Batch::read(
+            &model,
+            &format!("{name}/train_batch_5.safetensors"),
+            &["img_b".into()],
+            &["vid_up".into(), "vid_one".into(), "vid_odd".into()],
+        );
+        for recompute in [true, false] {
+            let train = one_batch(batch.samples.len(), recompute);
+            let (loss, gradients) = setup(&train, &batch.samples, &batch).gradients(&model, 0).unwrap();
+            let expected = f64::from(want.f32("__loss__").0[0]);
+            assert!((loss / expected - 1.0).abs() < 1e-5, "{name}: loss {loss} {expected}");
+            let (difference, at) = worst(&model, &gradients, &want, "");
+            assert!(difference < 1e-4, "{name} recompute {recompute}: {difference:e} at {at}");
+        }
+    }
+}
+
+#[test]
+fn five_adamw_steps_equal_pytorch() {
+    for name in CHECKPOINTS {
+        let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
+        let log = json(&format!("{name}/train_log.json"));
+        let hyper = &log["hyper"];
+        let course = Course::new(
+            &Train {
+                lr: hyper["lr"].as_f64().unwrap(),
+                schedule: Schedule::Cosine,
+                max_steps: Some(8),
+                warmup_steps: Some(2),
+                ..Train::default()
+            },
+            1,
+        );
+        let mut optimiser = AdamW::new(hyper["weight_decay"].as_f64().unwrap());
+        for (i, step) in log["log"].as_array().unwrap().iter().enumerate() {
+            let file = format!("{name}/train_batch_{}.safetensors", i + 1);
+            let batch = Batch::read(&model, &file, &strings(&step["images"]), &strings(&step["videos"]));
+            let train = one_batch(batch.samples.len(), true);
+            let (loss, mut gradients) =
+                setup(&train, &batch.samples, &batch).gradients(&model, 0).unwrap();
+            let norm = clip(&mut gradients, hyper["max_grad_norm"].as_f64().unwrap()).unwrap();
+            for (what, got, want) in [("loss", loss, &step["loss"]), ("norm", norm, &step["grad_norm"])] {
+                let want = want.as_f64().unwrap();
+                assert!((got / want - 1.0).abs() < 1e-5, "{name} step {i} {what}: {got} {want}");
+            }
+            assert!((course.lr(i) - step["lr"].as_f64().unwrap()).abs() < 1e-12, "{name} step {i}");
+            model = optimiser.update(model, course.lr(i), &gradients);
+        }
+        let want = Golden::read(&format!("{name}/adapter_step_5/adapter_model.safetensors"));
+        let state = Golden::read(&format!("{name}/adamw_state_step_5.safetensors"));
+        for parameter in parameters::list(&model, "").iter().filter(|p| p.trained) {
+            let turn = |x: &Tensor<1>| transposed(&values(x.clone()), parameter.shape[0], parameter.shape[1]);
+            let key = peft_key(&parameter.name);
+            let value = &parameters::trained_values(&model, "")[&parameter.name];
+            let difference = max_difference(&turn(value), want.f32(&key).0);
+            assert!(difference < 1e-5, "{name} {key}: {difference:e}");
+            for (moment, suffix) in optimiser.moments[&parameter.name].iter().zip(["exp_avg", "exp_avg_sq"]) {
+                let want = state.f32(&format!("{key}.{suffix}")).0;
+                let difference = relative_difference(&turn(moment), want);
+                assert!(difference < 1e-4, "{name} {key}.{suffix}: {difference:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_adapter_is_written_as_peft_writes_it() {
+    for name in CHECKPOINTS {
+        let from = golden(&format!("{name}/adapter_step_5"));
+        let mut model = load(name);
+        let config = peft::load(&mut model, &from, 0.0).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        peft::save(&model.train(), &config, dir.path()).unwrap();
+        let [got, want] = [dir.path(), &from].map(|d| Golden::open(&d.join("adapter_model.safetensors")));
+        assert_eq!(got.names().collect::<Vec<_>>(), want.names().collect::<Vec<_>>());
+        for key in want.names() {
+            assert_eq!(got.f32(key), want.f32(key), "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_merged_adapter_is_the_same_function() {
+    for name in CHECKPOINTS {
+        let mut model = load(name);
+        peft::load(&mut model, &golden(&format!("{name}/adapter_step_5")), 0.0).unwrap();
+        for (_, layer) in model.linear_layers_mut() {
+            *layer = layer.clone().merge();
+        }
+        let file = format!("{name}/forward_video.safetensors");
+        let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
+        let (ids, grids) = (&batch.samples[0].input_ids, &batch.samples[0].media);
+        let features = [model.features(&media("vid_exact").pixel_values, grids[0].grid_thw)];
+        let (hidden, _) = model.forward(ids, grids, &features, None).unwrap();
+        let logits = values(model.logits(hidden.squeeze_dim::<2>(0)));
+        let want = Golden::read(&format!("{name}/merged_check.safetensors"));
+        let difference = max_difference(&logits, want.f32("logits_video").0);
+        assert!(difference < 2e-4, "{name}: {difference:e}");
+    }
+}
