@@ -13,7 +13,7 @@ use vlm4d_train::data::sharegpt;
 use vlm4d_train::error::Result;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::rope::MediaGrid;
+use vlm4d_train::model::rope::Positions;
 use vlm4d_train::model::weights::transposed;
 use vlm4d_train::recipe::{Loss, Schedule, Train};
 use vlm4d_train::train::gradients::Sample;
@@ -55,6 +55,20 @@ fn recorded_pixels(family: &str, video: &str, config: &PreprocessorConfig) -> (V
     (pixels.collect(), grid.try_into().unwrap())
 }
 
+/// Positions of sample `i` as recorded. LLaMA-Factory takes them from its transformers (4.57),
+/// which rounds the seconds of Qwen2.5-VL's temporal patches down to 0; ours does not, so that a
+/// replay has to be given them.
+fn recorded_positions(family: &str, i: usize, tokens: usize) -> Positions {
+    let batch = Golden::read(&format!("llamafactory/{family}/batch_{}.safetensors", i / 2 + 1));
+    let (ids, shape) = batch.i64("position_ids");
+    // Row 0 of the four counts text alone.
+    let row = |axis: usize| {
+        let start = ((axis + 1) * shape[1] + i % 2) * shape[2];
+        ids[start..start + tokens].to_vec()
+    };
+    Positions { rows: [row(0), row(1), row(2)] }
+}
+
 /// The recorded samples, made by our reader of the sharegpt format, chat template and tokenizer.
 fn samples(family: &str, checkpoint: &str) -> (Vec<Sample>, Recorded) {
     let dir = golden(&format!("ckpt/{checkpoint}"));
@@ -62,21 +76,19 @@ fn samples(family: &str, checkpoint: &str) -> (Vec<Sample>, Recorded) {
     let config = PreprocessorConfig::from_file(dir.join("preprocessor_config.json")).unwrap();
     let recorded = read_json("llamafactory/lf_samples.json");
     let conversations = sharegpt::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
-    let seconds = if family == "qwen2_vl" { 1.0 } else { 0.5 };
     let pairs = conversations.iter().zip(recorded[family]["samples"].as_array().unwrap());
-    let pairs = pairs.map(|(conversation, recorded)| {
+    let pairs = pairs.enumerate().map(|(i, (conversation, recorded))| {
         let video = conversation.videos[0].file_stem().unwrap().to_str().unwrap();
         let pixels = recorded_pixels(family, video, &config);
         let tokens = pixels.1.iter().product::<usize>() / 4;
         let encoded = chat.encode_sft(&conversation.messages, &[tokens]).unwrap();
         assert_eq!(serde_json::to_value(&encoded.input_ids).unwrap(), recorded["input_ids"]);
         assert_eq!(serde_json::to_value(&encoded.labels).unwrap(), recorded["labels"]);
-        let media = vec![MediaGrid { grid_thw: pixels.1, second_per_grid: Some(seconds) }];
         let sample = Sample {
             id: conversation.id.clone(),
+            positions: recorded_positions(family, i, encoded.input_ids.len()),
             input_ids: encoded.input_ids,
             labels: encoded.labels,
-            media,
         };
         (sample, pixels)
     });

@@ -9,6 +9,7 @@ use vlm4d_train::error::Result;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::rope::Positions;
 use vlm4d_train::model::weights::transposed;
 use vlm4d_train::recipe::{Loss, Schedule, Train};
 use vlm4d_train::train::gradients::Sample;
@@ -33,7 +34,7 @@ impl Batch {
             id: file.into(),
             input_ids: row.input_ids.clone(),
             labels: row.labels.clone(),
-            media: row.grids(),
+            positions: Positions::new(&model.config, &row.input_ids, &row.grids()).unwrap(),
         };
         Self { samples: rows.iter().map(sample).collect(), rows }
     }
@@ -238,7 +239,7 @@ fn a_merged_adapter_is_the_same_function() {
         }
         let file = format!("{name}/forward_video.safetensors");
         let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
-        let (ids, grids) = (&batch.samples[0].input_ids, &batch.samples[0].media);
+        let (ids, grids) = (&batch.samples[0].input_ids, &batch.rows[0].grids());
         let features = [model.features(&media("vid_exact").pixel_values, grids[0].grid_thw)];
         let (hidden, _) = model.forward(ids, grids, &features, None).unwrap();
         let logits = values(model.logits(hidden.squeeze_dim::<2>(0)));

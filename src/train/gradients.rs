@@ -13,7 +13,7 @@ use crate::model::language::Context;
 use crate::model::parameters::{Named, add_gradients};
 use crate::model::peft::host;
 use crate::model::qwen_vl::QwenVl;
-use crate::model::rope::{MediaGrid, Positions};
+use crate::model::rope::Positions;
 
 /// A sample, ready for the model.
 #[derive(Clone, Debug)]
@@ -24,8 +24,8 @@ pub struct Sample {
     pub input_ids: Vec<u32>,
     /// `[t]`, [`IGNORE_INDEX`](crate::data::chat::IGNORE_INDEX) where nothing is learned.
     pub labels: Vec<i64>,
-    /// Its images and videos, in order.
-    pub media: Vec<MediaGrid>,
+    /// Where each token stands in time, height and width.
+    pub positions: Positions,
 }
 
 /// How the gradients are computed; none of it changes them.
@@ -52,8 +52,7 @@ pub fn add_sample(
     method: Method,
     sums: &mut Named,
 ) -> Result<f64> {
-    let positions = Positions::new(&model.config, &sample.input_ids, &sample.media)?;
-    let pass = Pass { model, context: model.context(&positions, true), method };
+    let pass = Pass { model, context: model.context(&sample.positions, true), method };
     let embedded = model.embed(&sample.input_ids, features)?;
     let (loss, tape, gradient) = if method.recompute {
         let (inputs, last) = pass.forward_keeping_inputs(embedded.clone().inner());
