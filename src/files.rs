@@ -42,7 +42,9 @@ pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
 pub fn failed(path: &Path, error: &std::io::Error) -> Error {
     let full = error.kind() == std::io::ErrorKind::StorageFull;
     Error::run(format!("{}: cannot be written: {error}", path.display())).help(match full {
-        true => "make room on the disk, then start the same command again: it goes on where it stopped",
+        true => {
+            "make room on the disk, then start the same command again: it goes on where it stopped"
+        }
         false => "check the folder and its permissions, then start the same command again",
     })
 }

@@ -286,7 +286,13 @@ impl Default for Split {
 impl Default for Video {
     fn default() -> Self {
         // 2 fps: all three tools. 64 frames: VLM4D's evaluation. 200,704 = 256 tokens of 28 × 28.
-        Self { sampling: Sampling::Qwen, fps: 2.0, max_frames: 64, max_pixels: 200_704, min_pixels: None }
+        Self {
+            sampling: Sampling::Qwen,
+            fps: 2.0,
+            max_frames: 64,
+            max_pixels: 200_704,
+            min_pixels: None,
+        }
     }
 }
 
@@ -412,9 +418,24 @@ impl Recipe {
                 "download it (`hf download`) and give the folder",
             )?;
         }
-        check(!data.train.is_empty(), &["data", "train"], "`train` is empty".into(), "for example [\"real\"]")?;
-        check(!data.formats.is_empty(), &["data", "formats"], "`formats` is empty".into(), "[\"mc\", \"ff\"]")?;
-        check(!self.eval.formats.is_empty(), &["eval", "formats"], "`formats` is empty".into(), "[\"mc\", \"ff\"]")?;
+        check(
+            !data.train.is_empty(),
+            &["data", "train"],
+            "`train` is empty".into(),
+            "for example [\"real\"]",
+        )?;
+        check(
+            !data.formats.is_empty(),
+            &["data", "formats"],
+            "`formats` is empty".into(),
+            "[\"mc\", \"ff\"]",
+        )?;
+        check(
+            !self.eval.formats.is_empty(),
+            &["eval", "formats"],
+            "`formats` is empty".into(),
+            "[\"mc\", \"ff\"]",
+        )?;
         let split = &data.split;
         for (key, share) in [("test", split.test), ("val", split.val)] {
             check(
@@ -424,27 +445,82 @@ impl Recipe {
                 "a share of the questions: at least 0 and less than 1",
             )?;
         }
-        check(split.test + split.val < 1.0, &["data", "split"], "nothing is left to train on".into(), "`test` and `val` must sum to less than 1")?;
-        check(video.fps > 0.0 && video.fps.is_finite(), &["video", "fps"], format!("`fps` is {}", video.fps), "frames per second of video, for example 2.0")?;
-        check(video.max_frames >= 1, &["video", "max_frames"], "`max_frames` is 0".into(), "at least 1")?;
+        check(
+            split.test + split.val < 1.0,
+            &["data", "split"],
+            "nothing is left to train on".into(),
+            "`test` and `val` must sum to less than 1",
+        )?;
+        check(
+            video.fps > 0.0 && video.fps.is_finite(),
+            &["video", "fps"],
+            format!("`fps` is {}", video.fps),
+            "frames per second of video, for example 2.0",
+        )?;
+        check(
+            video.max_frames >= 1,
+            &["video", "max_frames"],
+            "`max_frames` is 0".into(),
+            "at least 1",
+        )?;
         let min = video.min_pixels.unwrap_or(0);
-        check(video.max_pixels >= min.max(28 * 28), &["video", "max_pixels"], format!("`max_pixels` is {}", video.max_pixels), "at least 784 (one token of 28 × 28) and `min_pixels`")?;
+        check(
+            video.max_pixels >= min.max(28 * 28),
+            &["video", "max_pixels"],
+            format!("`max_pixels` is {}", video.max_pixels),
+            "at least 784 (one token of 28 × 28) and `min_pixels`",
+        )?;
         for (key, n) in [("batch_size", train.batch_size), ("grad_accum", train.grad_accum)] {
             check(n >= 1, &["train", key], format!("`{key}` is {n}"), "at least 1")?;
         }
         for (key, x) in [("epochs", train.epochs), ("max_grad_norm", train.max_grad_norm)] {
-            check(x > 0.0 && x.is_finite(), &["train", key], format!("`{key}` is {x}"), "more than 0")?;
+            check(
+                x > 0.0 && x.is_finite(),
+                &["train", key],
+                format!("`{key}` is {x}"),
+                "more than 0",
+            )?;
         }
         for (key, x) in [("lr", train.lr), ("weight_decay", train.weight_decay)] {
-            check(x >= 0.0 && x.is_finite(), &["train", key], format!("`{key}` is {x}"), "not negative")?;
+            check(
+                x >= 0.0 && x.is_finite(),
+                &["train", key],
+                format!("`{key}` is {x}"),
+                "not negative",
+            )?;
         }
-        check((0.0..=1.0).contains(&train.warmup_ratio), &["train", "warmup_ratio"], format!("`warmup_ratio` is {}", train.warmup_ratio), "between 0 and 1")?;
-        check(train.save_steps != Some(0), &["train", "save_steps"], "`save_steps` is 0".into(), "at least 1")?;
+        check(
+            (0.0..=1.0).contains(&train.warmup_ratio),
+            &["train", "warmup_ratio"],
+            format!("`warmup_ratio` is {}", train.warmup_ratio),
+            "between 0 and 1",
+        )?;
+        check(
+            train.save_steps != Some(0),
+            &["train", "save_steps"],
+            "`save_steps` is 0".into(),
+            "at least 1",
+        )?;
         if let Some(lora) = &self.lora {
-            check(lora.r >= 1, &["lora", "r"], "`r` is 0".into(), "at least 1; leave [lora] out for full fine-tuning")?;
-            check((0.0..1.0).contains(&lora.dropout), &["lora", "dropout"], format!("`dropout` is {}", lora.dropout), "at least 0 and less than 1")?;
+            check(
+                lora.r >= 1,
+                &["lora", "r"],
+                "`r` is 0".into(),
+                "at least 1; leave [lora] out for full fine-tuning",
+            )?;
+            check(
+                (0.0..1.0).contains(&lora.dropout),
+                &["lora", "dropout"],
+                format!("`dropout` is {}", lora.dropout),
+                "at least 0 and less than 1",
+            )?;
         }
-        check(self.eval.max_new_tokens != Some(0), &["eval", "max_new_tokens"], "`max_new_tokens` is 0".into(), "at least 1")
+        check(
+            self.eval.max_new_tokens != Some(0),
+            &["eval", "max_new_tokens"],
+            "`max_new_tokens` is 0".into(),
+            "at least 1",
+        )
     }
 
     /// The recipe as TOML with every default written out.
@@ -497,7 +573,8 @@ impl Source<'_> {
         }
         if let (true, Some(field)) = (message.starts_with("missing field"), quoted.first()) {
             let table = if *field == "path" { "model.path and data.path are required" } else { "" };
-            let help = if table.is_empty() { format!("add [{field}] with `path`") } else { table.into() };
+            let help =
+                if table.is_empty() { format!("add [{field}] with `path`") } else { table.into() };
             return self.at(offset, &format!("`{field}` is missing")).help(help);
         }
         self.at(offset, &in_plain_words(message))
@@ -509,7 +586,9 @@ impl Source<'_> {
         let mut offset = 0;
         let mut table = root.as_ref().map(Spanned::get_ref);
         for key in keys {
-            let Some((name, value)) = table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key)) else {
+            let Some((name, value)) =
+                table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key))
+            else {
                 break;
             };
             offset = name.span().start;
@@ -529,14 +608,20 @@ fn suggestion(word: &str, options: &[&str]) -> String {
         Some(option) if strsim::damerau_levenshtein(word, option) <= 1 + word.len() / 3 => {
             format!("did you mean `{option}`?")
         }
-        _ => format!("one of {}", options.iter().map(|o| format!("`{o}`")).collect::<Vec<_>>().join(", ")),
+        _ => format!(
+            "one of {}",
+            options.iter().map(|o| format!("`{o}`")).collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
 /// The parser's message without the names of types in the program.
 fn in_plain_words(message: &str) -> String {
     let words = [
-        ("data did not match any variant of untagged enum TargetModules", "`target_modules` must be \"all-linear\", a list of names or a regular expression"),
+        (
+            "data did not match any variant of untagged enum TargetModules",
+            "`target_modules` must be \"all-linear\", a list of names or a regular expression",
+        ),
         ("invalid type: ", "not "),
         ("invalid value: ", "not "),
         ("expected a string", "a text was expected"),

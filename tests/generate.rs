@@ -9,7 +9,12 @@ use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
 const CASES: [&str; 4] = ["text", "video", "video_long", "batch_left"];
 
 /// The part of `golden` that belongs to `case`, with the names of a batch.
-fn case_rows(model: &vlm4d_train::model::qwen_vl::QwenVl, file: &Golden, meta: &Value, case: &str) -> Vec<crate::model::Row> {
+fn case_rows(
+    model: &vlm4d_train::model::qwen_vl::QwenVl,
+    file: &Golden,
+    meta: &Value,
+    case: &str,
+) -> Vec<crate::model::Row> {
     let list = |key: &str| -> Vec<String> {
         let names = meta[key].as_array().unwrap().iter();
         names.map(|name| name.as_str().unwrap().to_owned()).collect()
@@ -26,7 +31,8 @@ fn greedy_ids_and_logits_equal_the_reference() {
         let meta: Value = serde_json::from_str(&text).unwrap();
         let vocab = model.config.text.vocab_size;
         for case in CASES {
-            for (variant, repetition_penalty) in [("plain", None), ("rep_penalty_1.05", Some(1.05))] {
+            for (variant, repetition_penalty) in [("plain", None), ("rep_penalty_1.05", Some(1.05))]
+            {
                 let (want, shape) = file.i64(&format!("{case}.{variant}.new_ids"));
                 let rows = case_rows(&model, &file, &meta[case], case);
                 for (b, row) in rows.iter().enumerate() {
@@ -42,8 +48,10 @@ fn greedy_ids_and_logits_equal_the_reference() {
                     let got = generate(&model, &row.input_ids, &grids, &features, &options, |l| {
                         logits.push(l.to_vec());
                     });
-                    let want: Vec<u32> =
-                        want[b * shape[1]..(b + 1) * shape[1]].iter().map(|id| *id as u32).collect();
+                    let want: Vec<u32> = want[b * shape[1]..(b + 1) * shape[1]]
+                        .iter()
+                        .map(|id| *id as u32)
+                        .collect();
                     let got = got.unwrap().ids;
                     assert_eq!(got, want[..got.len()], "{name} {case} {variant} row {b}");
                     assert!(want[got.len()..].iter().all(|id| *id == 640), "ended too early");
@@ -52,9 +60,9 @@ fn greedy_ids_and_logits_equal_the_reference() {
                         continue;
                     }
                     let (golden, shape) = file.f32(&key);
-                    for step in 0..shape[1].min(logits.len()) {
+                    for (step, got) in logits.iter().enumerate().take(shape[1]) {
                         let at = (b * shape[1] + step) * vocab;
-                        let difference = max_difference(&logits[step], &golden[at..at + vocab]);
+                        let difference = max_difference(got, &golden[at..at + vocab]);
                         assert!(difference < 2e-4, "{name} {case} step {step}: {difference:e}");
                     }
                 }

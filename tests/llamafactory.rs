@@ -39,7 +39,11 @@ fn read_json(path: &str) -> Value {
 }
 
 /// Recorded pixels of a video, kept as levels: `(level − 255·mean) / (255·std)` gives them back.
-fn recorded_pixels(family: &str, video: &str, config: &PreprocessorConfig) -> (Vec<f32>, [usize; 3]) {
+fn recorded_pixels(
+    family: &str,
+    video: &str,
+    config: &PreprocessorConfig,
+) -> (Vec<f32>, [usize; 3]) {
     let path = format!("llamafactory/frames_{family}_{video}.safetensors");
     let bytes = std::fs::read(golden(&path)).unwrap();
     let levels = SafeTensors::deserialize(&bytes).unwrap();
@@ -130,11 +134,19 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
     assert_eq!(recorded.len(), 10 * grad_accum);
     let mut worst: f64 = 0.0;
     for (record, micro) in records.iter().zip(recorded.chunks(grad_accum)) {
-        let mean = micro.iter().map(|m| m["loss"].as_f64().unwrap()).sum::<f64>() / grad_accum as f64;
+        let mean =
+            micro.iter().map(|m| m["loss"].as_f64().unwrap()).sum::<f64>() / grad_accum as f64;
         let norm = micro[grad_accum - 1]["grad_norm"].as_f64().unwrap();
-        worst = worst.max((record.loss / mean - 1.0).abs()).max((record.grad_norm / norm - 1.0).abs());
+        worst =
+            worst.max((record.loss / mean - 1.0).abs()).max((record.grad_norm / norm - 1.0).abs());
     }
-    (worst, adapter_difference(&model, &golden(&format!("llamafactory/{family}/lora_after.safetensors"))))
+    (
+        worst,
+        adapter_difference(
+            &model,
+            &golden(&format!("llamafactory/{family}/lora_after.safetensors")),
+        ),
+    )
 }
 
 fn adapter_difference(model: &QwenVl, want: &Path) -> f32 {

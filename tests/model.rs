@@ -66,9 +66,10 @@ pub fn rows(config: &Config, batch: &Golden, names: (&[String], &[String])) -> V
                 at += grid.tokens(&config.vision);
                 found.push((name, grid));
             }
-            let labels = match batch.has("labels") {
-                true => batch.i64("labels").0[range.clone()].to_vec(),
-                false => vec![],
+            let labels = if batch.has("labels") {
+                batch.i64("labels").0[range.clone()].to_vec()
+            } else {
+                vec![]
             };
             Row { range, input_ids, labels, media: found }
         })
@@ -157,8 +158,9 @@ fn windows_equal_the_reference() {
         let [t, h, w] = media(name).grid_thw;
         let frame = h / 2 * (w / 2);
         let windows = vision::windows(h / 2, w / 2, side);
-        let index: Vec<i64> =
-            (0..t).flat_map(|t| windows.concat().into_iter().map(move |b| (t * frame + b) as i64)).collect();
+        let index: Vec<i64> = (0..t)
+            .flat_map(|t| windows.concat().into_iter().map(move |b| (t * frame + b) as i64))
+            .collect();
         assert_eq!(index, file.i64(&format!("{name}.window_index")).0, "{name}");
         let lengths = (0..t).flat_map(|_| windows.iter().map(|w| 4 * w.len() as i64));
         let ends: Vec<i64> = std::iter::once(0)
@@ -190,7 +192,9 @@ fn in_processor_order(want: &[f32], grids: &[[usize; 3]], side: Option<usize>) -
     let (e, mut out, mut start) = (want.len() / patches, vec![0.0; want.len()], 0);
     for [t, h, w] in grids {
         let order = vision::windows(h / 2, w / 2, side).concat();
-        for (frame, (at, block)) in (0..*t).flat_map(|f| order.iter().enumerate().map(move |o| (f, o))) {
+        for (frame, (at, block)) in
+            (0..*t).flat_map(|f| order.iter().enumerate().map(move |o| (f, o)))
+        {
             let (from, to) = (start + frame * h * w + at * 4, start + frame * h * w + block * 4);
             out[to * e..(to + 4) * e].copy_from_slice(&want[from * e..(from + 4) * e]);
         }
@@ -208,8 +212,10 @@ fn vision_stages_equal_the_reference() {
             let (batch, rows) = case_rows(&model.config, name, case);
             let all: Vec<_> = rows.iter().flat_map(|row| row.media.clone()).collect();
             for kind in ["image", "video"] {
-                let of_kind: Vec<_> =
-                    all.iter().filter(|(_, g)| g.second_per_grid.is_some() == (kind == "video")).collect();
+                let of_kind: Vec<_> = all
+                    .iter()
+                    .filter(|(_, g)| g.second_per_grid.is_some() == (kind == "video"))
+                    .collect();
                 if of_kind.is_empty() {
                     continue;
                 }
@@ -240,7 +246,8 @@ fn vision_stages_equal_the_reference() {
                     let difference = max_difference(got, &want);
                     assert!(difference < 5e-5, "{name} {case} {key}: {difference:e}");
                 }
-                let difference = max_difference(&features, batch.f32(&format!("vision_out.{kind}")).0);
+                let difference =
+                    max_difference(&features, batch.f32(&format!("vision_out.{kind}")).0);
                 assert!(difference < 5e-5, "{name} {case} vision_out.{kind}: {difference:e}");
             }
         }
@@ -257,7 +264,8 @@ fn hidden_states_and_logits_equal_the_reference() {
             let (states, shape) = batch.f32("hidden_states");
             let per_layer = shape[1] * shape[2] * shape[3];
             for row in &rows {
-                let positions = Positions::new(&model.config, &row.input_ids, &row.grids()).unwrap();
+                let positions =
+                    Positions::new(&model.config, &row.input_ids, &row.grids()).unwrap();
                 let context = model.context(&positions, false);
                 let mut x = model.embed(&row.input_ids, &row.features(&model)).unwrap();
                 for (i, layer) in model.model.layers.iter().enumerate() {

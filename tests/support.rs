@@ -34,11 +34,13 @@ impl Golden {
             let shape = view.shape().to_vec();
             match view.dtype() {
                 safetensors::Dtype::F32 => {
-                    let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+                    let values =
+                        view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
                     floats.insert(name, (values.collect(), shape));
                 }
                 safetensors::Dtype::I64 => {
-                    let values = view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
+                    let values =
+                        view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
                     ints.insert(name, (values.collect(), shape));
                 }
                 _ => {}
@@ -90,6 +92,7 @@ pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
 /// Norm of the difference over the norm of `want`.
 pub fn relative_difference(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len(), "lengths differ");
-    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let norm =
+        |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     norm(&mut got.iter().zip(want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied()).max(1e-12)
 }

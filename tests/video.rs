@@ -112,7 +112,7 @@ fn frames_equal_llamafactory() {
             let expected = &hashes[model][format!("data/{name}.mp4")]["sha256_rgb"];
             let digest = |i| {
                 let digest = Sha256::digest(clip.frames.frame(i));
-                digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+                digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
             };
             let found: Vec<String> = (0..clip.frames.len).map(digest).collect();
             assert_eq!(Value::from(found), *expected, "{model} {name}: the bytes differ");

@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod demo;
+pub mod entry;
 pub mod processor;
 pub mod sharegpt;
 pub mod split;

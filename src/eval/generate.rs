@@ -70,7 +70,8 @@ pub fn generate(
             break;
         }
         let context = model.context(&Positions::text(position, 1), false);
-        let x = model.embed(&[next], &[])?;
+        // A generated media pad is a token like any other.
+        let x = model.embed_text(&[next]).unsqueeze();
         last = last_token(model.model.forward(x, &context, Some(&mut cache)));
         position += 1;
     }

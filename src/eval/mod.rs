@@ -2,4 +2,6 @@
 
 pub mod generate;
 pub mod grade;
+pub mod metrics;
+pub mod predict;
 pub mod stats;

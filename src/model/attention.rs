@@ -10,5 +10,12 @@ use burn::tensor::{Tensor, module, ops::AttentionModuleOptions};
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     // A single query sees everything that is cached.
     let is_causal = causal && q.dims()[2] > 1;
-    module::attention(q, k, v, None, None, AttentionModuleOptions { is_causal, ..Default::default() })
+    module::attention(
+        q,
+        k,
+        v,
+        None,
+        None,
+        AttentionModuleOptions { is_causal, ..Default::default() },
+    )
 }

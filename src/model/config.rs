@@ -102,23 +102,35 @@ impl Config {
                 .help("model.path must be a checkpoint folder in hub layout")
         })?;
         let json: Value = serde_json::from_str(&text).map_err(|e| {
-            Error::input(format!("{}:{}:{}: no valid JSON: {e}", path.display(), e.line(), e.column()))
+            Error::input(format!(
+                "{}:{}:{}: no valid JSON: {e}",
+                path.display(),
+                e.line(),
+                e.column()
+            ))
         })?;
         Self::from_json(&json).map_err(|what| Error::input(format!("{}: {what}", path.display())))
     }
 
-    /// Reads a parsed `config.json`; the error says what is wrong with it.
+    /// Reads a parsed `config.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it, without the file's name.
     pub fn from_json(json: &Value) -> Result<Self, String> {
         let family = match json.get("model_type").and_then(Value::as_str) {
             Some("qwen2_vl") => Family::Qwen2Vl,
             Some("qwen2_5_vl") => Family::Qwen2_5Vl,
             Some(other) => {
-                return Err(format!("`model_type` is `{other}`; only `qwen2_vl` and `qwen2_5_vl` can be trained"));
+                return Err(format!(
+                    "`model_type` is `{other}`; only `qwen2_vl` and `qwen2_5_vl` can be trained"
+                ));
             }
             None => return Err("lacks `model_type`".into()),
         };
         if json.get("quantization_config").is_some_and(|q| !q.is_null()) {
-            return Err("the checkpoint is quantised (`quantization_config`); take the bf16 one".into());
+            return Err(
+                "the checkpoint is quantised (`quantization_config`); take the bf16 one".into()
+            );
         }
         let top = Fields { object: json, parent: None };
         let text = Fields { object: json.get("text_config").unwrap_or(json), parent: Some(json) };
@@ -155,7 +167,9 @@ impl TextConfig {
         let mrope_section: [usize; 3] =
             section.try_into().map_err(|_| "`mrope_section` must hold three numbers")?;
         if mrope_section.iter().sum::<usize>() * 2 != head_dim {
-            return Err(format!("`mrope_section` {mrope_section:?} must sum to half of the head width {head_dim}"));
+            return Err(format!(
+                "`mrope_section` {mrope_section:?} must sum to half of the head width {head_dim}"
+            ));
         }
         let rope_theta = match rope.get("rope_theta").and_then(Value::as_f64) {
             Some(theta) => theta,
@@ -187,10 +201,11 @@ impl VisionConfig {
             Family::Qwen2Vl => (embed_dim as f64 * fields.f64("mlp_ratio", Some(4.0))?) as usize,
             Family::Qwen2_5Vl => fields.usize("intermediate_size", Some(3420))?,
         };
-        let fullatt_block_indexes = match fields.value("fullatt_block_indexes").and_then(Value::as_array) {
-            Some(list) => list.iter().filter_map(|n| n.as_u64().map(|n| n as usize)).collect(),
-            None => vec![7, 15, 23, 31],
-        };
+        let fullatt_block_indexes =
+            match fields.value("fullatt_block_indexes").and_then(Value::as_array) {
+                Some(list) => list.iter().filter_map(|n| n.as_u64().map(|n| n as usize)).collect(),
+                None => vec![7, 15, 23, 31],
+            };
         let channels = fields.usize("in_chans", Some(3))?;
         Ok(Self {
             depth: fields.usize("depth", Some(32))?,

@@ -18,7 +18,9 @@ impl KvCache {
     pub fn extend(&mut self, layer: usize, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let all = match self.layers[layer].take() {
             None => (k, v),
-            Some((seen_k, seen_v)) => (Tensor::cat(vec![seen_k, k], 2), Tensor::cat(vec![seen_v, v], 2)),
+            Some((seen_k, seen_v)) => {
+                (Tensor::cat(vec![seen_k, k], 2), Tensor::cat(vec![seen_v, v], 2))
+            }
         };
         self.layers[layer] = Some(all.clone());
         all

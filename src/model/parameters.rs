@@ -93,7 +93,8 @@ impl Path {
     }
 
     fn hub_name(&self) -> String {
-        let parts: Vec<&str> = self.0.iter().map(String::as_str).filter(|p| !p.is_empty()).collect();
+        let parts: Vec<&str> =
+            self.0.iter().map(String::as_str).filter(|p| !p.is_empty()).collect();
         let name = parts.join(".");
         name.replace(".lora.lora_a", ".lora_A.weight").replace(".lora.lora_b", ".lora_B.weight")
     }

@@ -24,12 +24,12 @@ use crate::files;
 use crate::recipe::{self, TargetModules, io_reason};
 
 /// The linear layers of the language model, in both of the spellings that transformers has had.
-const ALL_LINEAR: &str =
-    r".*\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)";
+const ALL_LINEAR: &str = r".*\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)";
 const PREFIX: &str = "base_model.model.";
 
 /// The part of PEFT's `LoraConfig` that an adapter needs to load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields are PEFT's")]
 pub struct AdapterConfig {
     /// `LORA`.
     pub peft_type: String,
@@ -113,23 +113,34 @@ impl AdapterConfig {
         let path = dir.join("adapter_config.json");
         let shown = path.display();
         let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::input(format!("{shown}: {}", io_reason(&e)))
-                .help("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
+            Error::input(format!("{shown}: {}", io_reason(&e))).help(
+                "an adapter is a folder with adapter_config.json and adapter_model.safetensors",
+            )
         })?;
-        let config: Self = serde_json::from_str(&text)
-            .map_err(|e| Error::input(format!("{shown}:{}:{}: not a LoRA configuration: {e}", e.line(), e.column())))?;
+        let config: Self = serde_json::from_str(&text).map_err(|e| {
+            Error::input(format!(
+                "{shown}:{}:{}: not a LoRA configuration: {e}",
+                e.line(),
+                e.column()
+            ))
+        })?;
         let unsupported = [
             (config.peft_type != "LORA", "`peft_type` is not LORA"),
             (config.use_dora, "`use_dora` is true"),
             (config.bias != "none", "`bias` is not none"),
-            (config.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()), "`modules_to_save` is set"),
+            (
+                config.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()),
+                "`modules_to_save` is set",
+            ),
             (!config.rank_pattern.is_empty(), "`rank_pattern` is set"),
             (!config.alpha_pattern.is_empty(), "`alpha_pattern` is set"),
             (config.r == 0, "`r` is 0"),
         ];
         match unsupported.iter().find(|(found, _)| *found) {
-            Some((_, what)) => Err(Error::input(format!("{shown}: {what}, which cannot be loaded"))
-                .help("plain LoRA adapters can be loaded")),
+            Some((_, what)) => {
+                Err(Error::input(format!("{shown}: {what}, which cannot be loaded"))
+                    .help("plain LoRA adapters can be loaded"))
+            }
             None => Ok(config),
         }
     }
@@ -172,8 +183,10 @@ pub fn attach(model: &mut QwenVl, recipe: &recipe::Lora, seed: u64) -> Result<us
         }
     }
     match attached {
-        0 => Err(Error::input(format!("`lora.target_modules`: `{pattern}` matches no linear layer"))
-            .help("\"all-linear\", or names such as [\"q_proj\", \"v_proj\"]")),
+        0 => {
+            Err(Error::input(format!("`lora.target_modules`: `{pattern}` matches no linear layer"))
+                .help("\"all-linear\", or names such as [\"q_proj\", \"v_proj\"]"))
+        }
         n => Ok(n),
     }
 }
@@ -199,7 +212,9 @@ pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfi
             let Some(key) = keys.iter().find(|key| left.remove(*key)) else { return Ok(None) };
             let (values, shape) = files.f32(key)?;
             if shape != [rows, columns] {
-                return Err(wrong(format!("`{key}` is {shape:?}, the model wants [{rows}, {columns}]")));
+                return Err(wrong(format!(
+                    "`{key}` is {shape:?}, the model wants [{rows}, {columns}]"
+                )));
             }
             let data = TensorData::new(transposed(&values, rows, columns), [columns, rows]);
             Ok(Some(Tensor::from_data(data, (&device, DType::F32))))
@@ -247,7 +262,8 @@ pub fn save(model: &QwenVl, config: &AdapterConfig, dir: &Path) -> Result<()> {
 /// # Errors
 /// Where the device fails.
 pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let data = tensor.try_into_data().map_err(|e| Error::run(format!("the device failed: {e:?}")))?;
+    let data =
+        tensor.try_into_data().map_err(|e| Error::run(format!("the device failed: {e:?}")))?;
     let data = data.convert_dtype(DType::F32);
     data.try_to_vec().map_err(|e| Error::run(format!("the device failed: {e:?}")))
 }

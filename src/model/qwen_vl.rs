@@ -67,17 +67,21 @@ impl QwenVl {
         self.visual.forward(Tensor::from_data(data, &self.device()), grid_thw, |_| ())
     }
 
+    /// Token embeddings as they stand, media pads too: `input_ids: [t]` → `[t, hidden]`.
+    pub fn embed_text(&self, input_ids: &[u32]) -> Tensor<2> {
+        let ids: Vec<i64> = input_ids.iter().map(|id| i64::from(*id)).collect();
+        let ids = Tensor::from_data(TensorData::new(ids, [input_ids.len()]), &self.device());
+        self.model.embed_tokens.forward(ids)
+    }
+
     /// Token embeddings with each run of media pads replaced by its features, in order:
     /// `input_ids: [t]`, `features: [v, hidden]` each → `[1, t, hidden]`.
     ///
     /// # Errors
     /// Where pads and features do not agree.
     pub fn embed(&self, input_ids: &[u32], features: &[Tensor<2>]) -> Result<Tensor<3>> {
-        let is_pad =
-            |id: u32| id == self.config.image_token_id || id == self.config.video_token_id;
-        let ids: Vec<i64> = input_ids.iter().map(|id| i64::from(*id)).collect();
-        let ids = Tensor::from_data(TensorData::new(ids, [input_ids.len()]), &self.device());
-        let embedded = self.model.embed_tokens.forward(ids);
+        let is_pad = |id: u32| id == self.config.image_token_id || id == self.config.video_token_id;
+        let embedded = self.embed_text(input_ids);
         let (mut pieces, mut at) = (Vec::new(), 0);
         for feature in features {
             let pads = input_ids[at..].iter().position(|id| is_pad(*id));

@@ -47,7 +47,9 @@ impl Positions {
         let (mut next, mut i) = (0_i64, 0);
         while i < input_ids.len() {
             if input_ids[i] != config.image_token_id && input_ids[i] != config.video_token_id {
-                rows.iter_mut().for_each(|row| row.push(next));
+                for row in &mut rows {
+                    row.push(next);
+                }
                 (next, i) = (next + 1, i + 1);
                 continue;
             }
@@ -127,7 +129,7 @@ impl Rotary {
             let position = |f: usize| rows[row_of[f]][i] as f32;
             (0..half).map(|f| position(f) * frequencies[f]).collect::<Vec<_>>()
         });
-        let [cos, sin] = tables(angles.collect(), half, device);
+        let [cos, sin] = tables(&angles.collect::<Vec<_>>(), half, device);
         Self { cos: cos.unsqueeze(), sin: sin.unsqueeze() }
     }
 
@@ -140,7 +142,7 @@ impl Rotary {
             let along = |p: usize| frequencies.iter().map(move |f| p as f32 * f);
             along(y).chain(along(x)).collect::<Vec<_>>()
         });
-        let [cos, sin] = tables(angles.collect(), head_dim / 2, device);
+        let [cos, sin] = tables(&angles.collect::<Vec<_>>(), head_dim / 2, device);
         let shape = [1, patches.len(), 1, head_dim];
         Self { cos: cos.reshape(shape), sin: sin.reshape(shape) }
     }
@@ -155,8 +157,10 @@ impl Rotary {
         let dtype = x.dtype();
         let x = x.cast(burn::tensor::FloatDType::F32);
         let d = x.dims()[3];
-        let rotated =
-            Tensor::cat(vec![x.clone().narrow(3, d / 2, d / 2).neg(), x.clone().narrow(3, 0, d / 2)], 3);
+        let rotated = Tensor::cat(
+            vec![x.clone().narrow(3, d / 2, d / 2).neg(), x.clone().narrow(3, 0, d / 2)],
+            3,
+        );
         (x * self.cos.clone() + rotated * self.sin.clone()).cast(dtype)
     }
 }
@@ -167,7 +171,7 @@ fn inverse_frequencies(theta: f64, n: usize) -> Vec<f32> {
 }
 
 /// Cosine and sine of `angles: [n, half]`, each repeated to `[n, 2 * half]`.
-fn tables(angles: Vec<f32>, half: usize, device: &Device) -> [Tensor<2>; 2] {
+fn tables(angles: &[f32], half: usize, device: &Device) -> [Tensor<2>; 2] {
     let n = angles.len() / half;
     [f32::cos as fn(f32) -> f32, f32::sin].map(|function| {
         let values: Vec<f32> = angles.iter().map(|a| function(*a)).collect();

@@ -7,7 +7,10 @@
 //! Letters: `f` frame pairs, `n` patches in one, `e` width of the tower.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData, activation::{gelu, sigmoid}};
+use burn::tensor::{
+    Device, Int, Tensor, TensorData,
+    activation::{gelu, sigmoid},
+};
 
 use super::attention::attention;
 use super::config::VisionConfig;
@@ -83,6 +86,7 @@ pub struct VisionAttention {
 /// Quick-GELU MLP in Qwen2-VL, SwiGLU in Qwen2.5-VL.
 #[derive(Module, Debug)]
 #[allow(missing_docs)]
+#[expect(clippy::large_enum_variant, reason = "a model holds one kind alone")]
 pub enum VisionMlp {
     QuickGelu(QuickGeluMlp),
     SwiGlu(Mlp),
@@ -209,7 +213,8 @@ impl VisionTower {
         let whole = [(h * w, 1)];
         let windows: Vec<_> = plan.groups.iter().map(|(len, count)| (len * unit, *count)).collect();
         for (i, block) in self.blocks.iter().enumerate() {
-            let full = self.config.window.is_none() || self.config.fullatt_block_indexes.contains(&i);
+            let full =
+                self.config.window.is_none() || self.config.fullatt_block_indexes.contains(&i);
             x = block.forward(x, &rotary, if full { &whole } else { &windows });
             observe(&x);
         }

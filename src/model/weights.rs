@@ -62,8 +62,11 @@ impl TensorFiles {
         } else if single.is_file() {
             Self::open([single])
         } else {
-            Err(Error::input(format!("{}: no model.safetensors and no model.safetensors.index.json", dir.display()))
-                .help("model.path must be a checkpoint folder in hub layout"))
+            Err(Error::input(format!(
+                "{}: no model.safetensors and no model.safetensors.index.json",
+                dir.display()
+            ))
+            .help("model.path must be a checkpoint folder in hub layout"))
         }
     }
 
@@ -108,9 +111,11 @@ impl TensorFiles {
 
     fn raw(&self, name: &str) -> Result<(&[u8], Dtype, &[usize], &Path)> {
         let missing = || {
-            let file = self.shards.first().map_or_else(String::new, |s| s.path.display().to_string());
-            Error::input(format!("{file}: the checkpoint has no `{name}`"))
-                .help("config.json and the weights come from different models, or a shard is missing")
+            let file =
+                self.shards.first().map_or_else(String::new, |s| s.path.display().to_string());
+            Error::input(format!("{file}: the checkpoint has no `{name}`")).help(
+                "config.json and the weights come from different models, or a shard is missing",
+            )
         };
         let (shard, original) = self.names.get(name).ok_or_else(missing)?;
         let shard = &self.shards[*shard];
@@ -153,7 +158,9 @@ fn shard_names(index: &str) -> Option<BTreeSet<String>> {
 pub fn hub_name(name: &str) -> String {
     match name.strip_prefix("model.language_model.") {
         Some(rest) => format!("model.{rest}"),
-        None => name.strip_prefix("model.").filter(|n| n.starts_with("visual.")).unwrap_or(name).into(),
+        None => {
+            name.strip_prefix("model.").filter(|n| n.starts_with("visual.")).unwrap_or(name).into()
+        }
     }
 }
 
@@ -171,8 +178,9 @@ fn numbers<E, const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> E) -> Vec<
 }
 
 fn wrong_type(path: &Path, name: &str, dtype: Dtype) -> Error {
-    Error::input(format!("{}: `{name}` is {dtype:?}", path.display()))
-        .help("only f32, f16 and bf16 weights can be loaded; take the checkpoint that is not quantised")
+    Error::input(format!("{}: `{name}` is {dtype:?}", path.display())).help(
+        "only f32, f16 and bf16 weights can be loaded; take the checkpoint that is not quantised",
+    )
 }
 
 /// Where a model's weights come from.
@@ -205,10 +213,10 @@ pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device)
     let left_over = files.names().find(|name| !loader.taken.contains_key(*name) && !ignored(name));
     match left_over {
         None => Ok(model),
-        Some(name) => {
-            Err(Error::input(format!("the checkpoint has `{name}`, which config.json has no place for"))
-                .help("config.json and the weights come from different models"))
-        }
+        Some(name) => Err(Error::input(format!(
+            "the checkpoint has `{name}`, which config.json has no place for"
+        ))
+        .help("config.json and the weights come from different models")),
     }
 }
 
@@ -218,8 +226,12 @@ pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device)
 /// Where `config` is inconsistent.
 pub fn shapes(config: &Config) -> Result<BTreeMap<String, Vec<usize>>> {
     let device = Device::flex();
-    let mut loader =
-        Loader { source: Source::Nothing, dtype: DType::F32, device: &device, taken: BTreeMap::new() };
+    let mut loader = Loader {
+        source: Source::Nothing,
+        dtype: DType::F32,
+        device: &device,
+        taken: BTreeMap::new(),
+    };
     loader.model(config)?;
     Ok(loader.taken)
 }
@@ -282,9 +294,10 @@ impl Loader<'_> {
             .map(|l| self.decoder_layer(config, &format!("model.layers.{l}")))
             .collect::<Result<_>>()?;
         let norm = self.rms_norm("model.norm", hidden, text.rms_norm_eps)?;
-        let lm_head = match config.tie_word_embeddings {
-            true => None,
-            false => Some(self.linear("lm_head", [hidden, vocab], false)?),
+        let lm_head = if config.tie_word_embeddings {
+            None
+        } else {
+            Some(self.linear("lm_head", [hidden, vocab], false)?)
         };
         let model = LanguageModel { embed_tokens, layers, norm };
         Ok(QwenVl { visual, model, lm_head, config: config.clone() })
@@ -339,14 +352,23 @@ impl Loader<'_> {
                 ln_q: self.vision_norm(config.family, "visual.merger.ln_q", e)?,
                 mlp: MergerMlp {
                     linear_0: self.linear("visual.merger.mlp.0", [unit, unit], true)?,
-                    linear_2: self.linear("visual.merger.mlp.2", [unit, config.text.hidden_size], true)?,
+                    linear_2: self.linear(
+                        "visual.merger.mlp.2",
+                        [unit, config.text.hidden_size],
+                        true,
+                    )?,
                 },
             },
             config: VisionShape::new(vision, config.family == Family::Qwen2_5Vl),
         })
     }
 
-    fn vision_block(&mut self, family: Family, vision: &VisionConfig, name: &str) -> Result<VisionBlock> {
+    fn vision_block(
+        &mut self,
+        family: Family,
+        vision: &VisionConfig,
+        name: &str,
+    ) -> Result<VisionBlock> {
         let (e, inner) = (vision.embed_dim, vision.intermediate_size);
         let mlp = format!("{name}.mlp");
         Ok(VisionBlock {

@@ -61,7 +61,10 @@ pub fn save(checkpoints: &Path, model: &QwenVl, optimiser: &AdamW) -> Result<()>
             })
             .collect()
     };
-    write_tensors(&temporary.join("trained.safetensors"), flat(parameters::trained_values(model, ""))?)?;
+    write_tensors(
+        &temporary.join("trained.safetensors"),
+        flat(parameters::trained_values(model, ""))?,
+    )?;
     for (i, file) in MOMENTS.iter().enumerate() {
         let moment = optimiser.moments.iter().map(|(name, m)| (name.clone(), m[i].clone()));
         write_tensors(&temporary.join(file), flat(moment.collect())?)?;

@@ -124,7 +124,13 @@ impl Pass<'_> {
 
     /// Runs layer `i` again on its `input` with a tape; `gradient` is that of its output, what
     /// returns is that of its input.
-    fn layer(&self, i: usize, input: Tensor<3>, gradient: Tensor<3>, sums: &mut Named) -> Tensor<3> {
+    fn layer(
+        &self,
+        i: usize,
+        input: Tensor<3>,
+        gradient: Tensor<3>,
+        sums: &mut Named,
+    ) -> Tensor<3> {
         let layer = &self.model.model.layers[i];
         let input = input.autodiff().require_grad();
         self.seed_dropout(i);

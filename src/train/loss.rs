@@ -38,9 +38,7 @@ pub fn token_weights(loss: Loss, micro_batches: &[Vec<usize>]) -> Vec<Vec<f64>> 
     let weight = |sample: usize, micro_batch: &[usize]| match loss {
         Loss::Sample => 1.0 / (sample * samples) as f64,
         Loss::Token => 1.0 / tokens as f64,
-        Loss::MicroBatch => {
-            1.0 / (micro_batch.iter().sum::<usize>() * micro_batches.len()) as f64
-        }
+        Loss::MicroBatch => 1.0 / (micro_batch.iter().sum::<usize>() * micro_batches.len()) as f64,
     };
     micro_batches.iter().map(|batch| batch.iter().map(|n| weight(*n, batch)).collect()).collect()
 }

@@ -185,4 +185,3 @@ pub fn counts(model: &QwenVl) -> (usize, usize) {
     };
     (sum(false), sum(true))
 }
-

@@ -238,7 +238,7 @@ fn write_questions(path: &Path, clips: Vec<Clip>) -> Result<usize> {
                 id: format!("validation_{}", items.len() + 1),
                 video: format!("{HUB}/{}", clip.path),
                 question_type: "multiple-choice",
-                question: question.question,
+                question: question.text,
                 choices: question.choices,
                 answer: question.answer,
             });

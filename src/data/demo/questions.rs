@@ -29,7 +29,7 @@ pub(super) enum Answer {
 /// A question about one video.
 #[derive(Debug)]
 pub(super) struct Question {
-    pub(super) question: String,
+    pub(super) text: String,
     /// By letter, `A` to `D`.
     pub(super) choices: BTreeMap<char, Answer>,
     pub(super) answer: Answer,
@@ -359,7 +359,7 @@ impl Family {
         others.truncate(3);
         others.insert(letter, gold);
         Question {
-            question: name(pick(self.wordings, stage.rng())),
+            text: name(pick(self.wordings, stage.rng())),
             choices: ('A'..='D').zip(others.into_iter().map(answer)).collect(),
             answer: answer(gold),
         }

@@ -1,0 +1,33 @@
+# `make demo` runs the main job on the built-in checkpoint, `make test` the tests (those on VLM4D's
+# real questions too, where VLM4D_QA names a folder with them). Both need Rust, and install first
+# what else is missing: ffmpeg's libraries, which decode the videos, and clang, which binds them.
+
+libraries := libavcodec libavdevice libavfilter libavformat libavutil libswresample libswscale
+packages := pkg-config clang libclang-dev $(libraries:%=%-dev)
+vlm4d_train := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/vlm4d-train
+
+.PHONY: demo test build deps
+
+demo: build
+	test -d data/demo || $(vlm4d_train) data demo --out data/demo
+	$(vlm4d_train) recipes/quickstart/real.toml
+
+test: deps
+	cargo test --release --locked
+
+build: deps
+	cargo build --release --locked
+
+# libclang has no pkg-config file, so the loader's cache is asked (ldconfig may lie outside PATH).
+deps:
+	@if pkg-config --exists $(libraries) && command -v clang >/dev/null \
+	    && PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q 'libclang[-.]'; then exit 0; fi 2>/dev/null; \
+	if ! command -v apt-get >/dev/null; then \
+	    echo "error: pkg-config, clang, libclang or a library of ffmpeg ($(libraries)) is missing" >&2; \
+	    echo "  help: install their development packages; here is no apt-get to do it" >&2; exit 1; \
+	fi; \
+	echo "installing what building needs: $(packages)"; \
+	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); set -ex; \
+	$$sudo apt-get update -qq; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends $(packages)

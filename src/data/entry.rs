@@ -1,0 +1,190 @@
+//! What a run trains on and tests: VLM4D's questions or LLaMA-Factory's conversations, seen alike.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::chat::{Content, Message};
+use super::sharegpt::{self, Conversation};
+use super::split::Item;
+use super::vlm4d::{self, Format, PromptStyle, Question};
+use crate::error::{Error, Result};
+
+/// One question, to be asked in one or more formats.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// `real/validation_1`.
+    pub id: String,
+    /// `real`, `synthetic`, or the name of a data set.
+    pub subset: String,
+    /// Where its video comes from.
+    pub source: String,
+    /// The paper's group.
+    pub group: String,
+    /// Its videos, relative to the data folder.
+    pub videos: Vec<PathBuf>,
+    /// The question's text.
+    pub question: String,
+    /// The choices' texts; none where the question has none.
+    pub choices: Vec<String>,
+    /// The gold answer's text.
+    pub gold: String,
+    /// Every choice that is right, counted from 0.
+    pub gold_choices: Vec<usize>,
+    ask: Ask,
+}
+
+#[derive(Clone, Debug)]
+enum Ask {
+    Question(Question),
+    Conversation(Conversation),
+}
+
+/// Reads `subsets` of the data folder `dir`, in order.
+///
+/// # Errors
+/// A file that is missing or malformed, or data that cannot be used.
+pub fn read(dir: &Path, subsets: &[String]) -> Result<(Vec<Entry>, Vec<String>)> {
+    if !dir.is_dir() {
+        return Err(Error::input(format!("{}: no such folder", dir.display()))
+            .help("data.path is a folder in VLM4D's layout, or one with a dataset_info.json"));
+    }
+    if dir.join("dataset_info.json").is_file() {
+        let conversations = sharegpt::read(dir, subsets)?;
+        let entries = conversations.into_iter().map(Entry::from_conversation);
+        return Ok((entries.collect::<Result<_>>()?, vec![]));
+    }
+    let questions = vlm4d::read(dir, subsets)?;
+    let notes = vlm4d::notes(&questions);
+    Ok((questions.into_iter().map(Entry::from_question).collect(), notes))
+}
+
+/// Checks that every video is there.
+///
+/// # Errors
+/// Names the first that is not, how many more are missing, and a question that needs it.
+pub fn check_videos<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
+    let mut missing: Vec<(&PathBuf, &Entry)> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for entry in entries {
+        for video in &entry.videos {
+            if seen.insert(video) && !dir.join(video).is_file() {
+                missing.push((video, entry));
+            }
+        }
+    }
+    let Some((video, entry)) = missing.first() else { return Ok(()) };
+    let more = match missing.len() - 1 {
+        0 => String::new(),
+        n => format!(" (and {n} more)"),
+    };
+    let path = dir.join(video);
+    Err(Error::input(format!("{}: no such file{more}, used by `{}`", path.display(), entry.id))
+        .help(format!(
+            "put the videos into {}, or leave \"{}\" out of data.train and data.test",
+            dir.display(),
+            entry.subset
+        )))
+}
+
+impl Entry {
+    fn from_question(question: Question) -> Self {
+        Self {
+            id: question.id.clone(),
+            subset: question.subset.clone(),
+            source: question.source.clone(),
+            group: question.group.clone(),
+            videos: vec![question.video.clone()],
+            question: question.question.clone(),
+            choices: question.choices.clone(),
+            gold: question.answer.clone(),
+            gold_choices: question.gold.clone(),
+            ask: Ask::Question(question),
+        }
+    }
+
+    fn from_conversation(conversation: Conversation) -> Result<Self> {
+        if !conversation.images.is_empty() {
+            return Err(Error::input(format!(
+                "`{}`: images cannot be trained on yet",
+                conversation.id
+            ))
+            .help("leave the row out; videos and text can be trained on"));
+        }
+        let last = |role: &str| {
+            let message = conversation.messages.iter().rev().find(|m| m.role == role);
+            message.map(text_of).unwrap_or_default()
+        };
+        Ok(Self {
+            id: conversation.id.clone(),
+            subset: conversation.subset.clone(),
+            source: conversation.subset.clone(),
+            group: conversation.subset.clone(),
+            videos: conversation.videos.clone(),
+            question: last("user"),
+            choices: vec![],
+            gold: last("assistant"),
+            gold_choices: vec![],
+            ask: Ask::Conversation(conversation),
+        })
+    }
+
+    /// Those of `formats` in which this can be asked: a conversation is freeform.
+    pub fn formats(&self, formats: &[Format]) -> Vec<Format> {
+        match self.ask {
+            Ask::Question(_) => formats.to_vec(),
+            Ask::Conversation(_) => vec![Format::Ff],
+        }
+    }
+
+    /// The turns before the answer; without `video` its place is left out.
+    pub fn prompt(&self, format: Format, style: PromptStyle, video: bool) -> Vec<Message> {
+        let mut messages = match &self.ask {
+            Ask::Question(question) => {
+                let text = Content::Text(vlm4d::prompt(question, format, style));
+                vec![Message::new("user", [Content::Video, text])]
+            }
+            Ask::Conversation(conversation) => {
+                let turns = &conversation.messages;
+                turns[..turns.len().saturating_sub(1)].to_vec()
+            }
+        };
+        if !video {
+            for message in &mut messages {
+                message.content.retain(|part| *part != Content::Video);
+            }
+        }
+        messages
+    }
+
+    /// The whole conversation to learn.
+    pub fn training(&self, format: Format) -> Vec<Message> {
+        match &self.ask {
+            Ask::Question(question) => {
+                let answer = Content::Text(vlm4d::training_answer(question, format));
+                let mut messages = self.prompt(format, PromptStyle::Do, true);
+                messages.push(Message::new("assistant", [answer]));
+                messages
+            }
+            Ask::Conversation(conversation) => conversation.messages.clone(),
+        }
+    }
+
+    /// What the split has to know.
+    pub fn item(&self) -> Item {
+        Item {
+            id: self.id.clone(),
+            subset: self.subset.clone(),
+            source: self.source.clone(),
+            video: self.videos.first().cloned().unwrap_or_else(|| PathBuf::from(&self.id)),
+            answer: self.gold.clone(),
+        }
+    }
+}
+
+fn text_of(message: &Message) -> String {
+    let texts = message.content.iter().filter_map(|part| match part {
+        Content::Text(text) => Some(text.as_str()),
+        Content::Image | Content::Video => None,
+    });
+    texts.collect::<String>().trim().to_owned()
+}

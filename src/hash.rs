@@ -1,0 +1,41 @@
+//! SHA-256 of files, so that a run says what it was made from.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// One hash over the files in `dir` whose names end in one of `endings`: names and contents, in
+/// the names' order.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn files(dir: &Path, endings: &[&str]) -> Result<String> {
+    let entries = std::fs::read_dir(dir).map_err(|e| unreadable(dir, &e))?;
+    let wanted = |path: &PathBuf| {
+        path.is_file() && endings.iter().any(|end| path.to_string_lossy().ends_with(end))
+    };
+    let mut paths: Vec<PathBuf> =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter(wanted).collect();
+    paths.sort();
+    let mut hash = Sha256::new();
+    for path in paths {
+        hash.update(path.file_name().unwrap_or_default().to_string_lossy().as_bytes());
+        let mut file = File::open(&path).map_err(|e| unreadable(&path, &e))?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer).map_err(|e| unreadable(&path, &e))? {
+                0 => break,
+                n => hash.update(&buffer[..n]),
+            }
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::input(format!("{}: cannot be read: {error}", path.display()))
+}

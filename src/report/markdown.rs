@@ -1,0 +1,215 @@
+//! `report.md`: the result of a run, ready to be pasted into an issue or a paper's appendix.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use super::terminal::format_name;
+use crate::data::vlm4d::Format;
+use crate::error::{Error, Result};
+use crate::eval::metrics::{FormatMetrics, metrics, paired};
+use crate::eval::predict::{self, Prediction};
+use crate::eval::stats::{Metric, Paired};
+use crate::files;
+use crate::recipe::Recipe;
+use crate::train::log;
+
+/// Examples of each kind in the report.
+const EXAMPLES: usize = 3;
+
+/// Writes the report of the run in `dir`.
+///
+/// # Errors
+/// Where the run's files cannot be read or the disk refuses.
+pub fn write(
+    dir: &Path,
+    recipe: &Recipe,
+    before: &[Prediction],
+    after: &[Prediction],
+) -> Result<()> {
+    let text = report(dir, recipe, before, after)?;
+    files::write(&dir.join("report.md"), text)
+}
+
+/// One row of the main table: before, after, change.
+struct Row {
+    name: String,
+    before: Metric,
+    after: Metric,
+}
+
+fn report(
+    dir: &Path,
+    recipe: &Recipe,
+    before: &[Prediction],
+    after: &[Prediction],
+) -> Result<String> {
+    let mut text = String::new();
+    let seed = recipe.seed;
+    let title = dir.file_name().unwrap_or_default().to_string_lossy();
+    let formatted = (|| {
+        writeln!(text, "# {title}\n")?;
+        writeln!(
+            text,
+            "{} trained on {}, tested on {}; split by {} with seed {seed}.\n",
+            recipe.model.path,
+            recipe.data.train.join(" + "),
+            recipe.data.test_subsets().join(" + "),
+            serde_json::to_value(recipe.data.split.by)
+                .unwrap_or_default()
+                .as_str()
+                .unwrap_or_default()
+        )?;
+        for format in [Format::Mc, Format::Ff] {
+            let [early, late] =
+                [before, after].map(|p| metrics(p, &BTreeMap::new(), seed).formats.remove(&format));
+            if let (Some(early), Some(late)) = (early, late) {
+                accuracy_table(
+                    &mut text,
+                    format,
+                    &early,
+                    &late,
+                    &paired(before, after, format, seed),
+                )?;
+                control(&mut text, dir, format, &late, seed)?;
+            }
+        }
+        training(&mut text, dir)?;
+        examples(&mut text, before, after)?;
+        writeln!(
+            text,
+            "## How to read this\n\nAccuracies are percentages of all test questions; a response without an answer counts as wrong. Intervals are 95 % percentiles of a bootstrap over videos. The change is taken on the same questions; p is McNemar's exact test. ✻ marks fewer than {} videos: too few for a sound interval.",
+            crate::eval::stats::SMALL
+        )
+    })();
+    formatted.map_err(|e| Error::run(format!("the report could not be written: {e}")))?;
+    Ok(text)
+}
+
+fn accuracy_table(
+    text: &mut String,
+    format: Format,
+    early: &FormatMetrics,
+    late: &FormatMetrics,
+    change: &Paired,
+) -> std::fmt::Result {
+    let name = match format {
+        Format::Mc => "Multiple choice (MC)",
+        Format::Ff => "Freeform (FF)",
+    };
+    writeln!(text, "## {name}\n")?;
+    writeln!(text, "| questions | n | before | after | change |\n|---|---:|---:|---:|---:|")?;
+    let mut rows = vec![Row { name: "**all**".into(), before: early.overall, after: late.overall }];
+    for (early, late) in
+        [(&early.subset, &late.subset), (&early.source, &late.source), (&early.group, &late.group)]
+    {
+        for (name, before) in early
+            .iter()
+            .filter(|(name, _)| !rows.iter().any(|r| r.name == **name))
+            .collect::<Vec<_>>()
+        {
+            if let Some(after) = late.get(name) {
+                rows.push(Row { name: name.clone(), before: *before, after: *after });
+            }
+        }
+    }
+    for row in &rows {
+        let change = 100.0 * (row.after.accuracy - row.before.accuracy);
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {change:+.1} |",
+            row.name,
+            row.after.n,
+            cell(&row.before),
+            cell(&row.after)
+        )?;
+    }
+    let [low, high] = change.ci95.map(|share| 100.0 * share);
+    writeln!(
+        text,
+        "\nChange {:+.1} points, 95 % interval [{low:+.1}, {high:+.1}]; {} questions mended, {} broken, p = {:.3}. Unanswered: {} before, {} after. Graded by {}.",
+        100.0 * change.difference,
+        change.fixed,
+        change.broken,
+        change.p,
+        early.unanswered,
+        late.unanswered,
+        late.grader
+    )?;
+    if let Some(chance) = late.chance {
+        writeln!(text, "Guessing would get {:.1}.", 100.0 * chance)?;
+    }
+    writeln!(text)
+}
+
+fn cell(metric: &Metric) -> String {
+    let [low, high] = metric.ci95.map(|share| 100.0 * share);
+    let small = if metric.small { " ✻" } else { "" };
+    format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
+}
+
+/// What the accuracy after training rests on: the same questions asked blind.
+fn control(
+    text: &mut String,
+    dir: &Path,
+    format: Format,
+    late: &FormatMetrics,
+    seed: u64,
+) -> std::fmt::Result {
+    let Ok(blind) = predict::read(&dir.join("after/predictions_no_video.jsonl")) else {
+        return Ok(());
+    };
+    let Some(blind) = metrics(&blind, &BTreeMap::new(), seed).formats.remove(&format) else {
+        return Ok(());
+    };
+    let gain = 100.0 * (late.overall.accuracy - blind.overall.accuracy);
+    writeln!(
+        text,
+        "Without the video the trained model gets {} in {}: seeing it is worth {gain:+.1} points.\n",
+        cell(&blind.overall),
+        format_name(format)
+    )
+}
+
+fn training(text: &mut String, dir: &Path) -> std::fmt::Result {
+    let records = log::read(&dir.join("log.jsonl")).unwrap_or_default();
+    let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
+    let seconds: f64 = records.iter().map(|r| r.seconds).sum();
+    writeln!(
+        text,
+        "## Training\n\n{} steps in {seconds:.0} s; loss {:.3} at the first step, {:.3} at the last. Every step stands in `log.jsonl` and in TensorBoard.\n",
+        last.step, first.loss, last.loss
+    )
+}
+
+fn examples(text: &mut String, before: &[Prediction], after: &[Prediction]) -> std::fmt::Result {
+    let earlier: BTreeMap<(&str, Format), &Prediction> =
+        before.iter().map(|p| ((&*p.id, p.format), p)).collect();
+    writeln!(text, "## Examples\n")?;
+    for (kind, was, is) in
+        [("Mended", false, true), ("Broken", true, false), ("Wrong both times", false, false)]
+    {
+        let chosen = after.iter().filter_map(|p| Some((earlier.get(&(&*p.id, p.format))?, p)));
+        let chosen = chosen.filter(|(early, late)| early.correct == was && late.correct == is);
+        for (early, late) in chosen.take(EXAMPLES) {
+            writeln!(
+                text,
+                "- {kind}: `{}` ({}) {} Gold: {}. Before: {}. After: {}.",
+                late.id,
+                format_name(late.format),
+                late.question,
+                late.gold,
+                quoted(&early.response),
+                quoted(&late.response)
+            )?;
+        }
+    }
+    writeln!(text)
+}
+
+/// A response on one line, at most 80 characters.
+fn quoted(response: &str) -> String {
+    let line = response.split_whitespace().collect::<Vec<_>>().join(" ").replace('`', "'");
+    let cut: String = line.chars().take(80).collect();
+    if cut.len() < line.len() { format!("`{cut}…`") } else { format!("`{cut}`") }
+}

@@ -1,0 +1,251 @@
+//! A run on the terminal: plain lines on standard output, progress bars on standard error where
+//! that is a terminal.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::data::entry::Entry;
+use crate::data::split::By;
+use crate::data::vlm4d::Format;
+use crate::error::Result;
+use crate::eval::metrics::{metrics, paired};
+use crate::eval::predict::{self, Prediction};
+use crate::eval::stats::Metric;
+use crate::recipe::Recipe;
+use crate::train::log::Record;
+use crate::train::schedule::Course;
+
+/// Lines of training progress where standard error is no terminal.
+const LINES: usize = 20;
+
+/// Where a run's lines go.
+#[derive(Clone, Debug, Default)]
+pub struct Terminal;
+
+impl Terminal {
+    /// Prints one line; a reader that has gone away is no error.
+    pub fn line(&self, text: &str) {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+
+    /// A progress bar over `n` things.
+    pub fn bar(&self, label: &str, n: usize) -> Bar {
+        let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{msg:>16} {bar:30} {pos}/{len}  {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(label.to_owned());
+        Bar(bar)
+    }
+
+    /// Progress of the training, from step `done` on.
+    pub fn steps(&self, course: &Course, done: usize) -> Steps {
+        if done < course.steps {
+            self.line("  step    loss      lr  grad norm  tokens/s  memory    left");
+        }
+        let bar = self.bar("training", course.steps);
+        bar.set(done);
+        Steps {
+            bar,
+            terminal: self.clone(),
+            started: Instant::now(),
+            first: done,
+            total: course.steps,
+            every: course.steps.div_ceil(LINES).max(1),
+            tokens: Cell::new(0),
+        }
+    }
+}
+
+/// A progress bar.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// So many are done.
+    pub fn set(&self, done: usize) {
+        self.0.set_position(done as u64);
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Progress of the training.
+pub struct Steps {
+    bar: Bar,
+    terminal: Terminal,
+    started: Instant,
+    first: usize,
+    total: usize,
+    every: usize,
+    tokens: Cell<usize>,
+}
+
+impl Steps {
+    /// One more step is done.
+    pub fn step(&self, record: &Record) {
+        self.bar.set(record.step);
+        self.tokens.set(self.tokens.get() + record.tokens);
+        if record.step % self.every != 0 && record.step != self.total {
+            return;
+        }
+        let elapsed = self.started.elapsed();
+        let left =
+            elapsed / (record.step - self.first).max(1) as u32 * (self.total - record.step) as u32;
+        let rate = self.tokens.get() as f64 / elapsed.as_secs_f64().max(1e-9);
+        self.bar.0.suspend(|| {
+            self.terminal.line(&format!(
+                "{:6}  {:6.3}  {:6.1e}  {:9.2}  {:>8}  {:>6}  {:>6}",
+                record.step,
+                record.loss,
+                record.lr,
+                record.grad_norm,
+                thousands(rate as usize),
+                gibibytes(record.memory_bytes),
+                clock(left)
+            ));
+        });
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish();
+    }
+}
+
+/// Prints what the model is.
+pub fn model(checkpoint: &Path, (all, trained): (usize, usize), device: &str, terminal: &Terminal) {
+    let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+    terminal.line(&format!(
+        "model  {name}  {} parameters, {} trained ({:.2} %), on {device}",
+        short(all),
+        short(trained),
+        100.0 * trained as f64 / all.max(1) as f64
+    ));
+}
+
+/// Prints what the data is.
+pub fn data(recipe: &Recipe, all: &[Entry], train: &[Entry], test: &[Entry], terminal: &Terminal) {
+    for subset in recipe.data.subsets() {
+        let of = |entries: &[Entry]| entries.iter().filter(|e| e.subset == subset).count();
+        let videos: BTreeSet<_> =
+            all.iter().filter(|e| e.subset == subset).flat_map(|e| &e.videos).collect();
+        let by = match recipe.data.split.by {
+            By::Video => "video",
+            By::Question => "question",
+        };
+        terminal.line(&format!(
+            "data   {subset} {} questions on {} videos: train {}  test {}, split by {by}",
+            thousands(of(all)),
+            thousands(videos.len()),
+            thousands(of(train)),
+            thousands(of(test))
+        ));
+    }
+}
+
+/// Prints the accuracies of one evaluation.
+pub fn accuracy(name: &str, predictions: &[Prediction], seed: u64, terminal: &Terminal) {
+    terminal.line(&accuracy_line(name, predictions, seed));
+}
+
+fn accuracy_line(name: &str, predictions: &[Prediction], seed: u64) -> String {
+    let formats = metrics(predictions, &Default::default(), seed).formats;
+    let parts = formats.iter().map(|(f, m)| format!("{} {}", format_name(*f), percent(&m.overall)));
+    let parts: Vec<String> = parts.collect();
+    match parts.is_empty() {
+        true => format!("{name:<6} nothing to test (data.split.test is 0)"),
+        false => format!("{name:<6} {}", parts.join("   ")),
+    }
+}
+
+/// Prints the results of a finished run from its files.
+///
+/// # Errors
+/// Where they cannot be read.
+pub fn results(dir: &Path, terminal: &Terminal) -> Result<()> {
+    let recipe = Recipe::from_file(&dir.join("recipe.toml"))?;
+    let read = |stage: &str| predict::read(&dir.join(stage).join("predictions.jsonl"));
+    let (before, after) = (read("before")?, read("after")?);
+    accuracy("before", &before, recipe.seed, terminal);
+    accuracy("after", &after, recipe.seed, terminal);
+    change(&before, &after, recipe.seed, terminal);
+    terminal.line(&format!("report {}", dir.join("report.md").display()));
+    Ok(())
+}
+
+/// Prints what changed from before to after.
+pub fn change(before: &[Prediction], after: &[Prediction], seed: u64, terminal: &Terminal) {
+    let changes =
+        [Format::Mc, Format::Ff].map(|format| (format, paired(before, after, format, seed)));
+    let parts: Vec<String> = changes
+        .iter()
+        .filter(|(_, paired)| paired.n > 0)
+        .map(|(format, p)| {
+            let [low, high] = p.ci95.map(|share| 100.0 * share);
+            let change = 100.0 * p.difference;
+            format!("{} {change:+.1} [{low:+.1}, {high:+.1}]", format_name(*format))
+        })
+        .collect();
+    if !parts.is_empty() {
+        terminal.line(&format!("change {}   (paired, 95 %)", parts.join("   ")));
+    }
+}
+
+/// `mc` or `ff`.
+pub fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Mc => "mc",
+        Format::Ff => "ff",
+    }
+}
+
+/// `38.2 ±5.6`: percent and half the interval's width.
+pub fn percent(metric: &Metric) -> String {
+    let [low, high] = metric.ci95;
+    format!("{:.1} ±{:.1} (n {})", 100.0 * metric.accuracy, 50.0 * (high - low), metric.n)
+}
+
+/// `1,371`.
+pub fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let grouped: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|chunk| std::str::from_utf8(chunk).unwrap_or_default())
+        .collect();
+    grouped.join(",")
+}
+
+/// `8.29 B`, `20.2 M`, `472.6 k`.
+fn short(n: usize) -> String {
+    let x = n as f64;
+    match n {
+        0..1_000 => n.to_string(),
+        1_000..1_000_000 => format!("{:.1} k", x / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} M", x / 1e6),
+        _ => format!("{:.2} B", x / 1e9),
+    }
+}
+
+/// `21 GiB` or `0.3 GiB`.
+fn gibibytes(bytes: u64) -> String {
+    let gib = bytes as f64 / f64::from(1 << 30);
+    if gib < 10.0 { format!("{gib:.1}G") } else { format!("{gib:.0}G") }
+}
+
+/// `11:40` or `2:03:10`.
+fn clock(left: Duration) -> String {
+    let s = left.as_secs();
+    match s / 3600 {
+        0 => format!("{}:{:02}", s / 60, s % 60),
+        hours => format!("{hours}:{:02}:{:02}", s / 60 % 60, s % 60),
+    }
+}
