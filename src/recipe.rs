@@ -215,7 +215,7 @@ pub struct Eval {
     pub formats: Vec<Format>,
     /// Direct output (`do`) or chain of thought (`cot`).
     pub prompt: PromptStyle,
-    /// Controls beside the accuracy: `no_video`.
+    /// Controls beside the accuracy.
     pub controls: Vec<Control>,
     /// Longest response, in tokens; 32 for direct output, 1,024 (VLM4D) for chain of thought.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -182,6 +182,26 @@ fn full_gradients_equal_the_reference() {
 }
 
 #[test]
+fn accumulation_does_not_change_the_gradient() {
+    let model = with_adapter("tiny-qwen2-vl", "tiny-qwen2-vl/lora_init.safetensors");
+    let file = "tiny-qwen2-vl/forward_batch.safetensors";
+    let batch = Batch::read(&model, file, &[], &["vid_odd".into(), "vid_down".into()]);
+    for loss in [Loss::Sample, Loss::Token] {
+        let cuts = [(3, 1), (1, 3), (2, 2)].map(|(batch_size, grad_accum)| {
+            let train = Train { batch_size, grad_accum, loss, shuffle: false, ..Train::default() };
+            setup(&train, &batch.samples, &batch).gradients(&model, 0).unwrap()
+        });
+        for (other, gradients) in &cuts[1..] {
+            assert!((other / cuts[0].0 - 1.0).abs() < 1e-6, "{loss:?}");
+            for (name, gradient) in gradients {
+                let [got, want] = [gradient, &cuts[0].1[name]].map(|g| values(g.clone()));
+                assert!(relative_difference(&got, &want) < 1e-6, "{loss:?} {name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn five_adamw_steps_equal_pytorch() {
     for name in CHECKPOINTS {
         let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors"));

@@ -1,0 +1,303 @@
+//! The program as its users meet it: the whole job, errors, and going on after a kill.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use vlm4d_train::data::demo::{self, DemoOptions};
+use vlm4d_train::recipe::Recipe;
+use vlm4d_train::run;
+
+use crate::support::{Golden, golden};
+
+/// A small rendered data set, made once.
+fn demo_data() -> &'static Path {
+    static DATA: OnceLock<TempDir> = OnceLock::new();
+    let dir = DATA.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let options =
+            DemoOptions { real_videos: 10, synthetic_videos: 4, ..DemoOptions::default() };
+        demo::render(&dir.path().join("demo"), &options, |_, _| ()).unwrap();
+        dir
+    });
+    Box::leak(dir.path().join("demo").into_boxed_path())
+}
+
+/// A recipe on `data`, with `extra` in `[train]`.
+fn recipe(model: &Path, data: &Path, extra: &str) -> String {
+    format!(
+        "[model]\npath = {:?}\n[data]\npath = {:?}\n[video]\nmax_frames = 4\nmax_pixels = 9408\n\
+         [lora]\n[train]\nlr = 1e-3\n{extra}\n[eval]\nmax_new_tokens = 4\n",
+        model.display().to_string(),
+        data.display().to_string(),
+    )
+}
+
+/// A folder to work in, with `recipes/r.toml` in it.
+struct Workplace(TempDir);
+
+impl Workplace {
+    fn new(recipe: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("recipes")).unwrap();
+        std::fs::write(dir.path().join("recipes/r.toml"), recipe).unwrap();
+        Self(dir)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
+        command.current_dir(self.0.path()).arg("recipes/r.toml");
+        command
+    }
+
+    fn run(&self) -> Output {
+        self.command().output().unwrap()
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join("runs/r").join(path)
+    }
+
+    fn losses(&self) -> Vec<(u64, f64)> {
+        let text = std::fs::read_to_string(self.path("log.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|l| (l["step"].as_u64().unwrap(), l["loss"].as_f64().unwrap())).collect()
+    }
+}
+
+fn tiny() -> PathBuf {
+    golden("ckpt/tiny-qwen2.5-vl")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_shipped_recipe_parses() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let mut seen = 0;
+    for folder in std::fs::read_dir(root).unwrap() {
+        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            let recipe = Recipe::from_file(&path).unwrap_or_else(|e| panic!("{e}"));
+            let resolved = recipe.to_toml().unwrap();
+            let again = Recipe::from_text(&resolved, "resolved").unwrap();
+            assert_eq!(again.to_toml().unwrap(), resolved, "{}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 9, "only {seen} recipes");
+}
+
+#[test]
+fn a_run_has_the_name_of_its_recipe() {
+    let of = |path: &str| run::folder(Path::new("runs"), Path::new(path));
+    assert_eq!(of("recipes/quickstart/real.toml"), Path::new("runs/quickstart/real"));
+    assert_eq!(of("/home/a/recipes/b/c.toml"), Path::new("runs/b/c"));
+    assert_eq!(of("../mine.v2.toml"), Path::new("runs/mine.v2"));
+}
+
+#[test]
+fn the_whole_job_writes_what_the_contract_names() {
+    for model in ["tiny-qwen2-vl", "tiny-qwen2.5-vl"] {
+        let model = golden(&format!("ckpt/{model}"));
+        let place = Workplace::new(&recipe(&model, demo_data(), "max_steps = 2\ngrad_accum = 2"));
+        let output = place.run();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let stdout = text(&output.stdout);
+        for word in ["model  ", "data   real", "before mc", "after  mc", "change mc", "report"] {
+            assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
+        }
+        for file in
+            ["recipe.toml", "split.json", "report.md", "before/metrics.json", "after/metrics.json"]
+        {
+            assert!(place.path(file).is_file(), "{file}");
+        }
+        let events = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().contains("tfevents");
+        let found =
+            std::fs::read_dir(place.path("")).unwrap().filter(|e| events(e.as_ref().unwrap()));
+        assert!(found.count() > 0, "no TensorBoard events");
+        assert_eq!(place.losses().len(), 2);
+        check_predictions(&place.path("after/predictions.jsonl"));
+        let adapter = Golden::open(&place.path("adapter/adapter_model.safetensors"));
+        assert!(
+            adapter.names().all(|name| name.starts_with("base_model.model.model.language_model."))
+        );
+        let again = place.run();
+        assert!(again.status.success() && text(&again.stdout).contains("done before"));
+    }
+}
+
+fn check_predictions(path: &Path) {
+    let lines = std::fs::read_to_string(path).unwrap();
+    let mut formats = std::collections::BTreeSet::new();
+    for line in lines.lines() {
+        let prediction: Value = serde_json::from_str(line).unwrap();
+        for key in [
+            "id",
+            "subset",
+            "source",
+            "group",
+            "format",
+            "prompt",
+            "question",
+            "choices",
+            "gold",
+            "response",
+            "extracted",
+            "correct",
+            "grader",
+            "n_video_tokens",
+        ] {
+            assert!(prediction.get(key).is_some(), "no `{key}` in {line}");
+        }
+        let format = prediction["format"].as_str().unwrap().to_owned();
+        let letters = prediction.get("letter_logprobs").map_or(0, |l| l.as_object().unwrap().len());
+        assert_eq!(letters, if format == "mc" { 4 } else { 0 }, "{line}");
+        formats.insert(format);
+    }
+    assert_eq!(formats.len(), 2);
+}
+
+#[test]
+fn a_killed_run_goes_on_bit_for_bit() {
+    let recipe = recipe(&tiny(), demo_data(), "max_steps = 30\ngrad_accum = 2\nsave_steps = 3");
+    let whole = Workplace::new(&recipe);
+    assert!(whole.run().status.success());
+    let killed = Workplace::new(&recipe);
+    let mut child = killed.command().stdout(std::process::Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while !killed.path("checkpoints/step-6").exists() && start.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(5));
+        if killed.path("checkpoints/step-9").exists() {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!killed.path("report.md").exists(), "the run was over before it could be killed");
+    let output = killed.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("goes on from"), "{}", text(&output.stdout));
+    assert_eq!(killed.losses(), whole.losses());
+    let adapter = "adapter/adapter_model.safetensors";
+    let read = |place: &Workplace| std::fs::read(place.path(adapter)).unwrap();
+    assert!(read(&killed) == read(&whole), "the adapters differ");
+}
+
+/// Runs `recipe` and expects exit 2, one error with `wanted` in it, and nothing written.
+fn refused(recipe: &str, wanted: &str) {
+    let place = Workplace::new(recipe);
+    let output = place.run();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(wanted), "no `{wanted}` in\n{stderr}");
+    assert_eq!(stderr.matches("error:").count(), 1, "{stderr}");
+    for word in ["panicked", "f64", "usize", "struct ", "Option", "Error {"] {
+        assert!(!stderr.contains(word), "`{word}` in\n{stderr}");
+    }
+    assert!(!place.0.path().join("runs").exists(), "something was written");
+}
+
+#[test]
+fn wrong_recipes_are_refused() {
+    let good = recipe(&tiny(), demo_data(), "");
+    for (from, to, wanted) in [
+        (
+            "lr = 1e-3",
+            "lrr = 1e-3",
+            "recipes/r.toml:10:1: unknown field `lrr`\n  help: did you mean `lr`?",
+        ),
+        (
+            "lr = 1e-3",
+            "lr = \"high\"",
+            "recipes/r.toml:10:6: not the text \"high\", a number was expected",
+        ),
+        ("lr = 1e-3", "lr = -1.0", "recipes/r.toml:10:1: `lr` is -1"),
+        ("lr = 1e-3", "lr = ", "recipes/r.toml:10:"),
+        ("lr = 1e-3", "schedule = \"cosin\"", "did you mean `cosine`?"),
+        ("[lora]", "[lora]\nr = 0", "recipes/r.toml:9:1: `r` is 0"),
+        ("[lora]", "[lora]\ntarget_modules = [\"nothing\"]", "matches no linear layer"),
+        ("[lora]", "[lora]\nfrom = \"nowhere\"", "nowhere/adapter_config.json: no such file"),
+        ("[model]", "[modle]", "did you mean `model`?"),
+        ("max_frames = 4", "max_frames = 0", "`max_frames` is 0"),
+        ("tiny-qwen2.5-vl", "tiny-qwen9-vl", "tiny-qwen9-vl: no such folder"),
+        ("max_frames = 4", "fps = 0.0", "`fps` is 0"),
+    ] {
+        assert!(good.contains(from));
+        refused(&good.replacen(from, to, 1), wanted);
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => std::fs::write(target, std::fs::read(entry.path()).unwrap()).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn damaged_checkpoints_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copy_dir(&golden("ckpt/tiny-qwen2-vl"), &model);
+    let recipe = recipe(&model, demo_data(), "");
+    let weights = model.join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 1000]).unwrap();
+    refused(&recipe, "model.safetensors: not a complete safetensors file");
+    std::fs::write(&weights, &bytes).unwrap();
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    std::fs::write(
+        model.join("config.json"),
+        config.replace("\"intermediate_size\": 144", "\"intermediate_size\": 160"),
+    )
+    .unwrap();
+    refused(
+        &recipe,
+        "`model.layers.0.mlp.gate_proj.weight` is [144, 64], the model wants [160, 64]",
+    );
+    std::fs::write(
+        model.join("config.json"),
+        config.replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2"),
+    )
+    .unwrap();
+    refused(&recipe, "the checkpoint has `model.layers.2.");
+    std::fs::write(model.join("config.json"), "{").unwrap();
+    refused(&recipe, "config.json:1:");
+    std::fs::remove_file(&weights).unwrap();
+    std::fs::write(model.join("config.json"), &config).unwrap();
+    refused(&recipe, "no model.safetensors");
+}
+
+#[test]
+fn damaged_data_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    copy_dir(demo_data(), &data);
+    let recipe = recipe(&tiny(), &data, "");
+    let davis = data.join("videos_real/davis");
+    let video = std::fs::read_dir(&davis).unwrap().next().unwrap().unwrap().path();
+    let bytes = std::fs::read(&video).unwrap();
+    let name = video.file_name().unwrap().to_string_lossy().into_owned();
+    std::fs::write(&video, &bytes[..bytes.len() / 2]).unwrap();
+    refused(&recipe, &name);
+    std::fs::write(&video, "no video at all").unwrap();
+    refused(&recipe, &name);
+    std::fs::remove_file(&video).unwrap();
+    refused(&recipe, &format!("{name}: no such file, used by `real/validation_"));
+    std::fs::write(&video, &bytes).unwrap();
+    std::fs::write(data.join("QA/real_mc.json"), "[{\"id\": 1,").unwrap();
+    refused(&recipe, "real_mc.json:1:");
+    std::fs::remove_file(data.join("QA/real_mc.json")).unwrap();
+    refused(&recipe, "real_mc.json");
+}
