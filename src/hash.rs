@@ -33,7 +33,7 @@ pub fn files(dir: &Path, endings: &[&str]) -> Result<String> {
             }
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash.finalize().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {

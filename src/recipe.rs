@@ -3,6 +3,7 @@
 //! Only `model.path` and `data.path` are required. Defaults are LLaMA-Factory's where the paper
 //! is silent; each says its source. An error names file, line and column, and a fix.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -397,130 +398,16 @@ impl Recipe {
     pub fn from_text(text: &str, name: &str) -> Result<Self> {
         let source = Source { text, name };
         let recipe: Self = toml::from_str(text).map_err(|e| source.parse_error(&e))?;
-        match recipe.check() {
-            Ok(()) => Ok(recipe),
-            Err((keys, what, help)) => Err(source.error_at_key(&keys, &what, &help)),
+        let mut checks = recipe.data.checks();
+        checks.extend(recipe.model.checks());
+        checks.extend(recipe.video.checks());
+        checks.extend(recipe.train.checks());
+        checks.extend(recipe.eval.checks());
+        checks.extend(recipe.lora.iter().flat_map(Lora::checks));
+        match checks.into_iter().find(|check| !check.ok) {
+            None => Ok(recipe),
+            Some(wrong) => Err(source.error_at_key(wrong.keys, &wrong.what, wrong.help)),
         }
-    }
-
-    /// The first value that cannot be: its keys, what is wrong, how to fix it.
-    fn check(&self) -> Result<(), (Vec<&'static str>, String, String)> {
-        let check = |ok: bool, keys: &[&'static str], what: String, help: &str| match ok {
-            true => Ok(()),
-            false => Err((keys.to_vec(), what, help.to_owned())),
-        };
-        let (data, train, video) = (&self.data, &self.train, &self.video);
-        for (key, path) in [("model", &self.model.path), ("data", &data.path)] {
-            check(
-                !path.starts_with("hf://"),
-                &[key, "path"],
-                format!("`{path}`: the hub cannot be reached from here yet"),
-                "download it (`hf download`) and give the folder",
-            )?;
-        }
-        check(
-            !data.train.is_empty(),
-            &["data", "train"],
-            "`train` is empty".into(),
-            "for example [\"real\"]",
-        )?;
-        check(
-            !data.formats.is_empty(),
-            &["data", "formats"],
-            "`formats` is empty".into(),
-            "[\"mc\", \"ff\"]",
-        )?;
-        check(
-            !self.eval.formats.is_empty(),
-            &["eval", "formats"],
-            "`formats` is empty".into(),
-            "[\"mc\", \"ff\"]",
-        )?;
-        let split = &data.split;
-        for (key, share) in [("test", split.test), ("val", split.val)] {
-            check(
-                (0.0..1.0).contains(&share),
-                &["data", "split", key],
-                format!("`{key}` is {share}"),
-                "a share of the questions: at least 0 and less than 1",
-            )?;
-        }
-        check(
-            split.test + split.val < 1.0,
-            &["data", "split"],
-            "nothing is left to train on".into(),
-            "`test` and `val` must sum to less than 1",
-        )?;
-        check(
-            video.fps > 0.0 && video.fps.is_finite(),
-            &["video", "fps"],
-            format!("`fps` is {}", video.fps),
-            "frames per second of video, for example 2.0",
-        )?;
-        check(
-            video.max_frames >= 1,
-            &["video", "max_frames"],
-            "`max_frames` is 0".into(),
-            "at least 1",
-        )?;
-        let min = video.min_pixels.unwrap_or(0);
-        check(
-            video.max_pixels >= min.max(28 * 28),
-            &["video", "max_pixels"],
-            format!("`max_pixels` is {}", video.max_pixels),
-            "at least 784 (one token of 28 × 28) and `min_pixels`",
-        )?;
-        for (key, n) in [("batch_size", train.batch_size), ("grad_accum", train.grad_accum)] {
-            check(n >= 1, &["train", key], format!("`{key}` is {n}"), "at least 1")?;
-        }
-        for (key, x) in [("epochs", train.epochs), ("max_grad_norm", train.max_grad_norm)] {
-            check(
-                x > 0.0 && x.is_finite(),
-                &["train", key],
-                format!("`{key}` is {x}"),
-                "more than 0",
-            )?;
-        }
-        for (key, x) in [("lr", train.lr), ("weight_decay", train.weight_decay)] {
-            check(
-                x >= 0.0 && x.is_finite(),
-                &["train", key],
-                format!("`{key}` is {x}"),
-                "not negative",
-            )?;
-        }
-        check(
-            (0.0..=1.0).contains(&train.warmup_ratio),
-            &["train", "warmup_ratio"],
-            format!("`warmup_ratio` is {}", train.warmup_ratio),
-            "between 0 and 1",
-        )?;
-        check(
-            train.save_steps != Some(0),
-            &["train", "save_steps"],
-            "`save_steps` is 0".into(),
-            "at least 1",
-        )?;
-        if let Some(lora) = &self.lora {
-            check(
-                lora.r >= 1,
-                &["lora", "r"],
-                "`r` is 0".into(),
-                "at least 1; leave [lora] out for full fine-tuning",
-            )?;
-            check(
-                (0.0..1.0).contains(&lora.dropout),
-                &["lora", "dropout"],
-                format!("`dropout` is {}", lora.dropout),
-                "at least 0 and less than 1",
-            )?;
-        }
-        check(
-            self.eval.max_new_tokens != Some(0),
-            &["eval", "max_new_tokens"],
-            "`max_new_tokens` is 0".into(),
-            "at least 1",
-        )
     }
 
     /// The recipe as TOML with every default written out.
@@ -546,6 +433,120 @@ pub fn io_reason(error: &std::io::Error) -> String {
         std::io::ErrorKind::IsADirectory => "is a folder".into(),
         _ => error.to_string(),
     }
+}
+
+/// Whether a value can be; where it stands, what is wrong with it and how to fix it.
+struct Check {
+    ok: bool,
+    keys: &'static [&'static str],
+    what: String,
+    help: &'static str,
+}
+
+fn check(
+    ok: bool,
+    keys: &'static [&'static str],
+    value: impl Display,
+    help: &'static str,
+) -> Check {
+    let key = keys.last().unwrap_or(&"");
+    Check { ok, keys, what: format!("`{key}` is {value}"), help }
+}
+
+const NOT_HERE: &str =
+    "the hub cannot be reached from here yet: download it (`hf download`) and give the folder";
+const FORMATS: &str = "[\"mc\", \"ff\"], or one of them";
+const SHARE: &str = "a share of the questions: at least 0, and together less than 1";
+const COUNT: &str = "at least 1";
+const POSITIVE: &str = "more than 0";
+
+impl Model {
+    fn checks(&self) -> Vec<Check> {
+        vec![check(!self.path.starts_with("hf://"), &["model", "path"], &self.path, NOT_HERE)]
+    }
+}
+
+impl Data {
+    fn checks(&self) -> Vec<Check> {
+        let split = &self.split;
+        let (test, val) = (split.test, split.val);
+        let share = |share: f64| (0.0..1.0).contains(&share) && test + val < 1.0;
+        vec![
+            check(!self.path.starts_with("hf://"), &["data", "path"], &self.path, NOT_HERE),
+            check(!self.train.is_empty(), &["data", "train"], "empty", "for example [\"real\"]"),
+            check(!self.formats.is_empty(), &["data", "formats"], "empty", FORMATS),
+            check(share(test), &["data", "split", "test"], test, SHARE),
+            check(share(val), &["data", "split", "val"], val, SHARE),
+        ]
+    }
+}
+
+impl Video {
+    fn checks(&self) -> Vec<Check> {
+        let least = self.min_pixels.unwrap_or(0).max(28 * 28);
+        vec![
+            check(positive(self.fps), &["video", "fps"], self.fps, POSITIVE),
+            check(self.max_frames >= 1, &["video", "max_frames"], self.max_frames, COUNT),
+            check(
+                self.max_pixels >= least,
+                &["video", "max_pixels"],
+                self.max_pixels,
+                "at least 784, one token of 28 × 28, and at least `min_pixels`",
+            ),
+        ]
+    }
+}
+
+impl Lora {
+    fn checks(&self) -> Vec<Check> {
+        let dropout = (0.0..1.0).contains(&self.dropout);
+        vec![
+            check(self.r >= 1, &["lora", "r"], self.r, COUNT),
+            check(positive(self.alpha()), &["lora", "alpha"], self.alpha(), POSITIVE),
+            check(dropout, &["lora", "dropout"], self.dropout, "at least 0 and less than 1"),
+        ]
+    }
+}
+
+impl Train {
+    fn checks(&self) -> Vec<Check> {
+        let not_negative = |x: f64| x >= 0.0 && x.is_finite();
+        let ratio = (0.0..=1.0).contains(&self.warmup_ratio);
+        vec![
+            check(positive(self.epochs), &["train", "epochs"], self.epochs, POSITIVE),
+            check(self.max_steps != Some(0), &["train", "max_steps"], 0, COUNT),
+            check(self.batch_size >= 1, &["train", "batch_size"], self.batch_size, COUNT),
+            check(self.grad_accum >= 1, &["train", "grad_accum"], self.grad_accum, COUNT),
+            check(not_negative(self.lr), &["train", "lr"], self.lr, "not negative"),
+            check(
+                not_negative(self.weight_decay),
+                &["train", "weight_decay"],
+                self.weight_decay,
+                "not negative",
+            ),
+            check(ratio, &["train", "warmup_ratio"], self.warmup_ratio, "between 0 and 1"),
+            check(
+                positive(self.max_grad_norm),
+                &["train", "max_grad_norm"],
+                self.max_grad_norm,
+                POSITIVE,
+            ),
+            check(self.save_steps != Some(0), &["train", "save_steps"], 0, COUNT),
+        ]
+    }
+}
+
+impl Eval {
+    fn checks(&self) -> Vec<Check> {
+        vec![
+            check(!self.formats.is_empty(), &["eval", "formats"], "empty", FORMATS),
+            check(self.max_new_tokens != Some(0), &["eval", "max_new_tokens"], 0, COUNT),
+        ]
+    }
+}
+
+fn positive(x: f64) -> bool {
+    x > 0.0 && x.is_finite()
 }
 
 /// A recipe's text and name, for errors.

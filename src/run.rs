@@ -64,7 +64,8 @@ struct Prepared {
 /// # Errors
 /// Wrong input, before anything is written; or what broke on the way.
 pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
-    let recipe = Recipe::from_file(path)?;
+    let mut recipe = Recipe::from_file(path)?;
+    adopt_adapter(&mut recipe)?;
     let dir = folder(runs, path);
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
     if is_finished(&dir, &recipe)? {
@@ -73,6 +74,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
         return Ok(dir);
     }
     let prepared = prepare(recipe, terminal)?;
+    check_same_inputs(&dir, &prepared.recipe)?;
     write_inputs(&dir, &prepared)?;
     let before =
         evaluate(&prepared, &prepared.model.valid(), &dir.join("before"), "before", terminal)?;
@@ -105,6 +107,19 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
     Ok(dir.join("report.md").exists())
 }
 
+/// A run that goes on must have the model and data that it began with.
+fn check_same_inputs(dir: &Path, recipe: &Recipe) -> Result<()> {
+    let path = dir.join("recipe.toml");
+    if !path.exists() || Recipe::from_file(&path)?.provenance == recipe.provenance {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{}: was begun with another model, data, device or version of this program",
+        dir.display()
+    ))
+    .help("move that folder away to start anew"))
+}
+
 fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
     let chosen = device::choose(&recipe.model)?;
     let checkpoint = PathBuf::from(&recipe.model.path);
@@ -117,9 +132,9 @@ fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
     let reader = Reader::new(&recipe.video, &checkpoint)?;
     let data = PathBuf::from(&recipe.data.path);
     let (entries, notes) = entry::read(&data, &recipe.data.subsets())?;
-    let (split, train, test) = divide(&recipe, &entries)?;
+    let Divided { split, train, test } = divide(&recipe, &entries)?;
     entry::check_videos(&data, train.iter().chain(&test))?;
-    let (model, adapter) = load_model(&mut recipe, &config, &checkpoint, &chosen, terminal)?;
+    let (model, adapter) = load_model(&recipe, &config, &checkpoint, &chosen, terminal)?;
     terminal::data(&recipe, &entries, &train, &test, terminal);
     notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
     let unique: BTreeSet<PathBuf> =
@@ -156,11 +171,14 @@ fn questions_dir(data: &Path) -> PathBuf {
     if qa.is_dir() { qa } else { data.to_owned() }
 }
 
-/// Splits all entries; returns the split with the entries to train on and to test.
-fn divide(
-    recipe: &Recipe,
-    entries: &[Entry],
-) -> Result<(BTreeMap<String, Split>, Vec<Entry>, Vec<Entry>)> {
+/// A split, and the entries to train on and to test.
+struct Divided {
+    split: BTreeMap<String, Split>,
+    train: Vec<Entry>,
+    test: Vec<Entry>,
+}
+
+fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
     let items: Vec<_> = entries.iter().map(Entry::item).collect();
     let shares = &recipe.data.split;
     let split = split::split(&items, recipe.seed, shares.test, shares.val, shares.by)?;
@@ -176,19 +194,27 @@ fn divide(
     let of =
         |ids: &BTreeSet<&String>| entries.iter().filter(|e| ids.contains(&e.id)).cloned().collect();
     let (train, test) = (of(&train), of(&test));
-    Ok((split, train, test))
+    Ok(Divided { split, train, test })
 }
 
-/// Loads the checkpoint and attaches the adapter; an adapter to start from decides its shape.
+/// An adapter to start from decides rank and scale, whatever the recipe says.
+fn adopt_adapter(recipe: &mut Recipe) -> Result<()> {
+    let Some(lora) = &mut recipe.lora else { return Ok(()) };
+    let Some(dir) = &lora.from else { return Ok(()) };
+    let adapter = AdapterConfig::from_dir(dir)?;
+    (lora.r, lora.alpha) = (adapter.r, Some(adapter.lora_alpha));
+    Ok(())
+}
+
+/// Loads the checkpoint and attaches the adapter.
 fn load_model(
-    recipe: &mut Recipe,
+    recipe: &Recipe,
     config: &Config,
     checkpoint: &Path,
     chosen: &Chosen,
     terminal: &Terminal,
 ) -> Result<(QwenVl, AdapterConfig)> {
-    let seed = recipe.seed;
-    let Some(lora) = &mut recipe.lora else {
+    let Some(lora) = &recipe.lora else {
         return Err(Error::input(
             "the recipe has no [lora]: full fine-tuning is not available yet",
         )
@@ -196,14 +222,12 @@ fn load_model(
     };
     let files = TensorFiles::from_dir(checkpoint)?;
     let mut model = weights::load(config, &files, chosen.dtype, &chosen.device)?;
-    let adapter = match &lora.from {
-        Some(dir) => peft::load(&mut model, dir, lora.dropout)?,
-        None => {
-            peft::attach(&mut model, lora, seed)?;
-            AdapterConfig::new(lora, &recipe.model.path)
-        }
+    let adapter = if let Some(dir) = &lora.from {
+        peft::load(&mut model, dir, lora.dropout)?
+    } else {
+        peft::attach(&mut model, lora, recipe.seed)?;
+        AdapterConfig::new(lora, &recipe.model.path)
     };
-    (lora.r, lora.alpha) = (adapter.r, Some(adapter.lora_alpha));
     let model = model.train();
     terminal::model(checkpoint, counts(&model), &chosen.name, terminal);
     Ok((model, adapter))
@@ -280,13 +304,10 @@ fn eos_token_ids(checkpoint: &Path, chat: &Chat) -> Result<Vec<u32>> {
     let path = checkpoint.join("generation_config.json");
     let json: Option<serde_json::Value> =
         std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
-    let listed: Vec<u32> = match json.as_ref().and_then(|json| json.get("eos_token_id")) {
-        Some(serde_json::Value::Array(ids)) => {
-            ids.iter().filter_map(|id| id.as_u64().map(|id| id as u32)).collect()
-        }
-        Some(id) => id.as_u64().map(|id| id as u32).into_iter().collect(),
-        None => vec![],
-    };
+    let listed = json.as_ref().and_then(|json| json.get("eos_token_id"));
+    let single = listed.map_or(&[][..], std::slice::from_ref);
+    let ids = listed.and_then(|ids| ids.as_array()).map_or(single, Vec::as_slice);
+    let listed: Vec<u32> = ids.iter().filter_map(|id| id.as_u64().map(|id| id as u32)).collect();
     if listed.is_empty() {
         return Ok(vec![
             chat.tokenizer.token_id("<|im_end|>")?,

@@ -11,6 +11,7 @@ mod llamafactory;
 mod model;
 mod processor;
 mod questions;
+mod shapes;
 mod split;
 mod stats;
 mod train;

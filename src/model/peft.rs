@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::lora::Lora;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
-use super::weights::{TensorFiles, hub_name, module_name, transposed};
+use super::weights::{TensorFiles, module_name, transposed};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::recipe::{self, TargetModules, io_reason};
@@ -268,11 +268,14 @@ pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     data.try_to_vec().map_err(|e| Error::run(format!("the device failed: {e:?}")))
 }
 
+/// f32 tensors on the host: numbers, row by row, and shape, by name.
+pub type HostTensors = BTreeMap<String, (Vec<f32>, Vec<usize>)>;
+
 /// Writes f32 tensors, `name → (numbers, shape)`, as one safetensors file.
 ///
 /// # Errors
 /// Where the disk refuses.
-pub fn write_tensors(path: &Path, tensors: BTreeMap<String, (Vec<f32>, Vec<usize>)>) -> Result<()> {
+pub fn write_tensors(path: &Path, tensors: HostTensors) -> Result<()> {
     let bytes: Vec<(String, Vec<u8>, Vec<usize>)> = tensors
         .into_iter()
         .map(|(name, (values, shape))| {
@@ -286,10 +289,4 @@ pub fn write_tensors(path: &Path, tensors: BTreeMap<String, (Vec<f32>, Vec<usize
     let format = Some([("format".to_owned(), "pt".to_owned())].into());
     let content = safetensors::serialize(views, format).map_err(|e| Error::run(e.to_string()))?;
     files::write(path, content)
-}
-
-/// Hub name of an adapter's tensor: `base_model.model.model.language_model.layers.0.….lora_A.weight`
-/// → `model.layers.0.….lora_A.weight`.
-pub fn adapter_hub_name(key: &str) -> String {
-    hub_name(key.strip_prefix(PREFIX).unwrap_or(key))
 }

@@ -2,7 +2,7 @@
 //! that is a terminal.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -92,7 +92,7 @@ impl Steps {
     pub fn step(&self, record: &Record) {
         self.bar.set(record.step);
         self.tokens.set(self.tokens.get() + record.tokens);
-        if record.step % self.every != 0 && record.step != self.total {
+        if !record.step.is_multiple_of(self.every) && record.step != self.total {
             return;
         }
         let elapsed = self.started.elapsed();
@@ -156,7 +156,7 @@ pub fn accuracy(name: &str, predictions: &[Prediction], seed: u64, terminal: &Te
 }
 
 fn accuracy_line(name: &str, predictions: &[Prediction], seed: u64) -> String {
-    let formats = metrics(predictions, &Default::default(), seed).formats;
+    let formats = metrics(predictions, &BTreeMap::new(), seed).formats;
     let parts = formats.iter().map(|(f, m)| format!("{} {}", format_name(*f), percent(&m.overall)));
     let parts: Vec<String> = parts.collect();
     match parts.is_empty() {

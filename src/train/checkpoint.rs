@@ -2,7 +2,6 @@
 //!
 //! A checkpoint is written to a temporary folder and renamed: what is there is whole.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -12,7 +11,7 @@ use super::optimiser::AdamW;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::parameters::{self, Named};
-use crate::model::peft::{host, write_tensors};
+use crate::model::peft::{HostTensors, host, write_tensors};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::weights::TensorFiles;
 
@@ -51,7 +50,7 @@ pub fn save(checkpoints: &Path, model: &QwenVl, optimiser: &AdamW) -> Result<()>
     let temporary = checkpoints.join(format!("{name}.partial"));
     let whole = checkpoints.join(name);
     files::create_dir(&temporary)?;
-    let flat = |named: Named| -> Result<BTreeMap<String, (Vec<f32>, Vec<usize>)>> {
+    let flat = |named: Named| -> Result<HostTensors> {
         named
             .into_iter()
             .map(|(name, tensor)| {

@@ -136,7 +136,7 @@ impl Setup<'_> {
             log.step(&record)?;
             seen(&record, &course);
             let stop = STOP.load(Ordering::Relaxed);
-            if stop || optimiser.step % save_steps == 0 || optimiser.step == course.steps {
+            if stop || optimiser.step.is_multiple_of(save_steps) || optimiser.step == course.steps {
                 checkpoint::save(&self.checkpoints, &model, &optimiser)?;
             }
             if stop {
