@@ -3,10 +3,12 @@
 //! shapes of real checkpoints.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use serde_json::Value;
+use vlm4d_train::data::chat::{Chat, ChatTemplate, Content, Message};
+use vlm4d_train::data::processor::PreprocessorConfig;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::weights::{self, TensorFiles};
@@ -111,11 +113,8 @@ fn every_name_of_a_real_index_has_one_place() {
         println!("skipped: QWEN_VL_HUB names no folder with real checkpoints' metadata");
         return;
     };
-    let mut folders: Vec<_> = std::fs::read_dir(&hub).unwrap().map(|e| e.unwrap().path()).collect();
-    let variants = Path::new(&hub).join("variants");
-    folders.extend(std::fs::read_dir(variants).into_iter().flatten().map(|e| e.unwrap().path()));
     let mut seen = 0;
-    for folder in folders {
+    for folder in folders(&hub) {
         let Ok(index) = std::fs::read_to_string(folder.join("model.safetensors.index.json")) else {
             continue;
         };
@@ -142,4 +141,45 @@ fn every_name_of_a_real_index_has_one_place() {
         seen += 1;
     }
     assert!(seen > 0, "{hub} holds no index");
+}
+
+/// Configuration, tokenizer, chat template and processor of each real checkpoint load, where the
+/// folder has them.
+#[test]
+fn real_metadata_loads() {
+    let Ok(hub) = std::env::var("QWEN_VL_HUB") else {
+        println!("skipped: QWEN_VL_HUB names no folder with real checkpoints' metadata");
+        return;
+    };
+    let question = [Message::new("user", [Content::Video, Content::Text("Which way?".into())])];
+    let (mut templates, mut tokenizers) = (0, 0);
+    for folder in folders(&hub) {
+        let Ok(config) = Config::from_dir(&folder) else { continue };
+        assert_eq!(config.video_token_id, 151_656, "{}", folder.display());
+        let processor =
+            PreprocessorConfig::from_file(folder.join("preprocessor_config.json")).unwrap();
+        assert_eq!((processor.patch_size, processor.merge_size), (14, 2), "{}", folder.display());
+        let template = ChatTemplate::load(&folder).unwrap();
+        let text = template.render(&question, true).unwrap();
+        let wanted = "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>Which way?<|im_end|>\n\
+            <|im_start|>assistant\n";
+        assert!(text.ends_with(wanted), "{}: {text}", folder.display());
+        templates += 1;
+        if folder.join("vocab.json").is_file() {
+            let chat = Chat::load(&folder).unwrap();
+            assert_eq!(chat.tokenizer.token_id("<|video_pad|>").unwrap(), 151_656);
+            let ids = chat.encode_prompt(&question, &[3]).unwrap();
+            assert_eq!(ids.iter().filter(|id| **id == 151_656).count(), 3);
+            tokenizers += 1;
+        }
+    }
+    assert!(templates >= 4 && tokenizers >= 1, "{templates} templates, {tokenizers} tokenizers");
+}
+
+/// The checkpoints' folders in `hub` and in its `variants`.
+fn folders(hub: &str) -> Vec<PathBuf> {
+    let inside =
+        |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().map(|e| e.unwrap().path());
+    let hub = Path::new(hub);
+    inside(hub).chain(inside(&hub.join("variants"))).filter(|path| path.is_dir()).collect()
 }

@@ -46,6 +46,18 @@ fn nothing_asked_is_nothing_known() {
     assert_eq!(stats::chance(&[]), None);
 }
 
+/// Resamples of twelve wrong answers are all wrong; that is no certainty. 0.2646: the bound of
+/// Clopper and Pearson for 0 of 12.
+#[test]
+fn all_alike_is_not_certain() {
+    let names: Vec<String> = (0..12).map(|i| format!("v{i}")).collect();
+    let wrong: Vec<_> = names.iter().map(|name| outcome(name, false)).collect();
+    let right: Vec<_> = names.iter().map(|name| outcome(name, true)).collect();
+    let [none, all] = [wrong, right].map(|outcomes| stats::metric(&outcomes, 0).ci95);
+    assert!(close(none[0], 0.0) && (none[1] - 0.2646).abs() < 1e-4, "{none:?}");
+    assert!(close(all[1], 1.0) && (all[0] - 0.7354).abs() < 1e-4, "{all:?}");
+}
+
 #[test]
 fn equal_seeds_give_equal_numbers_in_any_order() {
     let names: Vec<String> = (0..50).map(|i| format!("v{i}")).collect();

@@ -105,7 +105,7 @@ pub fn metric(outcomes: &[Outcome], seed: u64) -> Metric {
         n: outcomes.len(),
         correct,
         accuracy: share(correct, outcomes.len()),
-        ci95: interval(&clusters, seed).unwrap_or([0.0, 1.0]),
+        ci95: interval(&clusters, seed, 0.0).unwrap_or([0.0, 1.0]),
         n_videos: clusters.len(),
         small: clusters.len() < SMALL,
     }
@@ -143,7 +143,7 @@ pub fn paired(pairs: &[Pair], seed: u64) -> Paired {
     Paired {
         n: pairs.len(),
         difference: share(fixed, pairs.len()) - share(broken, pairs.len()),
-        ci95: interval(&clusters, seed).unwrap_or([-1.0, 1.0]),
+        ci95: interval(&clusters, seed, -1.0).unwrap_or([-1.0, 1.0]),
         fixed,
         broken,
         p: mcnemar(fixed, broken),
@@ -188,10 +188,17 @@ fn clusters<'a>(scores: impl Iterator<Item = (&'a str, f64)>) -> Vec<Cluster> {
     videos.into_values().collect()
 }
 
-/// 95% percentile interval of the mean score per question; nothing without a question.
-fn interval(clusters: &[Cluster], seed: u64) -> Option<[f64; 2]> {
-    if clusters.is_empty() {
-        return None;
+/// 95% interval of the mean score per question, within `least..=1`; nothing without a question.
+///
+/// Percentiles of the bootstrap. Where all videos score alike no resample differs, which would
+/// read as certainty: then the bound is that of Clopper and Pearson for `clusters` videos that all
+/// agree, `1 − 0.025^(1 / n)` away from the score.
+fn interval(clusters: &[Cluster], seed: u64, least: f64) -> Option<[f64; 2]> {
+    let first = clusters.first()?;
+    let score = first.sum / first.n;
+    if clusters.iter().all(|c| c.sum / c.n == score) {
+        let off = 1.0 - 0.025_f64.powf(1.0 / count(clusters.len()));
+        return Some([(score - off).max(least), (score + off).min(1.0)]);
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut means: Vec<f64> = (0..RESAMPLES)

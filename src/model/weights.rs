@@ -7,14 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
 use half::f16;
-use memmap2::Mmap;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::Value;
 
 use super::config::{Config, Family, VisionConfig};
@@ -27,13 +26,14 @@ use super::vision::{
     VisionMlp, VisionShape, VisionTower,
 };
 use crate::error::{Error, Result};
+use crate::recipe::io_reason;
 
-/// One mapped safetensors file.
+/// One open safetensors file.
 struct Shard {
     path: PathBuf,
-    bytes: Mmap,
+    file: File,
     metadata: Metadata,
-    data_start: usize,
+    data_start: u64,
 }
 
 /// The tensors of a safetensors file or a set of shards, by hub name.
@@ -99,17 +99,18 @@ impl TensorFiles {
     /// # Errors
     /// Where there is none of that name, or its type is not f32, f16 or bf16.
     pub fn f32(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>)> {
-        let (bytes, dtype, shape, path) = self.raw(name)?;
-        let values = match dtype {
-            Dtype::F32 => numbers(bytes, f32::from_le_bytes),
-            Dtype::BF16 => numbers(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F16 => numbers(bytes, |b| f16::from_le_bytes(b).to_f32()),
-            other => return Err(wrong_type(path, name, other)),
+        let found = self.find(name)?;
+        let bytes = found.bytes()?;
+        let values = match found.info.dtype {
+            Dtype::F32 => numbers(&bytes, f32::from_le_bytes),
+            Dtype::BF16 => numbers(&bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F16 => numbers(&bytes, |b| f16::from_le_bytes(b).to_f32()),
+            other => return Err(wrong_type(&found.shard.path, name, other)),
         };
-        Ok((values, shape.to_vec()))
+        Ok((values, found.info.shape.clone()))
     }
 
-    fn raw(&self, name: &str) -> Result<(&[u8], Dtype, &[usize], &Path)> {
+    fn find(&self, name: &str) -> Result<Found<'_>> {
         let missing = || {
             let file =
                 self.shards.first().map_or_else(String::new, |s| s.path.display().to_string());
@@ -120,9 +121,25 @@ impl TensorFiles {
         let (shard, original) = self.names.get(name).ok_or_else(missing)?;
         let shard = &self.shards[*shard];
         let info = shard.metadata.info(original).ok_or_else(missing)?;
-        let (start, end) = info.data_offsets;
-        let bytes = &shard.bytes[shard.data_start + start..shard.data_start + end];
-        Ok((bytes, info.dtype, &info.shape, &shard.path))
+        Ok(Found { shard, info })
+    }
+}
+
+/// A tensor in a file, not read yet.
+struct Found<'a> {
+    shard: &'a Shard,
+    info: &'a TensorInfo,
+}
+
+impl Found<'_> {
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let (start, end) = self.info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        let at = self.shard.data_start + start as u64;
+        self.shard.file.read_exact_at(&mut bytes, at).map_err(|e| {
+            Error::run(format!("{}: cannot be read: {e}", self.shard.path.display()))
+        })?;
+        Ok(bytes)
     }
 }
 
@@ -132,18 +149,25 @@ impl Shard {
             Error::input(format!("{}: {what}", path.display()))
                 .help("the file is incomplete or damaged: download it again")
         };
-        let file =
-            File::open(&path).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-        // SAFETY: the map is read-only; a file that another process cuts while we read it would
-        // end the program, as it would any tool that maps weights.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(|e| broken(&e.to_string()))?;
-        let (header, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|_| broken("not a complete safetensors file"))?;
-        let data_start = header + 8;
-        if data_start + metadata.data_len() != bytes.len() {
-            return Err(broken("the file is shorter or longer than its header says"));
+        let unread =
+            |e: std::io::Error| Error::input(format!("{}: {}", path.display(), io_reason(&e)));
+        let incomplete = |_| broken("not a complete safetensors file");
+        let file = File::open(&path).map_err(unread)?;
+        let file_len = file.metadata().map_err(unread)?.len();
+        let mut length = [0; 8];
+        file.read_exact_at(&mut length, 0).map_err(incomplete)?;
+        let data_start = u64::from_le_bytes(length).saturating_add(8);
+        if data_start > file_len {
+            return Err(broken("not a complete safetensors file"));
         }
-        Ok(Self { path, bytes, metadata, data_start })
+        let mut header = vec![0; data_start as usize - 8];
+        file.read_exact_at(&mut header, 8).map_err(incomplete)?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|_| broken("not a safetensors file: its header is malformed"))?;
+        if data_start + metadata.data_len() as u64 != file_len {
+            return Err(broken("not a complete safetensors file"));
+        }
+        Ok(Self { path, file, metadata, data_start })
     }
 }
 
@@ -249,19 +273,21 @@ impl Loader<'_> {
         let tensor = match self.source {
             Source::Nothing => Tensor::<D>::zeros([1; D], self.device).expand(as_shape),
             Source::Files(files) => {
-                let (bytes, dtype, found, path) = files.raw(name)?;
-                if found != shape {
+                let found = files.find(name)?;
+                if found.info.shape != shape {
                     return Err(Error::input(format!(
-                        "{}: `{name}` is {found:?}, the model wants {shape:?}",
-                        path.display()
+                        "{}: `{name}` is {:?}, the model wants {shape:?}",
+                        found.shard.path.display(),
+                        found.info.shape
                     ))
                     .help("config.json and the weights come from different models"));
                 }
-                let data = match dtype {
-                    Dtype::F32 => matrix(bytes, f32::from_le_bytes, as_shape, transpose),
-                    Dtype::BF16 => matrix(bytes, bf16::from_le_bytes, as_shape, transpose),
-                    Dtype::F16 => matrix(bytes, f16::from_le_bytes, as_shape, transpose),
-                    other => return Err(wrong_type(path, name, other)),
+                let bytes = found.bytes()?;
+                let data = match found.info.dtype {
+                    Dtype::F32 => matrix(&bytes, f32::from_le_bytes, as_shape, transpose),
+                    Dtype::BF16 => matrix(&bytes, bf16::from_le_bytes, as_shape, transpose),
+                    Dtype::F16 => matrix(&bytes, f16::from_le_bytes, as_shape, transpose),
+                    other => return Err(wrong_type(&found.shard.path, name, other)),
                 };
                 Tensor::from_data(data.convert_dtype(self.dtype), (self.device, self.dtype))
             }
