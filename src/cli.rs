@@ -10,8 +10,7 @@ use crate::data::split::{self, By};
 use crate::error::{Error, Result};
 use crate::eval::grade;
 use crate::report::terminal::Terminal;
-use crate::train::trainer::STOP;
-use crate::{files, run};
+use crate::{files, interrupt, run};
 
 /// Fine-tune a Qwen-VL model on questions about motion in video, and measure it before and after.
 #[derive(Debug, Parser)]
@@ -121,13 +120,7 @@ impl Cli {
 }
 
 fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
-    let handler = || {
-        if STOP.swap(true, std::sync::atomic::Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
-    };
-    ctrlc::set_handler(handler).map_err(|e| Error::run(format!("Ctrl-C cannot be caught: {e}")))?;
+    interrupt::catch()?;
     for recipe in &args.recipes {
         run::run(recipe, &args.runs, terminal)?;
     }

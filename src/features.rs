@@ -14,6 +14,7 @@ use burn::tensor::{Tensor, TensorData};
 use crate::data::processor::{Patches, PixelBudget, PreprocessorConfig, process};
 use crate::data::video::{self, VideoOptions};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::model::parameters;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
@@ -101,6 +102,7 @@ impl Videos {
             }
             drop(sender);
             for (video, patches) in receiver {
+                interrupt::check("the reading of videos")?;
                 let (patches, grid) = patches?;
                 let kept = if trained {
                     Kept::Patches(patches.pixel_values)

@@ -13,6 +13,7 @@ pub mod eval;
 pub mod features;
 pub mod files;
 pub mod hash;
+pub mod interrupt;
 pub mod model;
 pub mod recipe;
 pub mod report;

@@ -14,6 +14,7 @@ use crate::data::vlm4d::{Format, PromptStyle, letter};
 use crate::error::{Error, Result};
 use crate::features::Videos;
 use crate::files;
+use crate::interrupt;
 use crate::model::config::VisionConfig;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
@@ -85,6 +86,7 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Prediction>> {
         let mut predictions = Vec::new();
         for entry in entries {
+            interrupt::check("the evaluation")?;
             let features = match video {
                 true => self.videos.features(self.model, &entry.videos)?,
                 false => vec![],

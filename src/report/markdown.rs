@@ -185,15 +185,15 @@ fn training(text: &mut String, dir: &Path) -> std::fmt::Result {
 fn examples(text: &mut String, before: &[Prediction], after: &[Prediction]) -> std::fmt::Result {
     let earlier: BTreeMap<(&str, Format), &Prediction> =
         before.iter().map(|p| ((&*p.id, p.format), p)).collect();
-    writeln!(text, "## Examples\n")?;
+    let mut lines = String::new();
     for (kind, was, is) in
         [("Mended", false, true), ("Broken", true, false), ("Wrong both times", false, false)]
     {
-        let chosen = after.iter().filter_map(|p| Some((earlier.get(&(&*p.id, p.format))?, p)));
-        let chosen = chosen.filter(|(early, late)| early.correct == was && late.correct == is);
+        let pairs = after.iter().filter_map(|p| Some((earlier.get(&(&*p.id, p.format))?, p)));
+        let chosen = pairs.filter(|(early, late)| early.correct == was && late.correct == is);
         for (early, late) in chosen.take(EXAMPLES) {
             writeln!(
-                text,
+                lines,
                 "- {kind}: `{}` ({}) {} Gold: {}. Before: {}. After: {}.",
                 late.id,
                 format_name(late.format),
@@ -204,7 +204,10 @@ fn examples(text: &mut String, before: &[Prediction], after: &[Prediction]) -> s
             )?;
         }
     }
-    writeln!(text)
+    match lines.is_empty() {
+        true => Ok(()),
+        false => writeln!(text, "## Examples\n\n{lines}"),
+    }
 }
 
 /// A response on one line, at most 80 characters.

@@ -1,7 +1,6 @@
 //! The training loop: samples → optimiser steps, from wherever the last checkpoint stands.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Tensor;
@@ -16,12 +15,10 @@ use super::loss::{label_tokens, token_weights};
 use super::optimiser::{AdamW, clip};
 use super::schedule::Course;
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
 use crate::recipe::Train;
-
-/// Set by Ctrl-C: the loop finishes its step, saves and stops.
-pub static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Where the vision features of a sample come from.
 pub trait Media {
@@ -135,16 +132,15 @@ impl Setup<'_> {
             };
             log.step(&record)?;
             seen(&record, &course);
-            let stop = STOP.load(Ordering::Relaxed);
+            let stop = interrupt::requested();
             if stop || optimiser.step.is_multiple_of(save_steps) || optimiser.step == course.steps {
                 checkpoint::save(&self.checkpoints, &model, &optimiser)?;
             }
             if stop {
-                return Err(Error::interrupted(format!(
-                    "stopped after step {} of {}; its checkpoint is saved",
+                return Err(interrupt::stopped(&format!(
+                    "after step {} of {}; its checkpoint is saved",
                     optimiser.step, course.steps
-                ))
-                .help("start the same command again to go on"));
+                )));
             }
         }
         Ok(model)
