@@ -284,9 +284,9 @@ impl Loader<'_> {
                 }
                 let bytes = found.bytes()?;
                 let data = match found.info.dtype {
-                    Dtype::F32 => matrix(&bytes, f32::from_le_bytes, as_shape, transpose),
-                    Dtype::BF16 => matrix(&bytes, bf16::from_le_bytes, as_shape, transpose),
-                    Dtype::F16 => matrix(&bytes, f16::from_le_bytes, as_shape, transpose),
+                    Dtype::F32 => matrix(bytes, f32::from_le_bytes, as_shape, transpose),
+                    Dtype::BF16 => matrix(bytes, bf16::from_le_bytes, as_shape, transpose),
+                    Dtype::F16 => matrix(bytes, f16::from_le_bytes, as_shape, transpose),
                     other => return Err(wrong_type(&found.shard.path, name, other)),
                 };
                 Tensor::from_data(data.convert_dtype(self.dtype), (self.device, self.dtype))
@@ -430,12 +430,14 @@ impl Loader<'_> {
 
 /// Little-endian `bytes` as a tensor of `shape`; with `transpose` they hold its transpose.
 fn matrix<E: burn::tensor::Element, const N: usize, const D: usize>(
-    bytes: &[u8],
+    bytes: Vec<u8>,
     read: impl Fn([u8; N]) -> E,
     shape: [usize; D],
     transpose: bool,
 ) -> TensorData {
-    let mut values = numbers(bytes, read);
+    let mut values = numbers(&bytes, read);
+    // Before the transpose, which needs room for the values once more.
+    drop(bytes);
     if transpose {
         values = transposed(&values, shape[1], shape[0]);
     }
