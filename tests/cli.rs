@@ -272,11 +272,27 @@ fn damaged_checkpoints_are_refused() {
     )
     .unwrap();
     refused(&recipe, "the checkpoint has `model.layers.2.");
+    let other = |from: &str, to: &str| {
+        assert!(config.contains(from), "{from}");
+        std::fs::write(model.join("config.json"), config.replacen(from, to, 1)).unwrap();
+    };
+    other("\"model_type\": \"qwen2_vl\"", "\"model_type\": \"llama\"");
+    refused(&recipe, "`model_type` is `llama`; only `qwen2_vl` and `qwen2_5_vl`");
+    other("\"num_attention_heads\": 4", "\"num_attention_heads\": 5");
+    refused(&recipe, "`num_attention_heads` (5) does not divide hidden_size (64)");
+    other("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3");
+    refused(&recipe, "`num_key_value_heads` (3) does not divide num_attention_heads (4)");
+    other("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+    refused(&recipe, "the checkpoint has no `model.layers.3.");
     std::fs::write(model.join("config.json"), "{").unwrap();
     refused(&recipe, "config.json:1:");
     std::fs::remove_file(&weights).unwrap();
     std::fs::write(model.join("config.json"), &config).unwrap();
     refused(&recipe, "no model.safetensors");
+    let index = "model.safetensors.index.json";
+    std::fs::write(model.join(index), "{\"weight_map\": {\"a\": \"model-1-of-2.safetensors\"}}")
+        .unwrap();
+    refused(&recipe, "model-1-of-2.safetensors: no such file, named by");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use vlm4d_train::model::config::{Config, Family};
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::{vision, weights};
+use vlm4d_train::train::loss::{cross_entropy, predictions};
 
 use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
 
@@ -286,6 +287,29 @@ fn hidden_states_and_logits_equal_the_reference() {
                 let difference = max_difference(&logits, &want);
                 assert!(difference < LOGITS, "{name} {case} logits: {difference:e}");
             }
+        }
+    }
+}
+
+#[test]
+fn loss_equals_the_reference() {
+    for name in CHECKPOINTS {
+        let model = load(name);
+        for case in CASES {
+            let (batch, rows) = case_rows(&model.config, name, case);
+            let (mut sum, mut tokens) = (0.0, 0);
+            for row in &rows {
+                let features = row.features(&model);
+                let (x, _) = model.forward(&row.input_ids, &row.grids(), &features, None).unwrap();
+                let (at, targets) = predictions(&row.labels);
+                let n = at.len();
+                let at = Tensor::from_data(TensorData::new(at, [n]), &Device::flex());
+                let logits = model.logits(x.select(1, at).squeeze_dim::<2>(0));
+                sum += f64::from(values(cross_entropy(logits, &targets))[0]);
+                tokens += n;
+            }
+            let (got, want) = (sum / tokens as f64, f64::from(batch.f32("loss").0[0]));
+            assert!((got / want - 1.0).abs() < 1e-5, "{name} {case}: {got} {want}");
         }
     }
 }

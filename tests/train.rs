@@ -288,6 +288,13 @@ fn a_merged_adapter_is_the_same_function() {
         let (hidden, _) = model.forward(ids, grids, &features, None).unwrap();
         let logits = values(model.logits(hidden.squeeze_dim::<2>(0)));
         let want = Golden::read(&format!("{name}/merged_check.safetensors"));
+        let merged = &model.model.layers[0].self_attn.q_proj.weight;
+        let [i, o] = merged.dims();
+        let difference = max_difference(
+            &transposed(&values(merged.val()), i, o),
+            want.f32("model.layers.0.self_attn.q_proj.weight").0,
+        );
+        assert!(difference < 1e-6, "{name} merged weight: {difference:e}");
         let difference = max_difference(&logits, want.f32("logits_video").0);
         assert!(difference < 2e-4, "{name}: {difference:e}");
     }

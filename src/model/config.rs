@@ -154,6 +154,9 @@ impl TextConfig {
         if fields.bool("use_sliding_window", false)? {
             return Err("`use_sliding_window` is true; sliding windows are not supported".into());
         }
+        let kv_heads = fields.usize("num_key_value_heads", Some(num_attention_heads))?;
+        divides("num_attention_heads", num_attention_heads, "hidden_size", hidden_size)?;
+        divides("num_key_value_heads", kv_heads, "num_attention_heads", num_attention_heads)?;
         let rope = ["rope_parameters", "rope_scaling"]
             .iter()
             .find_map(|key| fields.value(key).filter(|v| v.is_object()))
@@ -180,7 +183,7 @@ impl TextConfig {
             intermediate_size: fields.usize("intermediate_size", None)?,
             num_hidden_layers: fields.usize("num_hidden_layers", None)?,
             num_attention_heads,
-            num_key_value_heads: fields.usize("num_key_value_heads", Some(num_attention_heads))?,
+            num_key_value_heads: kv_heads,
             head_dim,
             vocab_size: fields.usize("vocab_size", None)?,
             max_position_embeddings: fields.usize("max_position_embeddings", Some(32_768))?,
@@ -207,11 +210,19 @@ impl VisionConfig {
                 None => vec![7, 15, 23, 31],
             };
         let channels = fields.usize("in_chans", Some(3))?;
+        let num_heads = fields.usize("num_heads", Some(16))?;
+        // The rotary embedding splits a head into height and width, each into pairs.
+        divides(
+            "vision_config.num_heads × 4",
+            4 * num_heads,
+            "the vision tower's width",
+            embed_dim,
+        )?;
         Ok(Self {
             depth: fields.usize("depth", Some(32))?,
             embed_dim,
             intermediate_size,
-            num_heads: fields.usize("num_heads", Some(16))?,
+            num_heads,
             in_channels: fields.usize("in_channels", Some(channels))?,
             patch_size: fields.usize("patch_size", Some(14))?,
             temporal_patch_size: fields.usize("temporal_patch_size", Some(2))?,
@@ -230,6 +241,14 @@ impl VisionConfig {
     /// Numbers in one flattened patch: channels × frames × height × width.
     pub fn patch_dim(&self) -> usize {
         self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+}
+
+/// Checks that `part` divides `whole`.
+fn divides(part_name: &str, part: usize, whole_name: &str, whole: usize) -> Result<(), String> {
+    match part != 0 && whole.is_multiple_of(part) {
+        true => Ok(()),
+        false => Err(format!("`{part_name}` ({part}) does not divide {whole_name} ({whole})")),
     }
 }
 

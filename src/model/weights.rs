@@ -58,6 +58,15 @@ impl TensorFiles {
                 Error::input(format!("{}: no `weight_map` of file names", index.display()))
                     .help("download the index again")
             })?;
+            if let Some(missing) = shards.iter().find(|name| !dir.join(name).is_file()) {
+                let path = dir.join(missing);
+                return Err(Error::input(format!(
+                    "{}: no such file, named by {}",
+                    path.display(),
+                    index.display()
+                ))
+                .help("download the missing shard"));
+            }
             Self::open(shards.iter().map(|name| dir.join(name)))
         } else if single.is_file() {
             Self::open([single])
