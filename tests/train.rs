@@ -202,6 +202,34 @@ fn accumulation_does_not_change_the_gradient() {
 }
 
 #[test]
+fn dropout_is_the_same_when_a_layer_is_run_again() {
+    let name = "tiny-qwen2-vl";
+    let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors")).valid();
+    for (_, layer) in model.linear_layers_mut() {
+        layer.lora.iter_mut().for_each(|lora| lora.dropout = 0.3);
+    }
+    let model = model.train();
+    let file = format!("{name}/forward_video.safetensors");
+    let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
+    let gradients = |recompute: bool, dropout: bool, step: usize| {
+        let train = Train { grad_accum: 1, recompute, shuffle: false, ..Train::default() };
+        let setup = Setup { dropout, ..setup(&train, &batch.samples, &batch) };
+        let (loss, gradients) = setup.gradients(&model, step).unwrap();
+        (loss, gradients.into_values().flat_map(values).collect::<Vec<f32>>())
+    };
+    let (loss, again) = gradients(true, true, 0);
+    let (plain_loss, plain) = gradients(false, true, 0);
+    let difference = relative_difference(&again, &plain);
+    assert!((loss / plain_loss - 1.0).abs() < 1e-6, "{loss} {plain_loss}");
+    assert!(difference < 1e-5, "{difference:e}");
+    assert_eq!(gradients(true, true, 0).1, again, "the same step draws the same");
+    assert!(
+        relative_difference(&gradients(true, true, 1).1, &again) > 1e-2,
+        "each step draws anew"
+    );
+}
+
+#[test]
 fn five_adamw_steps_equal_pytorch() {
     for name in CHECKPOINTS {
         let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
