@@ -11,7 +11,7 @@ use std::process::Command;
 use burn::tensor::{DType, Device};
 use serde_json::json;
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::peft::write_tensors;
+use vlm4d_train::model::host::write_tensors;
 use vlm4d_train::model::weights::{self, TensorFiles};
 
 type Failure = Box<dyn std::error::Error>;

@@ -38,6 +38,16 @@ pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
     remove(to).and_then(|()| std::fs::rename(from, to)).map_err(|e| failed(to, &e))
 }
 
+/// Why a file could not be read, in plain words.
+pub fn io_reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file".into(),
+        std::io::ErrorKind::PermissionDenied => "not readable: permission denied".into(),
+        std::io::ErrorKind::IsADirectory => "is a folder".into(),
+        _ => error.to_string(),
+    }
+}
+
 /// The error for a file that could not be written.
 pub fn failed(path: &Path, error: &std::io::Error) -> Error {
     let full = error.kind() == std::io::ErrorKind::StorageFull;

@@ -14,6 +14,7 @@ use crate::data::split::By;
 use crate::data::video::Sampling;
 use crate::data::vlm4d::{Format, PromptStyle};
 use crate::error::{Error, Result};
+use crate::files::io_reason;
 
 /// A whole experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -422,16 +423,6 @@ impl Recipe {
         resolved.data.test = self.data.test_subsets();
         resolved.eval.max_new_tokens = Some(self.eval.max_new_tokens());
         toml::to_string(&resolved).map_err(|e| Error::run(format!("cannot write the recipe: {e}")))
-    }
-}
-
-/// Why a file could not be read, in plain words.
-pub fn io_reason(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file".into(),
-        std::io::ErrorKind::PermissionDenied => "not readable: permission denied".into(),
-        std::io::ErrorKind::IsADirectory => "is a folder".into(),
-        _ => error.to_string(),
     }
 }
 

@@ -404,7 +404,7 @@ fn train(prepared: &Prepared, dir: &Path, terminal: &Terminal) -> Result<QwenVl>
     let mut log = Log::open(dir, optimiser.step)?;
     let course = setup.course();
     let progress = terminal.steps(&course, optimiser.step);
-    let trained = setup.run(model, optimiser, &mut log, |record, _| progress.step(record));
+    let trained = setup.run(model, optimiser, &mut log, |record| progress.step(record));
     progress.finish();
     trained
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use vlm4d_train::eval::generate::{Options, generate};
+use vlm4d_train::model::qwen_vl::QwenVl;
 
 use crate::model::{load, rows, values};
 use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
@@ -9,12 +10,7 @@ use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
 const CASES: [&str; 4] = ["text", "video", "video_long", "batch_left"];
 
 /// The part of `golden` that belongs to `case`, with the names of a batch.
-fn case_rows(
-    model: &vlm4d_train::model::qwen_vl::QwenVl,
-    file: &Golden,
-    meta: &Value,
-    case: &str,
-) -> Vec<crate::model::Row> {
+fn case_rows(model: &QwenVl, file: &Golden, meta: &Value, case: &str) -> Vec<crate::model::Row> {
     let list = |key: &str| -> Vec<String> {
         let names = meta[key].as_array().unwrap().iter();
         names.map(|name| name.as_str().unwrap().to_owned()).collect()
@@ -22,13 +18,17 @@ fn case_rows(
     rows(&model.config, &file.part(case), (&list("images"), &list("videos")))
 }
 
+/// The checkpoint, its recorded generations and what they were made from.
+fn recorded(name: &str) -> (QwenVl, Golden, Value) {
+    let text = std::fs::read_to_string(golden(&format!("{name}/generate.json"))).unwrap();
+    let file = Golden::read(&format!("{name}/generate.safetensors"));
+    (load(name), file, serde_json::from_str(&text).unwrap())
+}
+
 #[test]
 fn greedy_ids_and_logits_equal_the_reference() {
     for name in CHECKPOINTS {
-        let model = load(name);
-        let file = Golden::read(&format!("{name}/generate.safetensors"));
-        let text = std::fs::read_to_string(golden(&format!("{name}/generate.json"))).unwrap();
-        let meta: Value = serde_json::from_str(&text).unwrap();
+        let (model, file, meta) = recorded(name);
         let vocab = model.config.text.vocab_size;
         for case in CASES {
             for (variant, repetition_penalty) in [("plain", None), ("rep_penalty_1.05", Some(1.05))]
@@ -74,10 +74,7 @@ fn greedy_ids_and_logits_equal_the_reference() {
 #[test]
 fn the_cache_changes_nothing() {
     for name in CHECKPOINTS {
-        let model = load(name);
-        let file = Golden::read(&format!("{name}/generate.safetensors"));
-        let text = std::fs::read_to_string(golden(&format!("{name}/generate.json"))).unwrap();
-        let meta: Value = serde_json::from_str(&text).unwrap();
+        let (model, file, meta) = recorded(name);
         let row = &case_rows(&model, &file, &meta["video_long"], "video_long")[0];
         let (grids, features) = (row.grids(), row.features(&model));
         let options = Options { max_new_tokens: 8, ..Options::default() };

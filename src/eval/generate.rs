@@ -3,9 +3,9 @@
 use burn::tensor::{DType, Tensor, activation::log_softmax};
 
 use crate::error::Result;
+use crate::model::host::host;
 use crate::model::kv_cache::KvCache;
 use crate::model::lora::cast;
-use crate::model::peft::host;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::{MediaGrid, Positions};
 

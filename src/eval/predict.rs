@@ -13,12 +13,12 @@ use crate::data::entry::Entry;
 use crate::data::vlm4d::{Format, PromptStyle, letter};
 use crate::error::{Error, Result};
 use crate::features::Videos;
-use crate::files;
+use crate::files::{self, io_reason};
 use crate::interrupt;
 use crate::model::config::VisionConfig;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
-use crate::recipe::{Eval, io_reason};
+use crate::recipe::Eval;
 
 /// A graded response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

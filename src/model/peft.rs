@@ -11,17 +11,17 @@ use burn::tensor::{DType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use regex::Regex;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::host::{host, write_tensors};
 use super::lora::Lora;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
 use super::weights::{TensorFiles, module_name, transposed};
 use crate::error::{Error, Result};
-use crate::files;
-use crate::recipe::{self, TargetModules, io_reason};
+use crate::files::{self, io_reason};
+use crate::recipe::{self, TargetModules};
 
 /// The linear layers of the language model, in both of the spellings that transformers has had.
 const ALL_LINEAR: &str = r".*\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)";
@@ -255,38 +255,4 @@ pub fn save(model: &QwenVl, config: &AdapterConfig, dir: &Path) -> Result<()> {
     write_tensors(&dir.join("adapter_model.safetensors"), tensors.collect::<Result<_>>()?)?;
     let json = serde_json::to_string_pretty(config).map_err(|e| Error::run(e.to_string()))?;
     files::write(&dir.join("adapter_config.json"), json + "\n")
-}
-
-/// A tensor's numbers.
-///
-/// # Errors
-/// Where the device fails.
-pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let data =
-        tensor.try_into_data().map_err(|e| Error::run(format!("the device failed: {e:?}")))?;
-    let data = data.convert_dtype(DType::F32);
-    data.try_to_vec().map_err(|e| Error::run(format!("the device failed: {e:?}")))
-}
-
-/// f32 tensors on the host: numbers, row by row, and shape, by name.
-pub type HostTensors = BTreeMap<String, (Vec<f32>, Vec<usize>)>;
-
-/// Writes f32 tensors, `name → (numbers, shape)`, as one safetensors file.
-///
-/// # Errors
-/// Where the disk refuses.
-pub fn write_tensors(path: &Path, tensors: HostTensors) -> Result<()> {
-    let bytes: Vec<(String, Vec<u8>, Vec<usize>)> = tensors
-        .into_iter()
-        .map(|(name, (values, shape))| {
-            (name, values.iter().flat_map(|v| v.to_le_bytes()).collect(), shape)
-        })
-        .collect();
-    let views = bytes.iter().map(|(name, data, shape)| {
-        TensorView::new(Dtype::F32, shape.clone(), data).map(|view| (name, view))
-    });
-    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|e| Error::run(e.to_string()))?;
-    let format = Some([("format".to_owned(), "pt".to_owned())].into());
-    let content = safetensors::serialize(views, format).map_err(|e| Error::run(e.to_string()))?;
-    files::write(path, content)
 }

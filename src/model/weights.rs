@@ -26,7 +26,7 @@ use super::vision::{
     VisionMlp, VisionShape, VisionTower,
 };
 use crate::error::{Error, Result};
-use crate::recipe::io_reason;
+use crate::files::io_reason;
 
 /// One open safetensors file.
 struct Shard {

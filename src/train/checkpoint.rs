@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::optimiser::AdamW;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::model::host::{HostTensors, host, write_tensors};
 use crate::model::parameters::{self, Named};
-use crate::model::peft::{HostTensors, host, write_tensors};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::weights::TensorFiles;
 

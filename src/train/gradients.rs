@@ -9,9 +9,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use super::loss::{cross_entropy, predictions};
 use crate::error::{Error, Result};
+use crate::model::host::host;
 use crate::model::language::Context;
 use crate::model::parameters::{Named, add_gradients};
-use crate::model::peft::host;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::Positions;
 

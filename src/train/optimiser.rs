@@ -9,8 +9,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::error::Result;
+use crate::model::host::host;
 use crate::model::parameters::{self, Named};
-use crate::model::peft::host;
 
 /// Decay rates of the moments and what is added to the root of the second one.
 /// Source: PyTorch's and LLaMA-Factory's defaults.

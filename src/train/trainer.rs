@@ -107,7 +107,7 @@ impl Setup<'_> {
         mut model: QwenVl,
         mut optimiser: AdamW,
         log: &mut Log,
-        mut seen: impl FnMut(&Record, &Course),
+        mut seen: impl FnMut(&Record),
     ) -> Result<QwenVl> {
         let course = self.course();
         let save_steps = self.train.save_steps.unwrap_or(course.steps_per_epoch);
@@ -131,7 +131,7 @@ impl Setup<'_> {
                 memory_bytes: memory_bytes(),
             };
             log.step(&record)?;
-            seen(&record, &course);
+            seen(&record);
             let stop = interrupt::requested();
             if stop || optimiser.step.is_multiple_of(save_steps) || optimiser.step == course.steps {
                 checkpoint::save(&self.checkpoints, &model, &optimiser)?;
