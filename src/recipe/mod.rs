@@ -3,13 +3,13 @@
 //! Only `model.path` and `data.path` are required. Defaults are LLaMA-Factory's where the paper
 //! is silent; each says its source. An error names file, line and column, and a fix.
 
-use std::fmt::Display;
+mod check;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
 
+use self::check::Source;
 use crate::data::split::By;
 use crate::data::video::Sampling;
 use crate::data::vlm4d::{Format, PromptStyle};
@@ -399,16 +399,8 @@ impl Recipe {
     pub fn from_text(text: &str, name: &str) -> Result<Self> {
         let source = Source { text, name };
         let recipe: Self = toml::from_str(text).map_err(|e| source.parse_error(&e))?;
-        let mut checks = recipe.data.checks();
-        checks.extend(recipe.model.checks());
-        checks.extend(recipe.video.checks());
-        checks.extend(recipe.train.checks());
-        checks.extend(recipe.eval.checks());
-        checks.extend(recipe.lora.iter().flat_map(Lora::checks));
-        match checks.into_iter().find(|check| !check.ok) {
-            None => Ok(recipe),
-            Some(wrong) => Err(source.error_at_key(wrong.keys, &wrong.what, wrong.help)),
-        }
+        source.check(&recipe)?;
+        Ok(recipe)
     }
 
     /// The recipe as TOML with every default written out.
@@ -423,218 +415,5 @@ impl Recipe {
         resolved.data.test = self.data.test_subsets();
         resolved.eval.max_new_tokens = Some(self.eval.max_new_tokens());
         toml::to_string(&resolved).map_err(|e| Error::run(format!("cannot write the recipe: {e}")))
-    }
-}
-
-/// Whether a value can be; where it stands, what is wrong with it and how to fix it.
-struct Check {
-    ok: bool,
-    keys: &'static [&'static str],
-    what: String,
-    help: &'static str,
-}
-
-fn check(
-    ok: bool,
-    keys: &'static [&'static str],
-    value: impl Display,
-    help: &'static str,
-) -> Check {
-    let key = keys.last().unwrap_or(&"");
-    Check { ok, keys, what: format!("`{key}` is {value}"), help }
-}
-
-const NOT_HERE: &str =
-    "the hub cannot be reached from here yet: download it (`hf download`) and give the folder";
-const FORMATS: &str = "[\"mc\", \"ff\"], or one of them";
-const SHARE: &str = "a share of the questions: at least 0, and together less than 1";
-const COUNT: &str = "at least 1";
-const POSITIVE: &str = "more than 0";
-
-impl Model {
-    fn checks(&self) -> Vec<Check> {
-        vec![check(!self.path.starts_with("hf://"), &["model", "path"], &self.path, NOT_HERE)]
-    }
-}
-
-impl Data {
-    fn checks(&self) -> Vec<Check> {
-        let split = &self.split;
-        let (test, val) = (split.test, split.val);
-        let share = |share: f64| (0.0..1.0).contains(&share) && test + val < 1.0;
-        vec![
-            check(!self.path.starts_with("hf://"), &["data", "path"], &self.path, NOT_HERE),
-            check(!self.train.is_empty(), &["data", "train"], "empty", "for example [\"real\"]"),
-            check(!self.formats.is_empty(), &["data", "formats"], "empty", FORMATS),
-            check(share(test), &["data", "split", "test"], test, SHARE),
-            check(share(val), &["data", "split", "val"], val, SHARE),
-        ]
-    }
-}
-
-impl Video {
-    fn checks(&self) -> Vec<Check> {
-        let least = self.min_pixels.unwrap_or(0).max(28 * 28);
-        vec![
-            check(positive(self.fps), &["video", "fps"], self.fps, POSITIVE),
-            check(self.max_frames >= 1, &["video", "max_frames"], self.max_frames, COUNT),
-            check(
-                self.max_pixels >= least,
-                &["video", "max_pixels"],
-                self.max_pixels,
-                "at least 784, one token of 28 × 28, and at least `min_pixels`",
-            ),
-        ]
-    }
-}
-
-impl Lora {
-    fn checks(&self) -> Vec<Check> {
-        let dropout = (0.0..1.0).contains(&self.dropout);
-        vec![
-            check(self.r >= 1, &["lora", "r"], self.r, COUNT),
-            check(positive(self.alpha()), &["lora", "alpha"], self.alpha(), POSITIVE),
-            check(dropout, &["lora", "dropout"], self.dropout, "at least 0 and less than 1"),
-        ]
-    }
-}
-
-impl Train {
-    fn checks(&self) -> Vec<Check> {
-        let not_negative = |x: f64| x >= 0.0 && x.is_finite();
-        let ratio = (0.0..=1.0).contains(&self.warmup_ratio);
-        vec![
-            check(positive(self.epochs), &["train", "epochs"], self.epochs, POSITIVE),
-            check(self.max_steps != Some(0), &["train", "max_steps"], 0, COUNT),
-            check(self.batch_size >= 1, &["train", "batch_size"], self.batch_size, COUNT),
-            check(self.grad_accum >= 1, &["train", "grad_accum"], self.grad_accum, COUNT),
-            check(not_negative(self.lr), &["train", "lr"], self.lr, "not negative"),
-            check(
-                not_negative(self.weight_decay),
-                &["train", "weight_decay"],
-                self.weight_decay,
-                "not negative",
-            ),
-            check(ratio, &["train", "warmup_ratio"], self.warmup_ratio, "between 0 and 1"),
-            check(
-                positive(self.max_grad_norm),
-                &["train", "max_grad_norm"],
-                self.max_grad_norm,
-                POSITIVE,
-            ),
-            check(self.save_steps != Some(0), &["train", "save_steps"], 0, COUNT),
-        ]
-    }
-}
-
-impl Eval {
-    fn checks(&self) -> Vec<Check> {
-        vec![
-            check(!self.formats.is_empty(), &["eval", "formats"], "empty", FORMATS),
-            check(self.max_new_tokens != Some(0), &["eval", "max_new_tokens"], 0, COUNT),
-        ]
-    }
-}
-
-fn positive(x: f64) -> bool {
-    x > 0.0 && x.is_finite()
-}
-
-/// A recipe's text and name, for errors.
-struct Source<'a> {
-    text: &'a str,
-    name: &'a str,
-}
-
-impl Source<'_> {
-    fn at(&self, offset: usize, what: &str) -> Error {
-        let before = &self.text[..offset.min(self.text.len())];
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        Error::input(format!("{}:{line}:{column}: {what}", self.name))
-    }
-
-    fn parse_error(&self, error: &toml::de::Error) -> Error {
-        let message = error.message();
-        let offset = error.span().map_or(0, |span| span.start);
-        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-        if message.starts_with("unknown field") || message.starts_with("unknown variant") {
-            let kind = if message.starts_with("unknown field") { "field" } else { "value" };
-            let error = self.at(offset, &format!("unknown {kind} `{}`", quoted[0]));
-            return error.help(suggestion(quoted[0], &quoted[1..]));
-        }
-        if let (true, Some(field)) = (message.starts_with("missing field"), quoted.first()) {
-            let table = if *field == "path" { "model.path and data.path are required" } else { "" };
-            let help =
-                if table.is_empty() { format!("add [{field}] with `path`") } else { table.into() };
-            return self.at(offset, &format!("`{field}` is missing")).help(help);
-        }
-        self.at(offset, &in_plain_words(message))
-    }
-
-    /// Points at the deepest of `keys` that the text has.
-    fn error_at_key(&self, keys: &[&str], what: &str, help: &str) -> Error {
-        let root = DeTable::parse(self.text).ok();
-        let mut offset = 0;
-        let mut table = root.as_ref().map(Spanned::get_ref);
-        for key in keys {
-            let Some((name, value)) =
-                table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key))
-            else {
-                break;
-            };
-            offset = name.span().start;
-            table = match value.get_ref() {
-                DeValue::Table(inner) => Some(inner),
-                _ => None,
-            };
-        }
-        self.at(offset, what).help(help)
-    }
-}
-
-/// The nearest of `options`, or all of them.
-fn suggestion(word: &str, options: &[&str]) -> String {
-    let nearest = options.iter().min_by_key(|option| strsim::damerau_levenshtein(word, option));
-    match nearest {
-        Some(option) if strsim::damerau_levenshtein(word, option) <= 1 + word.len() / 3 => {
-            format!("did you mean `{option}`?")
-        }
-        _ => format!(
-            "one of {}",
-            options.iter().map(|o| format!("`{o}`")).collect::<Vec<_>>().join(", ")
-        ),
-    }
-}
-
-/// The parser's message without the names of types in the program.
-fn in_plain_words(message: &str) -> String {
-    let words = [
-        (
-            "data did not match any variant of untagged enum TargetModules",
-            "`target_modules` must be \"all-linear\", a list of names or a regular expression",
-        ),
-        ("invalid type: ", "not "),
-        ("invalid value: ", "not "),
-        ("expected a string", "a text was expected"),
-        ("expected a sequence", "a list was expected"),
-        ("expected a boolean", "true or false was expected"),
-        ("expected f64", "a number was expected"),
-        ("expected usize", "a whole number of at least 0 was expected"),
-        ("expected u64", "a whole number of at least 0 was expected"),
-        ("floating point", "the number"),
-        ("integer", "the whole number"),
-        ("boolean", "the value"),
-        ("string \"", "the text \""),
-        ("sequence", "a list"),
-        ("map", "a table"),
-    ];
-    let mut text = message.lines().collect::<Vec<_>>().join("; ");
-    for (theirs, ours) in words {
-        text = text.replace(theirs, ours);
-    }
-    match text.split_once("expected struct ") {
-        Some((before, _)) => format!("{before}a table was expected"),
-        None => text,
     }
 }

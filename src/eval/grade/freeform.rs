@@ -1,0 +1,412 @@
+//! Freeform: normal forms of the response and the gold answer, compared.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::{Verdict, rule};
+
+/// Grades a response to a freeform question; `gold` is the right choice's text.
+pub fn grade_ff(response: &str, gold: &str) -> Verdict {
+    let (said, gold) = (Form::of(concluded(&plain(response))), Form::of(gold));
+    let correct = said.answers(&gold);
+    Verdict::new((!said.words.is_empty()).then(|| said.words.join(" ").to_lowercase()), correct)
+}
+
+/// What follows the last announced conclusion, or all of the text.
+fn concluded(text: &str) -> &str {
+    let last = CONCLUSION.find_iter(text).last().map_or(text, |mark| {
+        let after = text[mark.end()..].trim_start_matches(|c: char| !c.is_alphanumeric());
+        after.lines().next().unwrap_or_default()
+    });
+    last.trim()
+}
+
+/// Rewritings into normal form, applied in this order to a text in small letters whose words are
+/// single-spaced and whose sentence marks are ` | `. What is in capitals is a word of the normal
+/// form; `@` marks the goal of a motion other than the camera.
+const REWRITES: &[(&str, &str)] = &[
+    // Words without weight, and one spelling for each word.
+    (r"\b(?:a|an|the|this|that|these|those|its|his|her|hers|their|theirs|my|your|own)\b", ""),
+    (r"\b(?:can|do|does|did|is|are|was|were|has|have) ?n't\b", "not"),
+    (r"\bther (are|is)\b", "there $1"),
+    (r"\bfarther\b", "further"),
+    (r"\bnearer\b", "closer"),
+    (r"\bonce\b", "1 time"),
+    (r"\btwice\b", "2 time"),
+    (r"\bthrice\b", "3 time"),
+    (r"\btimes\b", "time"),
+    (r"\bright (?:now|away)\b", ""),
+    // Rotation and rest, before the words that they are made of.
+    (r"\b(?:counter|anti)[ -]?clock ?wise\b", "COUNTERCLOCKWISE"),
+    (r"\bclock ?wise\b", "CLOCKWISE"),
+    (
+        r"\bnot (?:be |been )?(?:spinning|rotating|spin|rotate)\b|\bno (?:rotation|spin)\b",
+        "NOT_SPINNING",
+    ),
+    (
+        r"\b(?:(?:moving|going|moves|goes) )?straight(?: and not turning)?\b|\bnot turn(?:ing)?\b",
+        "STRAIGHT",
+    ),
+    (
+        r"\b(?:remain|stay|keep|kept|sit|stand)\w* (?:still|stationary|put|(?:in|at) (?:same )?(?:place|location|position|spot))\b",
+        "STILL",
+    ),
+    (
+        r"\bnot (?:be |been )?(?:moving|moved|move)(?: at all)?\b|\bnot in motion\b|\bno (?:movement|motion)\b",
+        "STILL",
+    ),
+    (r"\b(?:stationary|motionless|immobile|at rest)\b", "STILL"),
+    (r"\bstill (\w+ing)\b", "$1"),
+    (r"\bstill\b", "STILL"),
+    // Directions.
+    (r"\bleft(?:wards?|most)?\b", "LEFT"),
+    (r"\bright(?:wards?|most)?\b", "RIGHT"),
+    (r"\bLEFT (?:frame|scene|screen|video)\b", "GONE"),
+    (r"\b(LEFT|RIGHT) (?:hand|side|one|direction)s?\b", "$1"),
+    (r"\buphill\b", "UPHILL"),
+    (r"\bdownhill\b", "DOWNHILL"),
+    (r"\b(pick|end|stand|get|set)(?:s|ed|ing|ting)? up\b", "${1}up"),
+    (r"\b(?:speed(?:s|ing)? up|accelerat\w+|faster)\b", "FASTER"),
+    (r"\b(?:slow(?:s|ing)? down|decelerat\w+|slower)\b", "SLOWER"),
+    (r"\b(?:up|upwards?|upper)\b", "UP"),
+    (r"\b(?:down|downwards?|lower)\b", "DOWN"),
+    (r"\b(?:forward|forwards)\b", "FORWARD"),
+    (r"\b(?:backward|backwards|in reverse)\b", "BACKWARD"),
+    (r"\bin front(?: of)?\b", "FRONT"),
+    (r"\bbehind\b", "BEHIND"),
+    (r"\babove\b", "ABOVE"),
+    (r"\b(?:below|beneath|underneath)\b", "BELOW"),
+    // To and from the camera, or another goal.
+    (r"\b(?:closer (?:to|towards?)|approach(?:es|ing)|towards?|in direction of)\b", "TO"),
+    (r"\b(?:further )?away from\b|\bfurther from\b", "FROM"),
+    (r"\bTO (?:camera|viewer|observer|screen|lens|us)\b", "TOWARDS"),
+    (r"\bFROM (?:camera|viewer|observer|screen|lens|us)\b", "AWAY"),
+    (r"\bcloser\b", "TOWARDS"),
+    (r"\bTOWARDS TOWARDS\b", "TOWARDS"),
+    (r"\bTOWARDS TO\b", "TO"),
+    (r"\bfurther away\b|\bfurther\b|\baway\b|\breced(?:es|ing)\b", "AWAY"),
+    (r"\bTO ([A-Z_]{2,})\b", "$1"),
+    (r"\bTO (\w+)\b", "TOWARDS @$1"),
+    (r"\bFROM (\w+)\b", "AWAY @$1"),
+    (r"\bTO\b", "TOWARDS"),
+    (r"\bFROM\b", "AWAY"),
+    // Yes, no, and what is not there.
+    (r"^(?:yes|yeah|yep)\b|\bis yes(?: \||$)", "YES"),
+    (r"^ *(?:no|nope) *(?:\||$)|\bis no(?: \||$)", "NO |"),
+    (r"\b(?:no one|nobody)\b", "nobody"),
+    (r"^none\b", "NONE"),
+    (r"\bboth (.+ and )", "$1"),
+    (
+        r"\bthere (?:is|are|was|were|s) (?:not any|not|no)\b|\bthere not any\b|\bthere not\b",
+        "ABSENT",
+    ),
+    (r"\bnot (?:contain|show|feature|include|see)s? (?:any )?", "ABSENT "),
+    (r"(\w+) (?:(?:is|are|was|were) )?not (?:visible|present|shown|seen|in video)\b", "ABSENT $1"),
+    (r"\bno (\w)", "ABSENT $1"),
+];
+
+/// Words that carry no answer.
+const FILLERS: &[&str] = &[
+    "is",
+    "are",
+    "was",
+    "were",
+    "be",
+    "been",
+    "being",
+    "it",
+    "he",
+    "she",
+    "they",
+    "them",
+    "there",
+    "here",
+    "in",
+    "on",
+    "at",
+    "of",
+    "to",
+    "from",
+    "by",
+    "with",
+    "as",
+    "has",
+    "have",
+    "had",
+    "does",
+    "do",
+    "did",
+    "will",
+    "move",
+    "moves",
+    "moved",
+    "moving",
+    "going",
+    "goes",
+    "go",
+    "coming",
+    "comes",
+    "come",
+    "getting",
+    "gets",
+    "heading",
+    "headed",
+    "traveling",
+    "travelling",
+    "video",
+    "scene",
+    "image",
+    "images",
+    "frame",
+    "frames",
+    "clip",
+    "direction",
+    "directions",
+    "side",
+    "visible",
+    "present",
+    "shown",
+    "seen",
+    "any",
+    "time",
+    "answer",
+    "s",
+    "i",
+    "we",
+];
+
+/// The family of plain answers to a yes-or-no question.
+const YES_NO: &[&str] = &["YES", "NO"];
+
+/// Families of words of the normal form that exclude each other: an answer with the gold word and
+/// another one of its family is a different answer.
+const FAMILIES: &[&[&str]] = &[
+    YES_NO,
+    &["LEFT", "RIGHT"],
+    &["UP", "DOWN"],
+    &["UPHILL", "DOWNHILL"],
+    &["FORWARD", "BACKWARD", "STRAIGHT"],
+    &["TOWARDS", "AWAY"],
+    &["CLOCKWISE", "COUNTERCLOCKWISE", "NOT_SPINNING"],
+    &["STILL"],
+    &["FASTER", "SLOWER"],
+    &["FRONT", "BEHIND"],
+    &["ABOVE", "BELOW"],
+];
+
+/// Number words; digits stand for themselves.
+const NUMBERS: [&str; 21] = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+];
+
+/// An answer in normal form.
+struct Form {
+    /// Words of weight in their order: family words, numbers, stems of the rest, `|` between
+    /// clauses.
+    words: Vec<String>,
+    /// The answer is doubted, or one of several: `left or right`, `at least 3`.
+    hedged: bool,
+}
+
+impl Form {
+    fn of(text: &str) -> Self {
+        static REWRITES_COMPILED: LazyLock<Vec<(Regex, &str)>> =
+            LazyLock::new(|| REWRITES.iter().map(|&(from, to)| (rule(from), to)).collect());
+        static HEDGE: LazyLock<Regex> = LazyLock::new(|| {
+            rule(concat!(
+                r"\b(?:or|either|cannot|can not|ca not|unable|unclear|unknown|uncertain|sorry|maybe|perhaps|",
+                r"possibly|not (?:sure|clear|possible|enough|certain)|(?:at (?:least|most)|more than|",
+                r"less than|fewer than|about|around|approximately|roughly|almost|nearly) \d)",
+            ))
+        });
+        let mut text = tokens(text).join(" ");
+        let hedged = HEDGE.is_match(&text);
+        for (from, to) in REWRITES_COMPILED.iter() {
+            let new = from.replace_all(&text, *to);
+            text = new.split_whitespace().collect::<Vec<_>>().join(" ");
+        }
+        let mut words: Vec<String> = text
+            .split(' ')
+            .filter(|word| !word.is_empty() && !FILLERS.contains(word))
+            .map(stem)
+            .collect();
+        words.dedup();
+        while words.last().is_some_and(|word| word == "|") {
+            words.pop();
+        }
+        // `none` and `never` answer "how many" as `0` does, if they are all there is.
+        if let [word] = &mut words[..]
+            && (word == "NONE" || word == "never")
+        {
+            "0".clone_into(word);
+        }
+        Self { words, hedged }
+    }
+
+    /// Whether this answer is unambiguously equivalent to `gold`.
+    fn answers(&self, gold: &Self) -> bool {
+        if gold.words.is_empty() || self.words.is_empty() || (self.hedged && !gold.hedged) {
+            return false;
+        }
+        if self.words == gold.words {
+            return true;
+        }
+        let numbers = gold.numbers();
+        match &gold.words[..] {
+            [yes_no] if YES_NO.contains(&yes_no.as_str()) => {
+                self.family(YES_NO) == [yes_no.as_str()]
+            }
+            [absent, ..] if absent == "ABSENT" => self.denies(gold),
+            // A count: the question's other words may be repeated around it.
+            [_] if numbers.len() == 1 => {
+                self.numbers() == numbers && self.negations() == 0 && !self.has("and")
+            }
+            // A count and its unit, answered by the count alone.
+            [count, _] if numbers == [count] && self.words.len() == 1 => self.numbers() == numbers,
+            _ => self.says(gold),
+        }
+    }
+
+    /// The same directions, counts, goals and negations, and all other words of `gold`.
+    fn says(&self, gold: &Self) -> bool {
+        let pairs = FAMILIES.iter().filter(|family| !gold.family(family).is_empty()).count() > 1;
+        let plain = |word: &&String| {
+            !is_number(word) && !is_family(word) && !["|", "and", "then"].contains(&word.as_str())
+        };
+        let free: Vec<&String> = gold.words.iter().filter(plain).collect();
+        let goals = |form: &Self| -> Vec<String> {
+            form.words.iter().filter(|w| w.starts_with('@')).cloned().collect()
+        };
+        FAMILIES.iter().all(|f| self.in_order(f, pairs) == gold.in_order(f, pairs))
+            && (gold.numbers().is_empty() || self.numbers() == gold.numbers())
+            && goals(self) == goals(gold)
+            && self.negations() == gold.negations()
+            && free.iter().all(|&word| self.words.contains(word))
+            // Named beside something else, a thing is no longer the answer.
+            && (free.is_empty() || self.has("and") == gold.has("and"))
+    }
+
+    /// `gold` is `ABSENT x`: whether this says so of the same thing, and of nothing more.
+    fn denies(&self, gold: &Self) -> bool {
+        let said =
+            self.words.strip_prefix(&["NO".to_owned(), "|".to_owned()]).unwrap_or(&self.words);
+        let clauses = said.split(|word| word == "|").any(|clause| clause == gold.words);
+        clauses && self.words.iter().filter(|word| *word == "ABSENT").count() == 1
+    }
+
+    /// This family's words in their order, without repetition.
+    fn family(&self, family: &[&str]) -> Vec<&str> {
+        let mut found: Vec<&str> =
+            self.words.iter().map(String::as_str).filter(|w| family.contains(w)).collect();
+        found.dedup();
+        found
+    }
+
+    /// This family's words, and whether they were sorted since their order says nothing: joined by
+    /// `and`, with nothing beside them that they `pair` with, as counts or another family.
+    fn in_order(&self, family: &[&str], pairs: bool) -> (bool, Vec<&str>) {
+        let mut found = self.family(family);
+        let joined = self.has("and") && !self.has("then");
+        let unordered = found.len() > 1 && joined && !pairs && self.numbers().is_empty();
+        if unordered {
+            found.sort_unstable();
+        }
+        (unordered, found)
+    }
+
+    fn numbers(&self) -> Vec<&String> {
+        self.words.iter().filter(|word| is_number(word)).collect()
+    }
+
+    fn negations(&self) -> usize {
+        let denies = ["not", "never", "ABSENT", "neither", "nobody", "without"];
+        self.words.iter().filter(|word| denies.contains(&word.as_str())).count()
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.words.iter().any(|w| w == word)
+    }
+}
+
+/// Words in small letters with number words as digits; ` | ` where a clause ends.
+fn tokens(text: &str) -> Vec<String> {
+    static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
+        rule(r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n]")
+    });
+    let text = text.to_lowercase().replace(['’', '‘'], "'");
+    let mut found: Vec<String> = Vec::new();
+    for token in TOKEN.find_iter(&text) {
+        let word = token.as_str();
+        let number = NUMBERS.iter().position(|&number| number == word);
+        if let Some(verb) = word.strip_suffix("n't") {
+            found.extend([verb.to_owned(), "not".to_owned()]);
+        } else if let Some(owner) = word.strip_suffix("'s") {
+            found.push(owner.to_owned());
+        } else if let Some(number) = number {
+            found.push(number.to_string());
+        } else if word.contains(|c: char| c.is_alphanumeric()) {
+            found.push(word.to_owned());
+        } else {
+            found.push("|".to_owned());
+        }
+    }
+    // A `one` that stands for a thing is no number.
+    for i in 1..found.len() {
+        if found[i] == "1"
+            && ["left", "right", "no", "which", "other", "only"].contains(&found[i - 1].as_str())
+        {
+            "one".clone_into(&mut found[i]);
+        }
+    }
+    found
+}
+
+fn is_number(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_digit())
+}
+
+fn is_family(word: &str) -> bool {
+    FAMILIES.iter().any(|family| family.contains(&word))
+}
+
+/// A word without its ending: `cars` → `car`, `picking` → `pick`.
+fn stem(word: &str) -> String {
+    match word {
+        "people" | "persons" => return "person".to_owned(),
+        "men" => return "man".to_owned(),
+        "women" => return "woman".to_owned(),
+        _ => {}
+    }
+    if word.len() < 4 || !word.bytes().all(|b| b.is_ascii_lowercase() || b == b'@') {
+        return word.to_owned();
+    }
+    let long = |stem: &&str| stem.len() >= 3;
+    let hiss = |stem: &str| ["s", "x", "sh", "ch"].iter().any(|end| stem.ends_with(end));
+    let word = word.strip_suffix("es").filter(long).filter(|s| hiss(s)).unwrap_or_else(|| {
+        word.strip_suffix('s').filter(|s| !s.ends_with(['s', 'u', 'i'])).unwrap_or(word)
+    });
+    let word =
+        ["ing", "ed"].iter().find_map(|end| word.strip_suffix(end).filter(long)).unwrap_or(word);
+    word.strip_suffix('e').filter(long).unwrap_or(word).to_owned()
+}

@@ -1,0 +1,47 @@
+//! Grading by rules. In: a response and its gold answer; or a whole file in VLM4D's
+//! released-output format. Out: a [`Verdict`] per response, and the columns of VLM4D's tables.
+//!
+//! The rules are general and guess nothing: a response without an answer, or with two, is wrong
+//! and its `extracted` is none. Multiple choice takes the last letter (or choice's text) that is
+//! stated as a conclusion. Freeform compares normal forms and holds to MMVU's criterion, from
+//! which VLM4D's judge descends: no word-for-word match, but unambiguous equivalence; in doubt,
+//! wrong.
+
+mod choice;
+mod freeform;
+mod released;
+
+use regex::Regex;
+use serde::Serialize;
+
+pub use self::choice::grade_mc;
+pub use self::freeform::grade_ff;
+pub use self::released::{
+    Graded, GradedFile, Group, Questions, Released, grade_file, jsonl, table,
+};
+
+/// Name under which verdicts by these rules go in `predictions.jsonl`.
+pub const GRADER: &str = "rules";
+
+/// What a response was taken to answer, and whether that is right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// The letter, as `B`, or the freeform answer's normal form; none where there is no answer or
+    /// more than one.
+    pub extracted: Option<String>,
+    /// Whether the answer equals the gold one.
+    pub correct: bool,
+    /// Who graded: [`GRADER`].
+    pub grader: &'static str,
+}
+
+impl Verdict {
+    fn new(extracted: Option<String>, correct: bool) -> Self {
+        Self { extracted, correct, grader: GRADER }
+    }
+}
+
+/// A regular expression of these files, compiled at first use.
+fn rule(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the patterns of these files are constants and tested")
+}

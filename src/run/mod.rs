@@ -1,0 +1,121 @@
+//! One run from recipe to report: before → train → after.
+//!
+//! All input is read and checked before the run's folder is made. What a run has already written
+//! is not done again: started once more, it goes on from its last checkpoint.
+
+mod evaluate;
+mod prepare;
+mod train;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+
+use self::evaluate::evaluate;
+use self::prepare::{Prepared, adopt_adapter, prepare};
+use self::train::train;
+use crate::error::{Error, Result};
+use crate::eval::metrics::metrics;
+use crate::eval::predict::Prediction;
+use crate::files;
+use crate::model::peft;
+use crate::recipe::Recipe;
+use crate::report::markdown;
+use crate::report::terminal::{self, Terminal};
+use crate::train::checkpoint;
+use crate::train::log::Log;
+
+/// Folder of a run: `runs/` and the recipe's path without `recipes/` and `.toml`.
+pub fn folder(runs: &Path, recipe: &Path) -> PathBuf {
+    let stem = recipe.with_extension("");
+    let parts: Vec<_> = stem.components().map(|c| c.as_os_str().to_owned()).collect();
+    let start = parts.iter().rposition(|part| part == "recipes").map(|at| at + 1);
+    let relative: PathBuf = match start {
+        Some(start) if start < parts.len() => parts[start..].iter().collect(),
+        _ => stem.file_name().map_or_else(|| "run".into(), PathBuf::from),
+    };
+    runs.join(relative)
+}
+
+/// Runs the recipe at `path`; its folder goes under `runs`. Returns the folder.
+///
+/// # Errors
+/// Wrong input, before anything is written; or what broke on the way.
+pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
+    let mut recipe = Recipe::from_file(path)?;
+    adopt_adapter(&mut recipe)?;
+    let dir = folder(runs, path);
+    terminal.line(&format!("{} → {}", path.display(), dir.display()));
+    if is_finished(&dir, &recipe)? {
+        terminal.line("done before; its results:");
+        terminal::results(&dir, terminal)?;
+        return Ok(dir);
+    }
+    let prepared = prepare(recipe, terminal)?;
+    check_same_inputs(&dir, &prepared.recipe)?;
+    write_inputs(&dir, &prepared)?;
+    let before =
+        evaluate(&prepared, &prepared.model.valid(), &dir.join("before"), "before", terminal)?;
+    let trained = train(&prepared, &dir, terminal)?;
+    peft::save(&trained, &prepared.adapter, &dir.join("adapter"))?;
+    let after = evaluate(&prepared, &trained.valid(), &dir.join("after"), "after", terminal)?;
+    terminal::change(&before, &after, prepared.recipe.seed, terminal);
+    log_accuracies(&prepared, &dir, [&before, &after])?;
+    markdown::write(&dir, &prepared.recipe, &before, &after)?;
+    terminal.line(&format!(
+        "adapter {}   report {}",
+        dir.join("adapter").display(),
+        dir.join("report.md").display()
+    ));
+    Ok(dir)
+}
+
+/// Whether `dir` holds the finished run of just this recipe.
+fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
+    let path = dir.join("recipe.toml");
+    if !path.exists() {
+        return Ok(false);
+    }
+    let mut earlier = Recipe::from_file(&path)?;
+    earlier.provenance = None;
+    if earlier.to_toml()? != recipe.to_toml()? {
+        return Err(Error::input(format!("{}: holds a run of another recipe", dir.display()))
+            .help("move that folder away, or give another root with --runs"));
+    }
+    Ok(dir.join("report.md").exists())
+}
+
+/// A run that goes on must have the model and data that it began with.
+fn check_same_inputs(dir: &Path, recipe: &Recipe) -> Result<()> {
+    let path = dir.join("recipe.toml");
+    if !path.exists() || Recipe::from_file(&path)?.provenance == recipe.provenance {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{}: was begun with another model, data, device or version of this program",
+        dir.display()
+    ))
+    .help("move that folder away to start anew"))
+}
+
+fn write_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
+    files::create_dir(dir)?;
+    let json =
+        serde_json::to_string_pretty(&prepared.split).map_err(|e| Error::run(e.to_string()))?;
+    files::write(&dir.join("split.json"), json + "\n")?;
+    files::write(&dir.join("recipe.toml"), prepared.recipe.to_toml()?)
+}
+
+fn log_accuracies(prepared: &Prepared, dir: &Path, stages: [&[Prediction]; 2]) -> Result<()> {
+    let steps = checkpoint::newest(&dir.join("checkpoints"))?.map_or(0, |(step, _)| step);
+    let mut log = Log::open(dir, steps)?;
+    for (predictions, step) in stages.into_iter().zip([0, steps]) {
+        let metrics = metrics(predictions, &BTreeMap::new(), prepared.recipe.seed);
+        for (format, of) in metrics.formats {
+            let tag = format!("accuracy/{}", terminal::format_name(format));
+            log.accuracy(&tag, of.overall.accuracy, step);
+        }
+    }
+    Ok(())
+}
