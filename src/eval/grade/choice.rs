@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::{Verdict, rule};
+use super::{CONCLUSION, Verdict, plain, rule};
 
 /// What a stretch of text answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,42 +30,6 @@ pub fn grade_mc(response: &str, choices: &[String], gold: &[usize]) -> Verdict {
 fn letter(index: usize) -> char {
     u8::try_from(index).map_or('?', |i| char::from(b'A'.saturating_add(i)))
 }
-
-/// The response without Markdown and LaTeX. `\boxed{…}` and `<answer>…</answer>` become the words
-/// that they stand for.
-fn plain(response: &str) -> String {
-    static FONT: LazyLock<Regex> = LazyLock::new(|| {
-        rule(r"\\(?:text|textbf|textit|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
-    });
-    static BOXED: LazyLock<Regex> =
-        LazyLock::new(|| rule(r"\\boxed\s*\{([^{}]*)\}|(?i:<answer>)(.*?)(?i:</answer>|$)"));
-    let text = FONT.replace_all(response, "$1");
-    let text = BOXED.replace_all(&text, " final answer: $1$2\n");
-    text.chars()
-        .filter_map(|c| match c {
-            '*' | '$' | '`' | '#' | '~' | '\\' => None,
-            '‘' | '’' | '“' | '”' | '"' => Some('\''),
-            '：' => Some(':'),
-            '（' => Some('('),
-            '）' => Some(')'),
-            '。' => Some('.'),
-            c => Some(c),
-        })
-        .collect()
-}
-
-/// Phrases that introduce a conclusion. `final` marks those after which nothing earlier counts.
-static CONCLUSION: LazyLock<Regex> = LazyLock::new(|| {
-    rule(concat!(
-        r"(?ix)",
-        r"(?P<final>\bfinal\s+(?:answer|choice|option)(?:\s+(?:to|for)\s+(?:the|this)\s+question)?",
-        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*[:=]?|[:=]))",
-        r"|(?:\banswer|\b(?:correct|right|best|closest|correct\s+answer)\s+(?:option|choice|letter))",
-        r"(?:\s+(?:to|for)\s+(?:the|this)\s+question)?",
-        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*[:=]?|[:=])",
-        r"|答案\s*(?:是|为|:)\s*:?",
-    ))
-});
 
 /// The last conclusion counts; without one the first or last line, if it is in the form of an
 /// answer; without that the text of a single choice in a response of one sentence.

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::{Verdict, rule};
+use super::{CONCLUSION, Verdict, plain, rule};
 
 /// Grades a response to a freeform question; `gold` is the right choice's text.
 pub fn grade_ff(response: &str, gold: &str) -> Verdict {

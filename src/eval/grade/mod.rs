@@ -11,6 +11,8 @@ mod choice;
 mod freeform;
 mod released;
 
+use std::sync::LazyLock;
+
 use regex::Regex;
 use serde::Serialize;
 
@@ -45,3 +47,39 @@ impl Verdict {
 fn rule(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the patterns of these files are constants and tested")
 }
+
+/// The response without Markdown and LaTeX. `\boxed{…}` and `<answer>…</answer>` become the words
+/// that they stand for.
+fn plain(response: &str) -> String {
+    static FONT: LazyLock<Regex> = LazyLock::new(|| {
+        rule(r"\\(?:text|textbf|textit|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+    });
+    static BOXED: LazyLock<Regex> =
+        LazyLock::new(|| rule(r"\\boxed\s*\{([^{}]*)\}|(?i:<answer>)(.*?)(?i:</answer>|$)"));
+    let text = FONT.replace_all(response, "$1");
+    let text = BOXED.replace_all(&text, " final answer: $1$2\n");
+    text.chars()
+        .filter_map(|c| match c {
+            '*' | '$' | '`' | '#' | '~' | '\\' => None,
+            '‘' | '’' | '“' | '”' | '"' => Some('\''),
+            '：' => Some(':'),
+            '（' => Some('('),
+            '）' => Some(')'),
+            '。' => Some('.'),
+            c => Some(c),
+        })
+        .collect()
+}
+
+/// Phrases that introduce a conclusion. `final` marks those after which nothing earlier counts.
+static CONCLUSION: LazyLock<Regex> = LazyLock::new(|| {
+    rule(concat!(
+        r"(?ix)",
+        r"(?P<final>\bfinal\s+(?:answer|choice|option)(?:\s+(?:to|for)\s+(?:the|this)\s+question)?",
+        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*[:=]?|[:=]))",
+        r"|(?:\banswer|\b(?:correct|right|best|closest|correct\s+answer)\s+(?:option|choice|letter))",
+        r"(?:\s+(?:to|for)\s+(?:the|this)\s+question)?",
+        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*[:=]?|[:=])",
+        r"|答案\s*(?:是|为|:)\s*:?",
+    ))
+});
