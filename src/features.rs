@@ -4,7 +4,7 @@
 //! kept; where it is trained the patches are, and the features are made anew with a tape.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
 
@@ -12,6 +12,7 @@ use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 
 use crate::data::processor::{Patches, PixelBudget, PreprocessorConfig, process};
+use crate::data::variant::{Shown, Variant};
 use crate::data::video::{self, VideoOptions};
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -43,12 +44,13 @@ impl Reader {
         Ok(Self { options: VideoOptions { sampling, fps, max_frames }, budget, config })
     }
 
-    /// Patches and grid of one video.
+    /// Patches and grid of one video, its frames under `variant`.
     ///
     /// # Errors
     /// Where it cannot be decoded or sampled.
-    pub fn read(&self, path: &Path) -> Result<(Patches, MediaGrid)> {
-        let clip = video::read(path, &self.options)?;
+    pub fn read(&self, path: &Path, variant: Variant) -> Result<(Patches, MediaGrid)> {
+        let mut clip = video::read(path, &self.options)?;
+        variant.apply(&mut clip.frames);
         let seconds = clip.second_per_grid_t(self.config.temporal_patch_size);
         let patches = process(clip.frames, self.options.sampling, &self.config, self.budget)
             .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
@@ -60,7 +62,7 @@ impl Reader {
 /// The videos of a run, ready for the model.
 #[derive(Default)]
 pub struct Videos {
-    ready: HashMap<PathBuf, (MediaGrid, Kept)>,
+    ready: HashMap<Shown, (MediaGrid, Kept)>,
 }
 
 enum Kept {
@@ -78,7 +80,7 @@ impl Videos {
         model: &QwenVl,
         reader: &Reader,
         dir: &Path,
-        videos: &[PathBuf],
+        videos: &[Shown],
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
         let trained = parameters::any_trained(&model.visual);
@@ -92,16 +94,17 @@ impl Videos {
                 let (queue, sender) = (&queue, sender.clone());
                 scope.spawn(move || {
                     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-                    while let Some(video) = next() {
+                    while let Some(shown) = next() {
+                        let patches = reader.read(&dir.join(&shown.video), shown.variant);
                         // Nobody listens any more once a video has failed.
-                        if sender.send((video, reader.read(&dir.join(video)))).is_err() {
+                        if sender.send((shown, patches)).is_err() {
                             break;
                         }
                     }
                 });
             }
             drop(sender);
-            for (video, patches) in receiver {
+            for (shown, patches) in receiver {
                 interrupt::check("the reading of videos")?;
                 let (patches, grid) = patches?;
                 let kept = if trained {
@@ -113,7 +116,7 @@ impl Videos {
                         data.map_err(|e| Error::run(format!("the device failed: {e:?}")))?,
                     )
                 };
-                ready.insert(video.clone(), (grid, kept));
+                ready.insert(shown.clone(), (grid, kept));
                 progress(ready.len());
             }
             Ok(Self { ready })
@@ -124,7 +127,7 @@ impl Videos {
     ///
     /// # Errors
     /// Where one was not read.
-    pub fn grids(&self, videos: &[PathBuf]) -> Result<Vec<MediaGrid>> {
+    pub fn grids(&self, videos: &[Shown]) -> Result<Vec<MediaGrid>> {
         videos.iter().map(|video| Ok(self.get(video)?.0)).collect()
     }
 
@@ -133,7 +136,7 @@ impl Videos {
     ///
     /// # Errors
     /// Where one was not read.
-    pub fn features(&self, model: &QwenVl, videos: &[PathBuf]) -> Result<Vec<Tensor<2>>> {
+    pub fn features(&self, model: &QwenVl, videos: &[Shown]) -> Result<Vec<Tensor<2>>> {
         let features = videos.iter().map(|video| {
             Ok(match self.get(video)? {
                 (_, Kept::Features(data)) => {
@@ -145,8 +148,8 @@ impl Videos {
         features.collect()
     }
 
-    fn get(&self, video: &Path) -> Result<&(MediaGrid, Kept)> {
-        let missing = || Error::run(format!("{}: was not read", video.display()));
-        self.ready.get(video).ok_or_else(missing)
+    fn get(&self, shown: &Shown) -> Result<&(MediaGrid, Kept)> {
+        let missing = || Error::run(format!("{}: was not read", shown.video.display()));
+        self.ready.get(shown).ok_or_else(missing)
     }
 }

@@ -15,6 +15,7 @@ mod shapes;
 mod split;
 mod stats;
 mod train;
+mod variant;
 mod video;
 
 use support::golden;

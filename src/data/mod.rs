@@ -6,5 +6,6 @@ pub mod entry;
 pub mod processor;
 pub mod sharegpt;
 pub mod split;
+pub mod variant;
 pub mod video;
 pub mod vlm4d;

@@ -8,6 +8,7 @@ use burn::module::Module;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
 use crate::data::split::{self, Split};
+use crate::data::variant::{Shown, Variant};
 use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
 use crate::eval::predict::media_tokens;
@@ -35,7 +36,7 @@ pub struct Prepared {
     pub test: Vec<Entry>,
     pub videos: Videos,
     pub samples: Vec<Sample>,
-    pub sample_videos: Vec<Vec<PathBuf>>,
+    pub sample_videos: Vec<Vec<Shown>>,
 }
 
 pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
@@ -57,7 +58,7 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
     notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
     let unique: BTreeSet<PathBuf> =
         train.iter().chain(&test).flat_map(|e| e.videos.clone()).collect();
-    let unique: Vec<PathBuf> = unique.into_iter().collect();
+    let unique = Shown::all(&unique.into_iter().collect::<Vec<_>>(), Variant::Plain);
     let bar = terminal.bar("videos", unique.len());
     let videos = Videos::read(&model, &reader, &data, &unique, |done| bar.set(done))?;
     bar.finish();
@@ -158,11 +159,12 @@ fn training_samples(
     chat: &Chat,
     videos: &Videos,
     entries: &[Entry],
-) -> Result<(Vec<Sample>, Vec<Vec<PathBuf>>)> {
+) -> Result<(Vec<Sample>, Vec<Vec<Shown>>)> {
     let mut samples = Vec::new();
     for entry in entries {
+        let shown = Shown::all(&entry.videos, Variant::Plain);
         for format in entry.formats(&recipe.data.formats) {
-            let grids = videos.grids(&entry.videos)?;
+            let grids = videos.grids(&shown)?;
             let tokens = media_tokens(&config.vision, &grids);
             let encoded = chat.encode_sft(&entry.training(format), &tokens)?;
             check_length(config, &entry.id, encoded.input_ids.len())?;
@@ -176,7 +178,7 @@ fn training_samples(
             let (input_ids, labels) = (encoded.input_ids, encoded.labels);
             samples.push((
                 Sample { id: entry.id.clone(), input_ids, labels, positions },
-                entry.videos.clone(),
+                shown.clone(),
             ));
         }
     }
@@ -199,7 +201,8 @@ fn check_prompts(
 ) -> Result<()> {
     for entry in entries {
         for format in entry.formats(&recipe.eval.formats) {
-            let tokens = media_tokens(&config.vision, &videos.grids(&entry.videos)?);
+            let shown = Shown::all(&entry.videos, Variant::Plain);
+            let tokens = media_tokens(&config.vision, &videos.grids(&shown)?);
             let prompt =
                 chat.encode_prompt(&entry.prompt(format, recipe.eval.prompt, true), &tokens)?;
             check_length(config, &entry.id, prompt.len() + recipe.eval.max_new_tokens())?;
