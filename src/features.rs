@@ -1,28 +1,34 @@
-//! Frames → patches → vision features, once per video for the whole run.
+//! Frames → patches → vision features, computed once per video and kept.
 //!
-//! Decoding runs in threads ahead of the vision tower. While the tower is frozen its output is
-//! kept; where it is trained the patches are, and the features are made anew with a tape.
+//! Decoding runs in threads ahead of the vision tower. What is read is kept in memory up to a
+//! limit and on disk ([`Cache`]), for the rest of the run and for the next: frames as they are cut
+//! into patches, and, while the vision tower is frozen, its features. Where neither has them, they
+//! are made again: a run's numbers do not depend on what was kept.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
+use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
-use crate::data::processor::{Patches, PixelBudget, PreprocessorConfig, process};
-use crate::data::variant::{Shown, Variant};
-use crate::data::video::{self, VideoOptions};
+use crate::data::cache::{Cache, Key};
+use crate::data::processor::{Patches, PixelBudget, PreprocessorConfig, fit, patchify};
+use crate::data::variant::Shown;
+use crate::data::video::{self, Frames, VideoOptions};
 use crate::error::{Error, Result};
-use crate::interrupt;
 use crate::model::parameters;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
-use crate::recipe;
+use crate::{hash, interrupt, recipe};
 
 /// Decoded videos that may wait for the vision tower.
 const AHEAD: usize = 4;
+/// Bytes of frames and features that are kept in memory.
+const IN_MEMORY: usize = 2 << 30;
 
 /// How every video of a run is read.
 #[derive(Clone, Debug)]
@@ -44,35 +50,148 @@ impl Reader {
         Ok(Self { options: VideoOptions { sampling, fps, max_frames }, budget, config })
     }
 
-    /// Patches and grid of one video, its frames under `variant`.
-    ///
-    /// # Errors
-    /// Where it cannot be decoded or sampled.
-    pub fn read(&self, path: &Path, variant: Variant) -> Result<(Patches, MediaGrid)> {
-        let mut clip = video::read(path, &self.options)?;
-        variant.apply(&mut clip.frames);
-        let seconds = clip.second_per_grid_t(self.config.temporal_patch_size);
-        let patches = process(clip.frames, self.options.sampling, &self.config, self.budget)
+    /// Decodes and resizes the sampled frames of one video.
+    fn read(&self, path: &Path) -> Result<Sampled> {
+        let start = Instant::now();
+        let clip = video::read(path, &self.options)?;
+        let second_per_grid = clip.second_per_grid_t(self.config.temporal_patch_size);
+        let frames = fit(clip.frames, self.options.sampling, &self.config, self.budget)
             .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-        let grid = MediaGrid { grid_thw: patches.grid_thw, second_per_grid: Some(seconds) };
-        Ok((patches, grid))
+        Ok(Sampled { frames, second_per_grid, cost_s: start.elapsed().as_secs_f64() })
+    }
+
+    /// The patches of a video as it is shown.
+    fn patches(&self, mut frames: Frames, shown: &Shown) -> Result<Patches> {
+        shown.variant.apply(&mut frames);
+        patchify(&frames, &self.config)
+            .map_err(|e| Error::input(format!("{}: {e}", shown.video.display())))
+    }
+
+    /// Names the frames of the video with this content.
+    fn key(&self, content: &str) -> Key {
+        let made_by = (env!("CARGO_PKG_VERSION"), video::decoder_version());
+        Key::new("frames", &(content, made_by, self))
+    }
+}
+
+/// The frames of one video, ready to be cut into patches.
+#[derive(Clone)]
+struct Sampled {
+    frames: Frames,
+    second_per_grid: f64,
+    cost_s: f64,
+}
+
+/// What the cache says about an entry of frames.
+#[derive(Serialize, Deserialize)]
+struct AboutFrames {
+    video: PathBuf,
+    len: usize,
+    height: usize,
+    width: usize,
+    clock: Clock,
+    /// Seconds that decoding and resizing took.
+    cost_s: f64,
+}
+
+/// What the cache says about an entry of features.
+#[derive(Serialize, Deserialize)]
+struct AboutFeatures {
+    video: PathBuf,
+    dtype: DType,
+    shape: Vec<usize>,
+    grid_thw: [usize; 3],
+    clock: Clock,
+    /// Seconds that it took to make them from the file.
+    cost_s: f64,
+}
+
+/// Seconds per grid, by their bits: JSON's way through decimals need not be exact.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Clock(u64);
+
+impl From<f64> for Clock {
+    fn from(seconds: f64) -> Self {
+        Self(seconds.to_bits())
+    }
+}
+
+impl Clock {
+    fn seconds(self) -> f64 {
+        f64::from_bits(self.0)
     }
 }
 
 /// The videos of a run, ready for the model.
-#[derive(Default)]
 pub struct Videos {
-    ready: HashMap<Shown, (MediaGrid, Kept)>,
+    reader: Reader,
+    dir: PathBuf,
+    cache: Cache,
+    /// What the vision tower's features depend on beside the frames; none where it is trained.
+    tower: Option<String>,
+    known: HashMap<Shown, Known>,
+    memory: Mutex<Memory>,
+    /// What reading the videos has come to.
+    pub summary: Summary,
 }
 
-enum Kept {
-    /// `[v, hidden]`.
-    Features(TensorData),
-    Patches(Vec<f32>),
+/// What has been found out about a video.
+#[derive(Clone)]
+struct Known {
+    grid: MediaGrid,
+    /// SHA-256 of the file.
+    content: String,
+}
+
+/// What reading the videos has come to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Videos, each variant for itself.
+    pub videos: usize,
+    /// Those that were in the cache.
+    pub from_cache: usize,
+    /// Seconds that making all of them from the files takes, or took when they were made.
+    pub cost_s: f64,
+    /// Seconds that this run spent on reading them.
+    pub elapsed_s: f64,
+    /// Bytes of all of them.
+    pub bytes: usize,
+    /// Entries of the cache that were damaged and made anew.
+    pub damaged: usize,
+    /// What kept the cache from being written.
+    pub trouble: Option<String>,
+    /// Whether some are neither in memory nor in the cache, and made again for each use.
+    pub again: bool,
+}
+
+/// What is kept in memory.
+#[derive(Default)]
+struct Memory {
+    held: usize,
+    frames: HashMap<PathBuf, Sampled>,
+    features: HashMap<Shown, TensorData>,
+}
+
+impl Memory {
+    /// Whether `bytes` more fit; they then count as held.
+    fn admit(&mut self, bytes: usize) -> bool {
+        let fits = self.held + bytes <= IN_MEMORY;
+        self.held += if fits { bytes } else { 0 };
+        fits
+    }
+}
+
+/// What a thread that reads ahead has for the vision tower.
+enum Ahead {
+    /// The features are in the cache.
+    Features(Known, AboutFeatures),
+    /// The frames, and whether they come from the cache.
+    Frames(String, Sampled, bool),
 }
 
 impl Videos {
-    /// Reads `videos`, relative to `dir`; `progress` is told after each, with how many are done.
+    /// Reads `videos`, relative to `dir`, or finds them in `cache`; `progress` is told after each,
+    /// with how many are done.
     ///
     /// # Errors
     /// The first video that cannot be read.
@@ -81,46 +200,54 @@ impl Videos {
         reader: &Reader,
         dir: &Path,
         videos: &[Shown],
+        cache: Cache,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
-        let trained = parameters::any_trained(&model.visual);
+        let start = Instant::now();
+        let mut all = Self {
+            reader: reader.clone(),
+            dir: dir.to_owned(),
+            cache,
+            tower: frozen_tower(model)?,
+            known: HashMap::new(),
+            memory: Mutex::default(),
+            summary: Summary { videos: videos.len(), ..Summary::default() },
+        };
         let frozen = model.valid();
-        let mut ready = HashMap::new();
+        let mut known = HashMap::new();
+        let mut summary = all.summary.clone();
         let queue = Mutex::new(videos.iter());
         let (sender, receiver) = sync_channel(AHEAD);
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
         std::thread::scope(|scope| {
             for _ in 0..workers {
-                let (queue, sender) = (&queue, sender.clone());
+                let (queue, sender, all) = (&queue, sender.clone(), &all);
                 scope.spawn(move || {
                     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
                     while let Some(shown) = next() {
-                        let patches = reader.read(&dir.join(&shown.video), shown.variant);
                         // Nobody listens any more once a video has failed.
-                        if sender.send((shown, patches)).is_err() {
+                        if sender.send((shown, all.read_ahead(shown))).is_err() {
                             break;
                         }
                     }
                 });
             }
             drop(sender);
-            for (shown, patches) in receiver {
+            for (shown, ahead) in receiver {
                 interrupt::check("the reading of videos")?;
-                let (patches, grid) = patches?;
-                let kept = if trained {
-                    Kept::Patches(patches.pixel_values)
-                } else {
-                    let features = frozen.features(&patches.pixel_values, patches.grid_thw);
-                    let data = features.try_into_data();
-                    Kept::Features(
-                        data.map_err(|e| Error::run(format!("the device failed: {e:?}")))?,
-                    )
-                };
-                ready.insert(shown.clone(), (grid, kept));
-                progress(ready.len());
+                let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
+                known.insert(shown.clone(), found);
+                progress(known.len());
             }
-            Ok(Self { ready })
-        })
+            Ok::<_, Error>(())
+        })?;
+        summary.elapsed_s = start.elapsed().as_secs_f64();
+        summary.damaged = all.cache.damaged();
+        summary.trouble = all.cache.trouble();
+        let on_disk = if summary.trouble.is_none() { all.cache.limit() } else { 0 };
+        summary.again = summary.bytes as u64 > IN_MEMORY as u64 + on_disk;
+        (all.known, all.summary) = (known, summary);
+        Ok(all)
     }
 
     /// Grids of `videos`, in order.
@@ -128,28 +255,210 @@ impl Videos {
     /// # Errors
     /// Where one was not read.
     pub fn grids(&self, videos: &[Shown]) -> Result<Vec<MediaGrid>> {
-        videos.iter().map(|video| Ok(self.get(video)?.0)).collect()
+        videos.iter().map(|shown| Ok(self.known(shown)?.grid)).collect()
     }
 
     /// Features of `videos`, in order, `[v, hidden]` each; with a tape where `model`'s vision
     /// tower is trained.
     ///
     /// # Errors
-    /// Where one was not read.
+    /// Where one was not read, or has changed since.
     pub fn features(&self, model: &QwenVl, videos: &[Shown]) -> Result<Vec<Tensor<2>>> {
-        let features = videos.iter().map(|video| {
-            Ok(match self.get(video)? {
-                (_, Kept::Features(data)) => {
-                    Tensor::from_data(data.clone(), (&model.device(), data.dtype()))
-                }
-                (grid, Kept::Patches(patches)) => model.features(patches, grid.grid_thw),
-            })
+        let features = videos.iter().map(|shown| {
+            let known = self.known(shown)?;
+            if self.tower.is_none() {
+                let frames = self.frames(&shown.video, &known.content)?.0.frames;
+                let patches = self.reader.patches(frames, shown)?;
+                return Ok(model.features(&patches.pixel_values, patches.grid_thw));
+            }
+            let data = self.frozen_features(model, shown, known)?;
+            let dtype = data.dtype();
+            Ok(Tensor::from_data(data, (&model.device(), dtype)))
         });
         features.collect()
     }
 
-    fn get(&self, shown: &Shown) -> Result<&(MediaGrid, Kept)> {
-        let missing = || Error::run(format!("{}: was not read", shown.video.display()));
-        self.ready.get(shown).ok_or_else(missing)
+    /// Where the cache is.
+    pub fn cache_dir(&self) -> Option<&Path> {
+        self.cache.is_on().then(|| self.cache.dir())
     }
+
+    fn known(&self, shown: &Shown) -> Result<&Known> {
+        let missing = || Error::run(format!("{}: was not read", shown.video.display()));
+        self.known.get(shown).ok_or_else(missing)
+    }
+
+    /// Whatever of a video the vision tower needs to have: nothing, or the frames.
+    fn read_ahead(&self, shown: &Shown) -> Result<Ahead> {
+        let content = hash::file(&self.dir.join(&shown.video))?;
+        if let Some(key) = self.features_key(shown, &content)
+            && let Some(about) = self.cache.about::<AboutFeatures>(&key)
+        {
+            let second_per_grid = Some(about.clock.seconds());
+            let grid = MediaGrid { grid_thw: about.grid_thw, second_per_grid };
+            return Ok(Ahead::Features(Known { grid, content }, about));
+        }
+        let (sampled, cached) = self.frames(&shown.video, &content)?;
+        Ok(Ahead::Frames(content, sampled, cached))
+    }
+
+    /// Makes the features of what was read ahead, where they are missing.
+    fn take_in(
+        &self,
+        frozen: &QwenVl,
+        shown: &Shown,
+        ahead: Ahead,
+        summary: &mut Summary,
+    ) -> Result<Known> {
+        let (content, sampled, cached) = match ahead {
+            Ahead::Features(known, about) => {
+                summary.from_cache += 1;
+                summary.cost_s += about.cost_s;
+                summary.bytes += about.dtype.size() * about.shape.iter().product::<usize>();
+                return Ok(known);
+            }
+            Ahead::Frames(content, sampled, cached) => (content, sampled, cached),
+        };
+        let Frames { len, height, width, .. } = sampled.frames;
+        let Reader { config, .. } = &self.reader;
+        let t = len.div_ceil(config.temporal_patch_size);
+        let grid_thw = [t, height / config.patch_size, width / config.patch_size];
+        let grid = MediaGrid { grid_thw, second_per_grid: Some(sampled.second_per_grid) };
+        let known = Known { grid, content };
+        if self.tower.is_none() {
+            summary.from_cache += usize::from(cached);
+            summary.cost_s += sampled.cost_s;
+            summary.bytes += sampled.frames.rgb.len();
+        } else {
+            let (data, cost_s) = self.make_features(frozen, shown, &known, sampled)?;
+            summary.cost_s += cost_s;
+            summary.bytes += data.as_bytes().len();
+        }
+        Ok(known)
+    }
+
+    /// The frames of a video, and whether they were kept: from memory, the cache, or the file,
+    /// whose content must be the one that is known.
+    fn frames(&self, video: &Path, content: &str) -> Result<(Sampled, bool)> {
+        if let Ok(memory) = self.memory.lock()
+            && let Some(sampled) = memory.frames.get(video)
+        {
+            return Ok((sampled.clone(), true));
+        }
+        let key = self.reader.key(content);
+        let found = self.cache.get(&key).and_then(|(about, rgb)| Sampled::from_entry(&about, rgb));
+        let cached = found.is_some();
+        let sampled = match found {
+            Some(sampled) => sampled,
+            None => self.decode(video, content, &key)?,
+        };
+        // Where features are kept, the frames have done their work.
+        if self.tower.is_none()
+            && let Ok(mut memory) = self.memory.lock()
+            && memory.admit(sampled.frames.rgb.len())
+        {
+            memory.frames.insert(video.to_owned(), sampled.clone());
+        }
+        Ok((sampled, cached))
+    }
+
+    fn decode(&self, video: &Path, content: &str, key: &Key) -> Result<Sampled> {
+        let path = self.dir.join(video);
+        let sampled = self.reader.read(&path)?;
+        if hash::file(&path)? != content {
+            return Err(Error::run(format!("{}: has changed during the run", path.display()))
+                .help("start the same command again"));
+        }
+        let Frames { len, height, width, .. } = sampled.frames;
+        let (clock, cost_s) = (sampled.second_per_grid.into(), sampled.cost_s);
+        let about = AboutFrames { video: video.to_owned(), len, height, width, clock, cost_s };
+        self.cache.put(key, &about, &sampled.frames.rgb);
+        Ok(sampled)
+    }
+
+    /// The frozen tower's features: from memory, the cache, or made.
+    fn frozen_features(&self, model: &QwenVl, shown: &Shown, known: &Known) -> Result<TensorData> {
+        if let Ok(memory) = self.memory.lock()
+            && let Some(data) = memory.features.get(shown)
+        {
+            return Ok(data.clone());
+        }
+        let key = self.features_key(shown, &known.content);
+        if let Some((about, bytes)) = key.and_then(|key| self.cache.get::<AboutFeatures>(&key))
+            && let Ok(data) = TensorData::try_from_bytes_vec(bytes, about.shape, about.dtype)
+        {
+            self.remember(shown, &data);
+            return Ok(data);
+        }
+        let (sampled, _) = self.frames(&shown.video, &known.content)?;
+        Ok(self.make_features(&model.valid(), shown, known, sampled)?.0)
+    }
+
+    /// Runs the frozen tower on `sampled` and keeps the result; returns it with the seconds that
+    /// it took, decoding included.
+    fn make_features(
+        &self,
+        frozen: &QwenVl,
+        shown: &Shown,
+        known: &Known,
+        sampled: Sampled,
+    ) -> Result<(TensorData, f64)> {
+        let start = Instant::now();
+        let decoding_s = sampled.cost_s;
+        let patches = self.reader.patches(sampled.frames, shown)?;
+        let data = frozen
+            .features(&patches.pixel_values, patches.grid_thw)
+            .try_into_data()
+            .map_err(|e| Error::run(format!("the device failed: {e:?}")))?;
+        let cost_s = decoding_s + start.elapsed().as_secs_f64();
+        if let Some(key) = self.features_key(shown, &known.content) {
+            let about = AboutFeatures {
+                video: shown.video.clone(),
+                dtype: data.dtype(),
+                shape: data.shape().to_vec(),
+                grid_thw: patches.grid_thw,
+                clock: sampled.second_per_grid.into(),
+                cost_s,
+            };
+            self.cache.put(&key, &about, data.as_bytes());
+        }
+        self.remember(shown, &data);
+        Ok((data, cost_s))
+    }
+
+    fn remember(&self, shown: &Shown, data: &TensorData) {
+        if let Ok(mut memory) = self.memory.lock()
+            && !memory.features.contains_key(shown)
+            && memory.admit(data.as_bytes().len())
+        {
+            memory.features.insert(shown.clone(), data.clone());
+        }
+    }
+
+    /// Names the features of a video under the frozen tower; none where it is trained.
+    fn features_key(&self, shown: &Shown, content: &str) -> Option<Key> {
+        let tower = self.tower.as_ref()?;
+        Some(Key::new("features", &(self.reader.key(content), shown.variant, tower)))
+    }
+}
+
+impl Sampled {
+    fn from_entry(about: &AboutFrames, rgb: Vec<u8>) -> Option<Self> {
+        let AboutFrames { len, height, width, clock, cost_s, .. } = *about;
+        let whole = rgb.len() == len * height * width * 3;
+        let frames = Frames { rgb, len, height, width };
+        whole.then(|| Self { frames, second_per_grid: clock.seconds(), cost_s })
+    }
+}
+
+/// What the features of a frozen vision tower depend on beside the frames: its architecture, its
+/// weights and where they are computed. None where the tower is trained or carries an adapter.
+fn frozen_tower(model: &QwenVl) -> Result<Option<String>> {
+    let parameters = parameters::list(&model.visual, "visual");
+    if parameters.iter().any(|p| p.trained || p.name.contains(".lora_")) {
+        return Ok(None);
+    }
+    let weights: BTreeMap<_, _> = parameters::fingerprints(&model.visual, "visual")?;
+    let place = (model.device(), std::env::consts::ARCH);
+    Ok(Some(format!("{:?}", (&model.config.vision, weights, place))))
 }

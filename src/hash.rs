@@ -1,5 +1,6 @@
 //! SHA-256 of files, so that a run says what it was made from.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,16 +25,38 @@ pub fn files(dir: &Path, endings: &[&str]) -> Result<String> {
     let mut hash = Sha256::new();
     for path in paths {
         hash.update(path.file_name().unwrap_or_default().to_string_lossy().as_bytes());
-        let mut file = File::open(&path).map_err(|e| unreadable(&path, &e))?;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer).map_err(|e| unreadable(&path, &e))? {
-                0 => break,
-                n => hash.update(&buffer[..n]),
-            }
+        update(&mut hash, &path)?;
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+/// The hash of one file's content.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn file(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    update(&mut hash, path)?;
+    Ok(hex(&hash.finalize()))
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+fn update(hash: &mut Sha256, path: &Path) -> Result<()> {
+    let mut file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(|e| unreadable(path, &e))? {
+            0 => return Ok(()),
+            n => hash.update(&buffer[..n]),
         }
     }
-    Ok(hash.finalize().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {

@@ -317,3 +317,36 @@ fn damaged_data_is_refused() {
     std::fs::remove_file(data.join("QA/real_mc.json")).unwrap();
     refused(&recipe, "real_mc.json");
 }
+
+#[test]
+fn the_cache_changes_no_number() {
+    let cache = tempfile::tempdir().unwrap();
+    let recipe = |gib: f64| {
+        let keys = format!("cache = {:?}\ncache_gib = {gib}\n[video]", cache.path());
+        recipe(&tiny(), demo_data(), "max_steps = 2").replacen("[video]", &keys, 1)
+    };
+    let outcome = |gib: f64| {
+        let place = Workplace::new(&recipe(gib));
+        let output = place.run();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let read = |path: &str| std::fs::read(place.path(path)).unwrap();
+        let files = ["after/predictions.jsonl", "adapter/adapter_model.safetensors"].map(read);
+        (files, place.losses(), text(&output.stdout))
+    };
+    let (files, losses, stdout) = outcome(1.0);
+    assert!(stdout.contains("\nvideos 0 from "), "{stdout}");
+    let (warm, warm_losses, stdout) = outcome(1.0);
+    assert!(stdout.contains(", 0 made in "), "{stdout}");
+    assert!(warm == files && warm_losses == losses, "a warm cache changed the run");
+    for entry in std::fs::read_dir(cache.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    }
+    let (mended, mended_losses, stdout) = outcome(1.0);
+    assert!(stdout.contains("damaged entries of the cache were made anew"), "{stdout}");
+    assert!(mended == files && mended_losses == losses, "a damaged cache changed the run");
+    let (off, off_losses, stdout) = outcome(0.0);
+    assert!(stdout.contains("\nvideos ") && !stdout.contains(" from /"), "{stdout}");
+    assert!(off == files && off_losses == losses, "the cache changed the run");
+}

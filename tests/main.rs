@@ -2,6 +2,7 @@
 
 mod support;
 
+mod cache;
 mod chat;
 mod cli;
 mod demo;

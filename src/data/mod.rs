@@ -1,5 +1,6 @@
 //! Questions, videos and conversations → what the model reads.
 
+pub mod cache;
 pub mod chat;
 pub mod demo;
 pub mod entry;

@@ -388,23 +388,37 @@ fn block_order(h: usize, w: usize, merge: usize) -> impl Iterator<Item = (usize,
     (0..h).step_by(merge).flat_map(move |y| (0..w).step_by(merge).flat_map(move |x| block(y, x)))
 }
 
-/// Sampled frames to patches, as the tool that `sampling` names makes them.
+/// Sampled frames to the size in which they are cut into patches, as the tool that `sampling`
+/// names does it.
 ///
 /// `llamafactory` brings the frames within `budget` first and then follows the checkpoint's own
 /// bounds; the others resize once, within `budget`. An image is one frame.
 ///
 /// # Errors
-/// As [`smart_resize`], [`resize`] and [`patchify`].
+/// As [`smart_resize`] and [`resize`].
+pub fn fit(
+    frames: Frames,
+    sampling: Sampling,
+    config: &PreprocessorConfig,
+    budget: PixelBudget,
+) -> Result<Frames> {
+    let (frames, budget) = match sampling {
+        Sampling::LlamaFactory => (llamafactory_resize(frames, budget)?, config.pixels),
+        Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => (frames, budget),
+    };
+    let (height, width) = smart_resize(frames.height, frames.width, config.factor(), budget)?;
+    resize(&frames, height, width)
+}
+
+/// Sampled frames to patches: [`fit`], then [`patchify`].
+///
+/// # Errors
+/// As those.
 pub fn process(
     frames: Frames,
     sampling: Sampling,
     config: &PreprocessorConfig,
     budget: PixelBudget,
 ) -> Result<Patches> {
-    let (frames, budget) = match sampling {
-        Sampling::LlamaFactory => (llamafactory_resize(frames, budget)?, config.pixels),
-        Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => (frames, budget),
-    };
-    let (height, width) = smart_resize(frames.height, frames.width, config.factor(), budget)?;
-    patchify(&resize(&frames, height, width)?, config)
+    patchify(&fit(frames, sampling, config, budget)?, config)
 }

@@ -253,6 +253,11 @@ pub fn read(path: impl AsRef<Path>, options: &VideoOptions) -> Result<Clip> {
     stream.read(options)?.ok_or_else(|| stream.cut_short())
 }
 
+/// The versions of what decodes and converts the pictures: another one may give other bytes.
+pub fn decoder_version() -> (u32, u32) {
+    (codec::version(), scaling::version())
+}
+
 /// The first video stream of a file, decoded frame by frame.
 struct Stream<'a> {
     path: &'a Path,

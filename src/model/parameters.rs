@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::hash::hex;
 
 /// Flat tensors by parameter name.
 pub type Named = BTreeMap<String, Tensor<1>>;
@@ -51,6 +55,25 @@ pub fn trained_values(module: &impl Module, prefix: &str) -> Named {
         }
     });
     values
+}
+
+/// What tells each parameter of `module` from another: shape, type and SHA-256 of its bytes.
+///
+/// # Errors
+/// Where the device fails.
+pub fn fingerprints(module: &impl Module, prefix: &str) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    visit(module, prefix, |name, value, shape, _| {
+        let data = value.try_into_data().map(|data| {
+            format!("{shape:?} {:?} {}", data.dtype(), hex(&Sha256::digest(data.as_bytes())))
+        });
+        found.insert(name, data);
+    });
+    let checked = found.into_iter().map(|(name, data)| match data {
+        Ok(fingerprint) => Ok((name, fingerprint)),
+        Err(e) => Err(Error::run(format!("the device failed: {e:?}"))),
+    });
+    checked.collect()
 }
 
 /// Moves the gradients of `module`'s parameters out of `gradients`, adding them to `sums`.

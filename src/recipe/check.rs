@@ -50,6 +50,12 @@ impl Data {
             check(!self.formats.is_empty(), &["data", "formats"], "empty", FORMATS),
             check(share(test), &["data", "split", "test"], test, SHARE),
             check(share(val), &["data", "split", "val"], val, SHARE),
+            check(
+                self.cache_gib >= 0.0 && self.cache_gib.is_finite(),
+                &["data", "cache_gib"],
+                self.cache_gib,
+                "GiB on disk, or 0 to keep nothing",
+            ),
         ]
     }
 }

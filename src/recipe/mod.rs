@@ -90,6 +90,13 @@ pub struct Data {
     /// Train, validation and test shares.
     #[serde(default)]
     pub split: Split,
+    /// Folder in which sampled frames and vision features are kept for this run and others.
+    #[serde(default = "default_cache")]
+    pub cache: PathBuf,
+    /// Most GiB that it may hold: what was not used for the longest time goes; 0 keeps nothing on
+    /// disk.
+    #[serde(default = "default_cache_gib")]
+    pub cache_gib: f64,
 }
 
 /// `data.split`
@@ -275,6 +282,15 @@ fn default_subsets() -> Vec<String> {
     vec!["real".into()]
 }
 
+fn default_cache() -> PathBuf {
+    "data/cache".into()
+}
+
+/// VLM4D's 1,000 videos at 2 fps and 200,704 pixels come to about 15 GiB for a 7B model.
+fn default_cache_gib() -> f64 {
+    20.0
+}
+
 fn both_formats() -> Vec<Format> {
     vec![Format::Mc, Format::Ff]
 }
@@ -361,6 +377,11 @@ impl Eval {
 }
 
 impl Data {
+    /// `cache_gib` in bytes.
+    pub fn cache_bytes(&self) -> u64 {
+        (self.cache_gib * f64::from(1 << 30)) as u64
+    }
+
     /// What is tested on: `test`, or its default.
     pub fn test_subsets(&self) -> Vec<String> {
         let vlm4d = self.train.iter().all(|s| s == "real" || s == "synthetic");

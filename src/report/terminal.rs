@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::eval::metrics::{metrics, paired};
 use crate::eval::predict::{self, Prediction};
 use crate::eval::stats::Metric;
+use crate::features::Videos;
 use crate::recipe::Recipe;
 use crate::train::log::Record;
 use crate::train::schedule::Course;
@@ -37,6 +38,17 @@ impl Terminal {
     pub fn bar(&self, label: &str, n: usize) -> Bar {
         let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{msg:>16} {bar:30} {pos}/{len}  {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(label.to_owned());
+        Bar(bar)
+    }
+
+    /// A progress bar over so many bytes.
+    pub fn bytes_bar(&self, label: &str, bytes: u64) -> Bar {
+        let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
+        let template = "{msg:>16} {bar:30} {binary_bytes}/{binary_total_bytes}  \
+                        {binary_bytes_per_sec}  {eta} left";
+        let style = ProgressStyle::with_template(template);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(label.to_owned());
         Bar(bar)
@@ -150,6 +162,41 @@ pub fn data(recipe: &Recipe, all: &[Entry], train: &[Entry], test: &[Entry], ter
     }
 }
 
+/// Prints where the videos came from, and what keeping them saves a run that uses them `uses`
+/// times.
+pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
+    let s = &videos.summary;
+    let place = videos.cache_dir().map(|dir| dir.display().to_string());
+    let made = s.videos - s.from_cache;
+    let found = match &place {
+        Some(dir) => format!("{} from {dir}, {} made", thousands(s.from_cache), thousands(made)),
+        None => format!("{} made", thousands(made)),
+    };
+    // What the run would spend, did each use decode its video and run the vision tower.
+    let each = s.cost_s / s.videos.max(1) as f64;
+    let saved = (each * uses as f64 - s.elapsed_s).max(0.0);
+    terminal.line(&format!(
+        "videos {found} in {}; each is used {:.0} times: about {} saved",
+        seconds(s.elapsed_s),
+        (uses as f64 / s.videos.max(1) as f64).max(1.0),
+        seconds(saved)
+    ));
+    if s.damaged > 0 {
+        let n = thousands(s.damaged);
+        terminal.line(&format!("note   {n} damaged entries of the cache were made anew"));
+    }
+    if let (Some(why), Some(dir)) = (&s.trouble, &place) {
+        terminal.line(&format!("note   {dir} cannot be written ({why}): videos are read again"));
+    }
+    if s.again {
+        terminal.line(&format!(
+            "note   the videos' {} fit neither in memory nor in the cache: some are read for each \
+             use. Raise data.cache_gib",
+            size(s.bytes as u64)
+        ));
+    }
+}
+
 /// Prints the accuracies of one evaluation.
 pub fn accuracy(name: &str, predictions: &[Prediction], seed: u64, terminal: &Terminal) {
     terminal.line(&accuracy_line(name, predictions, seed));
@@ -239,6 +286,24 @@ fn short(n: usize) -> String {
 fn gibibytes(bytes: u64) -> String {
     let gib = bytes as f64 / f64::from(1 << 30);
     if gib < 10.0 { format!("{gib:.1}G") } else { format!("{gib:.0}G") }
+}
+
+/// `15.4 GiB`, `3.1 MiB`.
+pub fn size(bytes: u64) -> String {
+    let (gib, mib) = (f64::from(1 << 30), f64::from(1 << 20));
+    match bytes as f64 {
+        b if b >= gib => format!("{:.1} GiB", b / gib),
+        b => format!("{:.1} MiB", b / mib),
+    }
+}
+
+/// `0.4 s`, `12 s` or `2:03`.
+fn seconds(s: f64) -> String {
+    match s {
+        ..10.0 => format!("{s:.1} s"),
+        ..60.0 => format!("{s:.0} s"),
+        _ => clock(Duration::from_secs_f64(s)),
+    }
 }
 
 /// `11:40` or `2:03:10`.

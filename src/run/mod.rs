@@ -79,6 +79,9 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
     }
     let mut earlier = Recipe::from_file(&path)?;
     earlier.provenance = None;
+    // Where videos are kept changes nothing.
+    (earlier.data.cache, earlier.data.cache_gib) =
+        (recipe.data.cache.clone(), recipe.data.cache_gib);
     if earlier.to_toml()? != recipe.to_toml()? {
         return Err(Error::input(format!("{}: holds a run of another recipe", dir.display()))
             .help("move that folder away, or give another root with --runs"));

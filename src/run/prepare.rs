@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
+use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
 use crate::data::split::{self, Split};
@@ -60,10 +61,13 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
         train.iter().chain(&test).flat_map(|e| e.videos.clone()).collect();
     let unique = Shown::all(&unique.into_iter().collect::<Vec<_>>(), Variant::Plain);
     let bar = terminal.bar("videos", unique.len());
-    let videos = Videos::read(&model, &reader, &data, &unique, |done| bar.set(done))?;
+    let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
+    let videos = Videos::read(&model, &reader, &data, &unique, cache, |done| bar.set(done));
     bar.finish();
+    let videos = videos?;
     let (samples, sample_videos) = training_samples(&recipe, &config, &chat, &videos, &train)?;
     check_prompts(&recipe, &config, &chat, &videos, &test)?;
+    terminal::videos(&videos, uses(&recipe, &samples, &test), terminal);
     recipe.provenance = Some(Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
         device: chosen.name,
@@ -83,6 +87,16 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
         samples,
         sample_videos,
     })
+}
+
+/// How often the run needs a video: for each training sample of each epoch, and for each question
+/// before and after. Without the cache each of these would be a decoding and a pass of the tower.
+fn uses(recipe: &Recipe, samples: &[Sample], test: &[Entry]) -> usize {
+    let trained = (recipe.train.epochs * samples.len() as f64).ceil() as usize;
+    let per_step = recipe.train.batch_size * recipe.train.grad_accum;
+    let most = recipe.train.max_steps.map_or(usize::MAX, |steps| steps.saturating_mul(per_step));
+    let asked: usize = test.iter().map(|entry| entry.formats(&recipe.eval.formats).len()).sum();
+    trained.min(most) + 2 * asked
 }
 
 fn questions_dir(data: &Path) -> PathBuf {
