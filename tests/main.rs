@@ -5,6 +5,7 @@ mod support;
 mod cache;
 mod chat;
 mod cli;
+mod cpu;
 mod demo;
 mod generate;
 mod grade;

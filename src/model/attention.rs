@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, module, ops::AttentionModuleOptions};
 
+use super::cpu;
+
 /// Scaled dot-product attention with grouped key and value heads.
 ///
 /// `q: [b, heads, t, d]`, `k, v: [b, kv_heads, s, d]` → `[b, heads, t, d]`. With `causal`, query
@@ -10,6 +12,9 @@ use burn::tensor::{Tensor, module, ops::AttentionModuleOptions};
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     // A single query sees everything that is cached.
     let is_causal = causal && q.dims()[2] > 1;
+    if cpu::runs(&q) {
+        return cpu::attention(q, k, v, is_causal);
+    }
     module::attention(
         q,
         k,

@@ -8,6 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, activation::silu};
 
 use super::attention::attention;
+use super::cpu;
 use super::kv_cache::KvCache;
 use super::lora::Linear;
 use super::norm::RmsNorm;
@@ -166,7 +167,9 @@ impl Mlp {
 
     /// `x: […, hidden]` → `[…, hidden]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
-        let gate = silu(self.gate_proj.forward(x.clone(), train));
-        self.down_proj.forward(gate * self.up_proj.forward(x, train), train)
+        let gate = self.gate_proj.forward(x.clone(), train);
+        let up = self.up_proj.forward(x, train);
+        let gated = if cpu::runs(&gate) { cpu::swiglu(gate, up) } else { silu(gate) * up };
+        self.down_proj.forward(gated, train)
     }
 }

@@ -8,6 +8,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Distribution, FloatDType, Tensor, TensorData, module::linear};
 use rand::RngExt as Rng;
 
+use super::cpu;
+
 /// `x: […, i]` → `[…, o]`, with an adapter where one is attached.
 #[derive(Module, Debug)]
 pub struct Linear {
@@ -38,10 +40,7 @@ impl Linear {
         let y = linear(x.clone(), self.weight.val(), self.bias.as_ref().map(Param::val));
         match &self.lora {
             None => y,
-            Some(lora) => {
-                let dtype = y.dtype();
-                y + cast(lora.forward(x, train), dtype)
-            }
+            Some(lora) => lora.add_to(y, x, train),
         }
     }
 
@@ -80,14 +79,19 @@ impl Lora {
         Self { lora_a: Param::from_tensor(a), lora_b: Param::from_tensor(b), scaling, dropout }
     }
 
-    /// `x: […, i]` → `[…, o]`, f32.
-    fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
+    /// Adds `s·(x·A)·B` to `y: […, o]`, the layer's output for `x: […, i]`.
+    fn add_to<const D: usize>(&self, y: Tensor<D>, x: Tensor<D>, train: bool) -> Tensor<D> {
         let mut x = cast(x, DType::F32);
         if train && self.dropout > 0.0 {
             let keep = 1.0 - self.dropout;
             x = x.clone() * x.random_like(Distribution::Bernoulli(keep)).div_scalar(keep);
         }
-        linear(linear(x, self.lora_a.val(), None), self.lora_b.val(), None).mul_scalar(self.scaling)
+        let (a, b) = (self.lora_a.val(), self.lora_b.val());
+        if cpu::runs(&y) {
+            return cpu::add_lora(y, x, a, b, self.scaling);
+        }
+        let dtype = y.dtype();
+        y + cast(linear(linear(x, a, None), b, None).mul_scalar(self.scaling), dtype)
     }
 }
 

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 
+use super::cpu;
 use super::lora::cast;
 
 /// `x / rms(x) · weight` over the last dimension.
@@ -17,6 +18,9 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// `x: […, d]` → `[…, d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if cpu::runs(&x) {
+            return cpu::rms_norm(x, self.weight.val(), self.eps);
+        }
         let dtype = x.dtype();
         let x = cast(x, DType::F32);
         let scale = x.clone().square().mean_dim(D - 1).add_scalar(self.eps).sqrt().recip();
@@ -39,6 +43,9 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// `x: […, d]` → `[…, d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if cpu::runs(&x) {
+            return cpu::layer_norm(x, self.weight.val(), self.bias.val(), self.eps);
+        }
         let dtype = x.dtype();
         let x = cast(x, DType::F32);
         let centred = x.clone() - x.mean_dim(D - 1);

@@ -8,6 +8,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::config::{Config, Family, TextConfig, VisionConfig};
+use super::cpu;
 use crate::error::{Error, Result};
 
 /// An image or video as the language model sees it: the patch grid and its clock.
@@ -154,6 +155,9 @@ impl Rotary {
 
     /// Rotates `x: [batch, heads, t, d]` (or `[batch, patches, heads, d]` with vision tables).
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        if cpu::runs(&x) {
+            return cpu::rotate(x, self.cos.clone(), self.sin.clone());
+        }
         let dtype = x.dtype();
         let x = x.cast(burn::tensor::FloatDType::F32);
         let d = x.dims()[3];

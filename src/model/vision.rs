@@ -14,6 +14,7 @@ use burn::tensor::{
 
 use super::attention::attention;
 use super::config::VisionConfig;
+use super::cpu;
 use super::language::Mlp;
 use super::lora::{Linear, cast};
 use super::norm::{LayerNorm, RmsNorm};
@@ -281,7 +282,10 @@ impl VisionMlp {
             Self::SwiGlu(mlp) => mlp.forward(x, false),
             Self::QuickGelu(mlp) => {
                 let x = mlp.fc1.forward(x, false);
-                let x = x.clone() * sigmoid(x.mul_scalar(1.702));
+                let x = match cpu::runs(&x) {
+                    true => cpu::quick_gelu(x),
+                    false => x.clone() * sigmoid(x.mul_scalar(1.702)),
+                };
                 mlp.fc2.forward(x, false)
             }
         }

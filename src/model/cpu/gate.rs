@@ -1,0 +1,85 @@
+//! The activations of the MLPs.
+
+use burn::backend::flex::FlexTensor;
+
+use super::layout::{Dense, tensor};
+use super::record::Operation;
+use super::vector::{CHUNK, each_chunk, each_chunk_of_two, sigmoid};
+
+#[derive(Clone, Debug)]
+pub struct SwiGlu;
+
+impl Operation<2> for SwiGlu {
+    type Saved = [Dense; 2];
+
+    fn forward(&self, inputs: [FlexTensor; 2]) -> (FlexTensor, [Dense; 2]) {
+        let [gate, up] = inputs.map(Dense::new);
+        let (g, u) = (gate.values(), up.values());
+        let mut y = vec![0.0; g.len()];
+        each_chunk(&mut y, CHUNK, |i, y| {
+            let from = i * CHUNK;
+            for ((y, g), u) in y.iter_mut().zip(&g[from..]).zip(&u[from..]) {
+                *y = g * sigmoid(*g) * u;
+            }
+        });
+        (tensor(y, gate.shape()), [gate, up])
+    }
+
+    fn backward(
+        &self,
+        [gate, up]: [Dense; 2],
+        gradient: FlexTensor,
+        wanted: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        let gradient = Dense::new(gradient);
+        let (g, u, dy) = (gate.values(), up.values(), gradient.values());
+        let (mut dg, mut du) = (vec![0.0; g.len()], vec![0.0; g.len()]);
+        each_chunk_of_two([&mut dg, &mut du], [CHUNK; 2], |i, [dg, du]| {
+            let from = i * CHUNK;
+            let inputs = g[from..].iter().zip(&u[from..]).zip(&dy[from..]);
+            for ((dg, du), ((g, u), dy)) in dg.iter_mut().zip(du).zip(inputs) {
+                let s = sigmoid(*g);
+                *du = dy * g * s;
+                *dg = dy * u * s * (1.0 + g * (1.0 - s));
+            }
+        });
+        let shape = gate.shape();
+        [wanted[0].then(|| tensor(dg, shape.clone())), wanted[1].then(|| tensor(du, shape))]
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct QuickGelu;
+
+/// Source: `QuickGELUActivation`.
+const SLOPE: f32 = 1.702;
+
+impl Operation<1> for QuickGelu {
+    type Saved = Dense;
+
+    fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, Dense) {
+        let x = Dense::new(x);
+        let from = x.values();
+        let mut y = vec![0.0; from.len()];
+        each_chunk(&mut y, CHUNK, |i, y| {
+            for (y, x) in y.iter_mut().zip(&from[i * CHUNK..]) {
+                *y = x * sigmoid(SLOPE * x);
+            }
+        });
+        (tensor(y, x.shape()), x)
+    }
+
+    fn backward(&self, x: Dense, gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        let gradient = Dense::new(gradient);
+        let (from, dy) = (x.values(), gradient.values());
+        let mut dx = vec![0.0; from.len()];
+        each_chunk(&mut dx, CHUNK, |i, dx| {
+            let at = i * CHUNK;
+            for ((dx, x), dy) in dx.iter_mut().zip(&from[at..]).zip(&dy[at..]) {
+                let s = sigmoid(SLOPE * x);
+                *dx = dy * s * (1.0 + SLOPE * x * (1.0 - s));
+            }
+        });
+        [Some(tensor(dx, x.shape()))]
+    }
+}

@@ -1,0 +1,98 @@
+//! The rotary embedding of heads. Letters: `d` head width.
+
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::tensor::Shape;
+
+use super::layout::{Rows, tensor};
+use super::record::Operation;
+use super::vector::each_chunk;
+
+/// Cosines and sines, `[1, i, 1, d]` or `[1, 1, j, d]`.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    cos: Rows,
+    sin: Rows,
+}
+
+impl Tables {
+    pub fn new(cos: FlexTensor, sin: FlexTensor) -> Self {
+        Self { cos: Rows::new(cos), sin: Rows::new(sin) }
+    }
+
+    /// The dimension of `x: [b, i, j, d]` along which the angles differ.
+    fn axis(&self) -> usize {
+        if self.cos.dims[1] > 1 { 1 } else { 2 }
+    }
+
+    fn at(&self, position: usize, d: usize) -> [&[f32]; 2] {
+        let (i, j) = if self.axis() == 1 { (position, 0) } else { (0, position) };
+        [&self.cos.from(0, i, j)[..d], &self.sin.from(0, i, j)[..d]]
+    }
+
+    /// Applies `rotate(x, cos, sin, y)` to each row. The output lies in memory as `[b, position,
+    /// head, d]`, as the linear layers before and behind want it.
+    fn map(
+        &self,
+        x: FlexTensor,
+        rotate: impl Fn(&[f32], [&[f32]; 2], &mut [f32]) + Sync,
+    ) -> FlexTensor {
+        let x = Rows::new(x);
+        let [b, i, j, d] = x.dims;
+        let swapped = self.axis() == 2;
+        let (positions, heads) = if swapped { (j, i) } else { (i, j) };
+        let mut y = vec![0.0; b * i * j * d];
+        each_chunk(&mut y, heads * d, |chunk, y| {
+            let (b, position) = (chunk / positions, chunk % positions);
+            let table = self.at(position, d);
+            for (head, y) in y.chunks_mut(d).enumerate() {
+                let (i, j) = if swapped { (head, position) } else { (position, head) };
+                rotate(&x.from(b, i, j)[..d], table, y);
+            }
+        });
+        let y = tensor(y, Shape::from(vec![b, positions, heads, d]));
+        if !swapped {
+            return y;
+        }
+        let strides = vec![positions * heads * d, d, heads * d, 1];
+        let strides = strides.into_iter().map(usize::cast_signed).collect();
+        y.with_layout(Layout::new(Shape::from(vec![b, i, j, d]), strides, 0))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Rotate {
+    pub tables: Tables,
+}
+
+impl Operation<1> for Rotate {
+    type Saved = ();
+
+    fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, ()) {
+        let y = self.tables.map(x, |x, [cos, sin], y| {
+            let (half, ((low, high), (y_low, y_high))) = halves(x, y);
+            for i in 0..half {
+                y_low[i] = low[i] * cos[i] - high[i] * sin[i];
+                y_high[i] = high[i] * cos[half + i] + low[i] * sin[half + i];
+            }
+        });
+        (y, ())
+    }
+
+    fn backward(&self, (): (), gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        let gradient = self.tables.map(gradient, |g, [cos, sin], dx| {
+            let (half, ((low, high), (dx_low, dx_high))) = halves(g, dx);
+            for i in 0..half {
+                dx_low[i] = low[i] * cos[i] + high[i] * sin[half + i];
+                dx_high[i] = high[i] * cos[half + i] - low[i] * sin[i];
+            }
+        });
+        [Some(gradient)]
+    }
+}
+
+type Halves<'a, 'b> = ((&'a [f32], &'a [f32]), (&'b mut [f32], &'b mut [f32]));
+
+fn halves<'a, 'b>(x: &'a [f32], y: &'b mut [f32]) -> (usize, Halves<'a, 'b>) {
+    let half = x.len() / 2;
+    (half, (x.split_at(half), y.split_at_mut(half)))
+}

@@ -1,0 +1,168 @@
+//! The CPU's own forward and backward passes against the same functions composed of burn's
+//! operations, whose gradients burn derives.
+
+use burn::tensor::activation::{sigmoid, silu, softmax};
+use burn::tensor::{Device, Distribution, Tensor};
+use vlm4d_train::model::cpu;
+
+use crate::model::values;
+use crate::support::relative_difference;
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    let device = Device::flex();
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device).autodiff().require_grad()
+}
+
+/// Compares `ours` with `composed` on one input: outputs, and gradients of `Σ y·g` for some `g`.
+fn compare<const N: usize, const D: usize, const E: usize>(
+    what: &str,
+    inputs: &[Tensor<D>; N],
+    ours: impl Fn([Tensor<D>; N]) -> Tensor<E>,
+    composed: impl Fn([Tensor<D>; N]) -> Tensor<E>,
+) {
+    let [got, want] = [ours(inputs.clone()), composed(inputs.clone())];
+    assert_eq!(got.dims(), want.dims(), "{what}");
+    let difference = relative_difference(&values(got.clone()), &values(want.clone()));
+    assert!(difference < 1e-6, "{what}: {difference:e}");
+    let untaped = ours(inputs.clone().map(Tensor::inner));
+    assert_eq!(values(untaped), values(got.clone()), "{what} without a tape");
+    let g = Tensor::random(got.dims(), Distribution::Normal(0.0, 1.0), &Device::flex()).autodiff();
+    let [mut got, mut want] = [got, want].map(|y| (y * g.clone()).sum().backward());
+    for (i, input) in inputs.iter().enumerate() {
+        let [a, b] =
+            [&mut got, &mut want].map(|all| values(input.grad_remove(all).expect("a gradient")));
+        let difference = relative_difference(&a, &b);
+        assert!(difference < 3e-6, "{what}, gradient of input {i}: {difference:e}");
+    }
+}
+
+#[test]
+fn attention_is_softmax_of_scores_times_values() {
+    for (b, h, kv, t, s, d, causal) in [
+        (1, 4, 2, 150, 150, 16, true),
+        (2, 3, 3, 70, 70, 8, false),
+        (1, 2, 1, 5, 133, 8, true),
+        (1, 6, 2, 1, 40, 16, false),
+        (3, 4, 4, 64, 64, 12, false),
+    ] {
+        // As the linear layers give them: `[b, t, h, d]` in memory.
+        let inputs = [random([b, t, h, d]), random([b, s, kv, d]), random([b, s, kv, d])];
+        let composed = |[q, k, v]: [Tensor<4>; 3]| {
+            let repeated = |x: Tensor<4>| {
+                let x = x.reshape([b, kv, 1, s, d]).repeat_dim(2, h / kv);
+                x.reshape([b, h, s, d])
+            };
+            let [q, k, v] = [q, k, v].map(|x| x.swap_dims(1, 2));
+            let (k, v) = (repeated(k), repeated(v));
+            let scores = q.matmul(k.swap_dims(2, 3)).mul_scalar(1.0 / (d as f64).sqrt());
+            let hidden = (0..t).flat_map(|i| {
+                (0..s).map(move |j| if causal && j > s - t + i { -1e9 } else { 0.0 })
+            });
+            let hidden: Vec<f32> = hidden.collect();
+            let hidden = Tensor::<1>::from_floats(hidden.as_slice(), &scores.device());
+            softmax(scores + hidden.reshape([1, 1, t, s]), 3).matmul(v)
+        };
+        let ours = |qkv: [Tensor<4>; 3]| {
+            let [q, k, v] = qkv.map(|x| x.swap_dims(1, 2));
+            cpu::attention(q, k, v, causal)
+        };
+        compare(&format!("{t} queries, {s} keys"), &inputs, ours, composed);
+    }
+}
+
+#[test]
+fn norms_are_what_they_are_named_for() {
+    let [rows, d] = [67, 40];
+    let input = || random([rows, d]);
+    let (weight, bias) = (random([1, d]), random([1, d]));
+    let flat = |x: Tensor<2>| x.reshape([d]);
+    compare(
+        "RMSNorm",
+        &[input(), weight.clone()],
+        |[x, w]| cpu::rms_norm(x, flat(w), 1e-6),
+        |[x, w]| {
+            let scale = x.clone().square().mean_dim(1).add_scalar(1e-6).sqrt().recip();
+            x * scale * w
+        },
+    );
+    compare(
+        "LayerNorm",
+        &[input(), weight, bias],
+        |[x, w, b]| cpu::layer_norm(x, flat(w), flat(b), 1e-6),
+        |[x, w, b]| {
+            let centred = x.clone() - x.mean_dim(1);
+            let std = centred.clone().square().mean_dim(1).add_scalar(1e-6).sqrt();
+            centred / std * w + b
+        },
+    );
+}
+
+#[test]
+fn activations_are_what_they_are_named_for() {
+    // More than one task's share, and no multiple of a vector.
+    let input = || random([113, 307]);
+    compare(
+        "SwiGLU",
+        &[input(), input()],
+        |[gate, up]| cpu::swiglu(gate, up),
+        |[gate, up]| silu(gate) * up,
+    );
+    let composed = |[x]: [Tensor<2>; 1]| x.clone() * sigmoid(x.mul_scalar(1.702));
+    compare("quick GELU", &[input()], |[x]| cpu::quick_gelu(x), composed);
+}
+
+#[test]
+fn rotation_turns_the_halves_of_a_head() {
+    let [b, i, j, d] = [2, 5, 7, 8];
+    for shape in [[1, i, 1, d], [1, 1, j, d]] {
+        let angles = random(shape).inner();
+        let (cos, sin) = (angles.clone().cos(), angles.sin());
+        let composed = |[x]: [Tensor<4>; 1]| {
+            let [low, high] = [0, d / 2].map(|at| x.clone().narrow(3, at, d / 2));
+            let turned = Tensor::cat(vec![high.neg(), low], 3);
+            x * cos.clone().autodiff() + turned * sin.clone().autodiff()
+        };
+        let ours = |[x]: [Tensor<4>; 1]| cpu::rotate(x, cos.clone(), sin.clone());
+        compare("contiguous", &[random([b, i, j, d])], ours, composed);
+        let swapped = [random([b, j, i, d])];
+        let turn = |[x]: [Tensor<4>; 1]| [x.swap_dims(1, 2)];
+        compare("swapped", &swapped, |x| ours(turn(x)), |x| composed(turn(x)));
+    }
+}
+
+#[test]
+fn the_low_rank_update_is_added() {
+    let [n, i, o, r] = [90, 24, 56, 4];
+    // One shape for all, so that they fit one list: cut to what each is.
+    let inputs = [random([n, o]), random([n, o]), random([n, o]), random([n, o])];
+    let cut = |[y, x, a, b]: [Tensor<2>; 4]| {
+        let part = |x: Tensor<2>, rows, columns| x.narrow(0, 0, rows).narrow(1, 0, columns);
+        (y, part(x, n, i), part(a, i, r), part(b, r, o))
+    };
+    compare(
+        "LoRA",
+        &inputs,
+        |all| {
+            let (y, x, a, b) = cut(all);
+            cpu::add_lora(y, x, a, b, 1.5)
+        },
+        |all| {
+            let (y, x, a, b) = cut(all);
+            y + x.matmul(a).matmul(b).mul_scalar(1.5)
+        },
+    );
+}
+
+#[test]
+fn what_is_no_number_stays_none() {
+    let device = Device::flex();
+    let x = Tensor::<2>::from_floats([[1.0, f32::NAN, 3.0], [1.0, 2.0, 3.0]], &device);
+    let one = Tensor::<1>::ones([3], &device);
+    let found = |y: Tensor<2>| values(y).iter().map(|y| y.is_nan()).collect::<Vec<_>>();
+    assert_eq!(found(cpu::quick_gelu(x.clone())), [false, true, false, false, false, false]);
+    assert!(found(cpu::swiglu(x.clone(), x.clone()))[1]);
+    assert_eq!(found(cpu::rms_norm(x.clone(), one, 0.0))[..4], [true, true, true, false]);
+    let x = x.reshape([1, 1, 2, 3]);
+    let y = values(cpu::attention(x.clone(), x.clone(), x, false));
+    assert!(y[..3].iter().all(|y| y.is_nan()), "{y:?}");
+}
