@@ -12,7 +12,7 @@ use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::Positions;
 use vlm4d_train::model::weights::transposed;
 use vlm4d_train::recipe::{Loss, Schedule, Train};
-use vlm4d_train::train::gradients::Sample;
+use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Sample, add_sample};
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Course;
 use vlm4d_train::train::trainer::{Media, Setup};
@@ -178,6 +178,71 @@ fn full_gradients_equal_the_reference() {
             let (difference, at) = worst(&model, &gradients, &want, "");
             assert!(difference < 1e-4, "{name} recompute {recompute}: {difference:e} at {at}");
         }
+    }
+}
+
+/// Loss and gradients of the batch's first sample.
+fn of_first(model: &QwenVl, batch: &Batch, recompute: bool, logits_at_once: usize) -> (f64, Named) {
+    let method = Method { recompute, dropout_seed: None, logits_at_once };
+    let features = batch.features(model, 0).unwrap();
+    let mut sums = Named::new();
+    let loss = add_sample(model, &batch.samples[0], &features, 1.0, method, &mut sums).unwrap();
+    (loss, sums)
+}
+
+fn assert_same_gradients(got: &Named, want: &Named, tolerance: f64) {
+    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+    for (name, want) in want {
+        let difference = relative_difference(&values(got[name].clone()), &values(want.clone()));
+        assert!(difference < tolerance, "{name}: {difference:e}");
+    }
+}
+
+#[test]
+fn recomputing_layers_and_cutting_the_logits_change_nothing() {
+    for name in CHECKPOINTS {
+        let adapted = with_adapter(name, &format!("{name}/lora_init.safetensors"));
+        let full = load(name).set_require_grad(true).train();
+        let file = format!("{name}/forward_video.safetensors");
+        let batch = Batch::read(&adapted, &file, &[], &["vid_exact".into()]);
+        for model in [adapted, full] {
+            let (loss, plain) = of_first(&model, &batch, false, LOGITS_AT_ONCE);
+            // 1: position by position, so that sums are rounded in another order.
+            for (recompute, at_once, tolerance) in
+                [(true, LOGITS_AT_ONCE, 1e-6), (true, 1, 3e-6), (false, 1, 3e-6)]
+            {
+                let (other, gradients) = of_first(&model, &batch, recompute, at_once);
+                assert!((other / loss - 1.0).abs() < 1e-6, "{name}: {other} {loss}");
+                assert_same_gradients(&gradients, &plain, tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_lies_before_the_first_trained_layer_has_no_tape() {
+    for name in CHECKPOINTS {
+        let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors")).valid();
+        for (layer, linear) in model.linear_layers_mut() {
+            if !layer.starts_with("model.layers.1.") {
+                linear.lora = None;
+            }
+        }
+        let model = model.train();
+        let file = format!("{name}/forward_video.safetensors");
+        let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
+        let features = batch.features(&model, 0).unwrap();
+        assert!(!features[0].is_tracked(), "the vision tower is frozen");
+        let sample = &batch.samples[0];
+        let context = model.context(&sample.positions, true);
+        let embedded = model.embed(&sample.input_ids, &features).unwrap();
+        let below = model.model.layers[0].forward(embedded, &context, None);
+        assert!(!below.is_tracked(), "layer 0 is frozen");
+        assert!(model.model.layers[1].forward(below, &context, None).is_tracked());
+        let [(_, plain), (_, recomputed)] =
+            [false, true].map(|recompute| of_first(&model, &batch, recompute, LOGITS_AT_ONCE));
+        assert!(plain.keys().all(|key| key.starts_with("model.layers.1.")));
+        assert_same_gradients(&recomputed, &plain, 1e-6);
     }
 }
 

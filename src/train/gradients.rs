@@ -1,8 +1,9 @@
 //! Gradients of one sample, block by block.
 //!
 //! With `recompute` the forward keeps no tape, only each layer's input; the backward runs each
-//! layer again with a tape of its own. Frozen parts before the first trained one have no tape at
-//! all. Letters: `t` tokens, `n` labelled positions.
+//! layer again with a tape of its own. What lies before the first trained part has no tape and is
+//! not run again. Logits exist at labelled positions only, and of a few at a time. Letters: `t`
+//! tokens, `n` labelled positions.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -11,7 +12,7 @@ use super::loss::{cross_entropy, predictions};
 use crate::error::{Error, Result};
 use crate::model::host::host;
 use crate::model::language::Context;
-use crate::model::parameters::{Named, add_gradients};
+use crate::model::parameters::{Named, add_gradients, any_trained};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::Positions;
 
@@ -35,7 +36,13 @@ pub struct Method {
     pub recompute: bool,
     /// Seed of the sample's dropout; none where there is no dropout.
     pub dropout_seed: Option<u64>,
+    /// Most logits that exist at once ([`LOGITS_AT_ONCE`]); at least those of one position do.
+    pub logits_at_once: usize,
 }
+
+/// 64 MiB in f32, and three times that with what the loss makes of them: the logits of 110
+/// positions at Qwen's vocabulary of 152,064.
+pub const LOGITS_AT_ONCE: usize = 1 << 24;
 
 /// Adds the gradients of `weight · Σ token losses` of `sample` to `sums`; returns `Σ token losses`.
 ///
@@ -55,10 +62,12 @@ pub fn add_sample(
     let pass = Pass { model, context: model.context(&sample.positions, true), method };
     let embedded = model.embed(&sample.input_ids, features)?;
     let (loss, tape, gradient) = if method.recompute {
-        let (inputs, last) = pass.forward_keeping_inputs(embedded.clone().inner());
+        let from = if embedded.is_tracked() { 0 } else { pass.first_trained() };
+        let (inputs, last) = pass.forward_keeping_inputs(embedded.clone().inner(), from);
         let (loss, mut gradient) = pass.head(last, &sample.labels, weight, sums)?;
         for (i, input) in inputs.into_iter().enumerate().rev() {
-            gradient = pass.layer(i, input, gradient, sums);
+            let through = i > 0 || embedded.is_tracked();
+            gradient = pass.layer(from + i, input, gradient, through, sums);
         }
         (loss, embedded, gradient)
     } else {
@@ -88,11 +97,24 @@ impl Pass<'_> {
         })
     }
 
-    /// All layers without a tape; returns each layer's input and the last one's output.
-    fn forward_keeping_inputs(&self, embedded: Tensor<3>) -> (Vec<Tensor<3>>, Tensor<3>) {
+    /// The first layer with something to train; their number where there is none.
+    fn first_trained(&self) -> usize {
+        let layers = &self.model.model.layers;
+        layers.iter().position(any_trained).unwrap_or(layers.len())
+    }
+
+    /// All layers without a tape; returns the inputs of those from `from` on, and the last one's
+    /// output.
+    fn forward_keeping_inputs(
+        &self,
+        embedded: Tensor<3>,
+        from: usize,
+    ) -> (Vec<Tensor<3>>, Tensor<3>) {
         let mut inputs = Vec::with_capacity(self.model.model.layers.len());
         let last = self.model.model.layers.iter().enumerate().fold(embedded, |x, (i, layer)| {
-            inputs.push(x.clone());
+            if i >= from {
+                inputs.push(x.clone());
+            }
             self.seed_dropout(i);
             layer.valid().forward(x, &self.context, None)
         });
@@ -112,33 +134,57 @@ impl Pass<'_> {
         let n = rows.len();
         let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &last.device());
         let last = last.autodiff().require_grad();
-        let hidden = self.model.model.norm.forward(last.clone().select(1, rows));
-        let loss = cross_entropy(self.model.logits(hidden.squeeze_dim(0)), &targets);
-        let value = host(loss.clone().inner())?[0];
-        let mut gradients = loss.mul_scalar(weight).backward();
+        let hidden = self.model.model.norm.forward(last.clone().select(1, rows)).squeeze_dim(0);
+        let at_once = (self.method.logits_at_once / self.model.config.text.vocab_size).max(1);
+        let (mut value, mut pieces) = (0.0, Vec::new());
+        for (i, targets) in targets.chunks(at_once).enumerate() {
+            let piece = hidden.clone().inner().narrow(0, i * at_once, targets.len());
+            let (loss, gradient) = self.loss(piece, targets, weight, sums)?;
+            value += loss;
+            pieces.push(gradient);
+        }
+        let mut gradients = (hidden * Tensor::cat(pieces, 0)).sum().backward();
         let gradient = last.grad_remove(&mut gradients);
         add_gradients(self.model, "", &mut gradients, sums);
-        let gradient = gradient.ok_or_else(|| Error::run("the loss has no gradient"))?;
+        Ok((value, gradient.ok_or_else(no_gradient)?))
+    }
+
+    /// The summed token losses at `hidden: [n, hidden]`, and the gradient of their weighted sum.
+    fn loss(
+        &self,
+        hidden: Tensor<2>,
+        targets: &[i64],
+        weight: f64,
+        sums: &mut Named,
+    ) -> Result<(f64, Tensor<2>)> {
+        let hidden = hidden.autodiff().require_grad();
+        let loss = cross_entropy(self.model.logits(hidden.clone()), targets);
+        let value = host(loss.clone().inner())?[0];
+        let mut gradients = loss.mul_scalar(weight).backward();
+        let gradient = hidden.grad_remove(&mut gradients).ok_or_else(no_gradient)?;
+        add_gradients(self.model, "", &mut gradients, sums);
         Ok((f64::from(value), gradient))
     }
 
-    /// Runs layer `i` again on its `input` with a tape; `gradient` is that of its output, what
-    /// returns is that of its input.
+    /// Runs layer `i` again on its `input` with a tape; `gradient` is that of its output. What
+    /// returns is that of its input, where it has to go `through`: else `gradient` itself, which
+    /// nobody asks for.
     fn layer(
         &self,
         i: usize,
         input: Tensor<3>,
         gradient: Tensor<3>,
+        through: bool,
         sums: &mut Named,
     ) -> Tensor<3> {
         let layer = &self.model.model.layers[i];
-        let input = input.autodiff().require_grad();
+        let input = input.autodiff();
+        let input = if through { input.require_grad() } else { input };
         self.seed_dropout(i);
         let output = layer.forward(input.clone(), &self.context, None);
-        let mut gradients = (output * gradient).sum().backward();
+        let mut gradients = (output * gradient.clone()).sum().backward();
         add_gradients(layer, &format!("model.layers.{i}"), &mut gradients, sums);
-        // The input always reaches the output: through the residual stream.
-        input.grad_remove(&mut gradients).unwrap_or_else(|| input.inner().zeros_like())
+        input.grad_remove(&mut gradients).unwrap_or(gradient)
     }
 
     /// Layer `i` draws the same dropout each time it is run on this sample.
@@ -147,4 +193,8 @@ impl Pass<'_> {
             self.model.device().seed(seed.wrapping_add(i as u64));
         }
     }
+}
+
+fn no_gradient() -> Error {
+    Error::run("the loss has no gradient")
 }

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::checkpoint;
-use super::gradients::{Method, Sample, add_sample};
+use super::gradients::{LOGITS_AT_ONCE, Method, Sample, add_sample};
 use super::log::{Log, Record, memory_bytes};
 use super::loss::{label_tokens, token_weights};
 use super::optimiser::{AdamW, clip};
@@ -89,6 +89,7 @@ impl Setup<'_> {
             let method = Method {
                 recompute: self.train.recompute,
                 dropout_seed: self.dropout.then(|| dropout_seed(self.seed, step, *i)),
+                logits_at_once: LOGITS_AT_ONCE,
             };
             let features = self.media.features(model, *i)?;
             let sample = &self.samples[*i];
