@@ -50,10 +50,12 @@ pub fn io_reason(error: &std::io::Error) -> String {
 
 /// The error for a file that could not be written.
 pub fn failed(path: &Path, error: &std::io::Error) -> Error {
-    let full = error.kind() == std::io::ErrorKind::StorageFull;
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let full = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
     Error::run(format!("{}: cannot be written: {error}", path.display())).help(match full {
         true => {
-            "make room on the disk, then start the same command again: it goes on where it stopped"
+            "make room on the disk (or lift its quota or the limit on file sizes), then start the \
+             same command again: it goes on where it stopped"
         }
         false => "check the folder and its permissions, then start the same command again",
     })

@@ -13,6 +13,7 @@ mod llamafactory;
 mod model;
 mod processor;
 mod questions;
+mod resume;
 mod shapes;
 mod split;
 mod stats;

@@ -1,0 +1,169 @@
+//! Runs that are killed, stopped or out of disk go on to the numbers of one that was not.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::RngExt as Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::cli::{Workplace, demo_data, recipe, text, tiny};
+
+const ADAPTER: &str = "adapter/adapter_model.safetensors";
+
+/// A run with a checkpoint after every `save_steps` steps.
+fn run_of(steps: usize, save_steps: usize) -> String {
+    let train = format!("max_steps = {steps}\ngrad_accum = 1\nsave_steps = {save_steps}");
+    recipe(&tiny(), demo_data(), &train)
+}
+
+fn start(place: &Workplace) -> Child {
+    place.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits until `condition` holds; false where the run ended before it did.
+fn wait_until(child: &mut Child, condition: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_mins(2), "nothing happens");
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    true
+}
+
+fn checkpoints(place: &Workplace) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place.path("checkpoints")).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn is_partial(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "partial")
+}
+
+/// The step of the newest whole checkpoint; 0 where there is none.
+fn saved(place: &Workplace) -> usize {
+    let names = checkpoints(place).into_iter().filter(|path| !is_partial(path));
+    let step =
+        |path: PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<usize>().ok();
+    names.filter_map(step).max().unwrap_or(0)
+}
+
+fn assert_same(got: &Workplace, want: &Workplace) {
+    assert_eq!(got.losses(), want.losses());
+    let [a, b] = [got, want].map(|place| std::fs::read(place.path(ADAPTER)).unwrap());
+    assert!(a == b, "the adapters differ");
+}
+
+fn whole(recipe: &str) -> Workplace {
+    let place = Workplace::new(recipe);
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    place
+}
+
+#[test]
+fn a_run_killed_twenty_times_ends_as_if_it_had_not_been() {
+    let recipe = run_of(60, 1);
+    let whole = whole(&recipe);
+    let killed = Workplace::new(&recipe);
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let mut within_checkpoints = 0;
+    for kill in 0..20 {
+        let mut child = start(&killed);
+        let from = saved(&killed);
+        let alive = match kill % 4 {
+            // While inputs are read, the test questions asked, or the run taken up.
+            0 => true,
+            // In a step.
+            1 | 2 => {
+                let further = rng.random_range(1..3);
+                wait_until(&mut child, || saved(&killed) >= from + further)
+            }
+            // While a checkpoint is written.
+            _ => wait_until(&mut child, || {
+                saved(&killed) > from && checkpoints(&killed).iter().any(|path| is_partial(path))
+            }),
+        };
+        if kill % 4 != 3 {
+            std::thread::sleep(Duration::from_millis(rng.random_range(0..60)));
+        }
+        assert!(alive && child.try_wait().unwrap().is_none(), "kill {kill}: the run was over");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        within_checkpoints += usize::from(checkpoints(&killed).iter().any(|path| is_partial(path)));
+    }
+    assert!(within_checkpoints > 0, "no kill fell into the writing of a checkpoint");
+    let output = killed.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("goes on from"), "{}", text(&output.stdout));
+    assert_same(&killed, &whole);
+}
+
+#[test]
+fn ctrl_c_ends_the_step_saves_and_says_how_to_go_on() {
+    let recipe = run_of(40, 1000);
+    let whole = whole(&recipe);
+    let stopped = Workplace::new(&recipe);
+    let mut command = stopped.command();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(wait_until(&mut child, || stopped.path("log.jsonl").exists()
+        && stopped.losses().len() >= 3));
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    let steps = stopped.losses().len();
+    assert!(stderr.contains(&format!("stopped after step {steps} of 40")), "{stderr}");
+    assert!(stderr.contains("start the same command again to go on"), "{stderr}");
+    assert_eq!(saved(&stopped), steps);
+    assert!(stopped.run().status.success());
+    assert_same(&stopped, &whole);
+}
+
+/// Runs `place` where no file may grow beyond `kib`.
+fn run_with_files_up_to(place: &Workplace, kib: usize) -> Output {
+    let command = place.command();
+    let arguments = command.get_args().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let program = command.get_program().to_string_lossy().into_owned();
+    // Ignored, the signal becomes an error of the write, as a full disk is.
+    let script = format!("trap '' XFSZ; ulimit -f {kib}; exec {program} {arguments}");
+    Command::new("bash")
+        .arg("-c")
+        .arg(script)
+        .current_dir(command.get_current_dir().unwrap())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_loses_no_checkpoint() {
+    let recipe = run_of(30, 5);
+    let whole = whole(&recipe);
+    let full = Workplace::new(&recipe);
+    let mut child = start(&full);
+    assert!(wait_until(&mut child, || saved(&full) >= 5));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let step = saved(&full);
+    let content =
+        |file: &str| std::fs::read(full.path(&format!("checkpoints/step-{step}/{file}"))).unwrap();
+    let files = ["trained.safetensors", "exp_avg.safetensors", "exp_avg_sq.safetensors"];
+    let before = files.map(content);
+    // Enough for the log, too little for a checkpoint.
+    let kib = before[0].len() / 1024 - 1;
+    let output = run_with_files_up_to(&full, kib);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("checkpoints/step-"), "{stderr}");
+    assert!(stderr.contains("cannot be written: File too large"), "{stderr}");
+    assert!(stderr.contains("it goes on where it stopped"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert!(before == files.map(content), "the last checkpoint has changed");
+    assert!(full.run().status.success());
+    assert_same(&full, &whole);
+}
