@@ -1,5 +1,6 @@
 //! The command line: recipes to run, and what stands beside that.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -9,6 +10,8 @@ use crate::data::entry::{self, Entry};
 use crate::data::split::{self, By};
 use crate::error::{Error, Result};
 use crate::eval::grade;
+use crate::recipe::Recipe;
+use crate::report::compare;
 use crate::report::terminal::Terminal;
 use crate::{files, interrupt, run};
 
@@ -45,6 +48,15 @@ enum Command {
         /// Folder with the question files, for the ego and exo columns
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+    },
+    /// Put finished runs side by side: the paper's Table 2
+    Compare {
+        /// Folders of runs, or folders above them
+        #[arg(required = true, value_name = "RUN_DIR")]
+        runs: Vec<PathBuf>,
+        /// Folder to write the comparison into, as Markdown, CSV and HTML
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
     /// Make or split a data set
     #[command(subcommand)]
@@ -107,6 +119,9 @@ impl Cli {
             Some(Command::Grade { files, out, data }) => {
                 grade_files(&files, out.as_deref(), data.as_deref(), &terminal)
             }
+            Some(Command::Compare { runs, out }) => {
+                compare::finish(&runs, out.as_deref(), &terminal)
+            }
             Some(Command::Data(DataCommand::Demo { out, seed, real_videos, synthetic_videos })) => {
                 let options =
                     DemoOptions { seed, real_videos, synthetic_videos, ..DemoOptions::default() };
@@ -121,10 +136,30 @@ impl Cli {
 
 fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
     interrupt::catch()?;
-    for recipe in &args.recipes {
-        run::run(recipe, &args.runs, terminal)?;
+    // A slip in the last recipe should not wait for the first one's training.
+    let mut folders = BTreeMap::new();
+    for path in &args.recipes {
+        Recipe::from_file(path)?;
+        let folder = run::folder(&args.runs, path);
+        if let Some(other) = folders.insert(folder.clone(), path) {
+            return Err(Error::input(format!(
+                "{} and {}: both would go to {}",
+                other.display(),
+                path.display(),
+                folder.display()
+            ))
+            .help("give each recipe a name of its own"));
+        }
     }
-    Ok(())
+    let mut dirs = Vec::new();
+    for path in &args.recipes {
+        dirs.push(run::run(path, &args.runs, terminal)?);
+        terminal.line("");
+    }
+    match &dirs[..] {
+        [_] => Ok(()),
+        dirs => compare::finish(dirs, Some(&compare::common_folder(dirs)?), terminal),
+    }
 }
 
 fn grade_files(

@@ -323,3 +323,27 @@ fn the_cache_changes_no_number() {
     assert!(stdout.contains("\nvideos ") && !stdout.contains(" from /"), "{stdout}");
     assert!(off == files && off_losses == losses, "the cache changed the run");
 }
+
+#[test]
+fn several_recipes_end_in_the_comparison() {
+    let short = recipe(&tiny(), demo_data(), "max_steps = 1\ngrad_accum = 2");
+    let place = Workplace::new(&short);
+    let other = |text: &str| std::fs::write(place.0.path().join("recipes/s.toml"), text).unwrap();
+    let run = || place.command().arg("recipes/s.toml").output().unwrap();
+    // A slip in the second recipe is told before the first one starts.
+    other(&short.replacen("lr = 1e-3", "lrr = 1e-3", 1));
+    let output = run();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("recipes/s.toml:10:1: unknown field `lrr`"));
+    assert!(!place.0.path().join("runs").exists(), "something was written");
+    other(&short.replacen("[video]", "train = [\"synthetic\"]\n[video]", 1));
+    let output = run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for word in ["R − original", "S − R", "runs/compare.html"] {
+        assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
+    }
+    for file in ["compare.md", "compare.csv", "compare_differences.csv", "compare.html"] {
+        assert!(place.0.path().join("runs").join(file).is_file(), "{file}");
+    }
+}

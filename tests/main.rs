@@ -5,6 +5,7 @@ mod support;
 mod cache;
 mod chat;
 mod cli;
+mod compare;
 mod cpu;
 mod demo;
 mod generate;

@@ -76,7 +76,8 @@ fn format_metrics(predictions: &[&Prediction], seed: u64) -> FormatMetrics {
     }
 }
 
-fn outcome(p: &Prediction) -> Outcome<'_> {
+/// What the statistics have to know of a prediction.
+pub fn outcome(p: &Prediction) -> Outcome<'_> {
     Outcome {
         subset: &p.subset,
         source: &p.source,
@@ -88,11 +89,16 @@ fn outcome(p: &Prediction) -> Outcome<'_> {
 
 /// What changed on the questions that `before` and `after` share, in one format.
 pub fn paired(before: &[Prediction], after: &[Prediction], format: Format, seed: u64) -> Paired {
+    stats::paired(&pairs(before, after, format), seed)
+}
+
+/// The questions that `before` and `after` share, in one format.
+pub fn pairs<'a>(before: &[Prediction], after: &'a [Prediction], format: Format) -> Vec<Pair<'a>> {
     let earlier: BTreeMap<&str, &Prediction> =
         before.iter().filter(|p| p.format == format).map(|p| (&*p.id, p)).collect();
     let pairs = after.iter().filter(|p| p.format == format).filter_map(|p| {
         let earlier = earlier.get(&*p.id)?;
         Some(Pair { video: &p.video, before: earlier.correct, after: p.correct })
     });
-    stats::paired(&pairs.collect::<Vec<_>>(), seed)
+    pairs.collect()
 }

@@ -109,6 +109,10 @@ pub struct Split {
     pub test: f64,
     /// Share of the questions that validates, taken from training.
     pub val: f64,
+    /// Seed of the split; the recipe's `seed` where left out. Given, it lets several seeds of the
+    /// training be tested on the same questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 /// `[video]`
@@ -297,7 +301,7 @@ fn both_formats() -> Vec<Format> {
 
 impl Default for Split {
     fn default() -> Self {
-        Self { by: By::Video, test: 0.2, val: 0.0 }
+        Self { by: By::Video, test: 0.2, val: 0.0, seed: None }
     }
 }
 
@@ -366,6 +370,21 @@ impl Lora {
     }
 }
 
+impl Model {
+    /// The checkpoint's name: the last part of its path, or of the hub's repository.
+    pub fn name(&self) -> String {
+        let hub = self.path.strip_prefix("hf://").map(|id| id.split('@').next().unwrap_or(id));
+        let path = hub.unwrap_or(&self.path);
+        // The hub's cache: `models--ORG--NAME/snapshots/REVISION`.
+        let cached = path.split('/').find_map(|part| part.strip_prefix("models--"));
+        let name = match cached {
+            Some(id) => id.rsplit("--").next(),
+            None => path.trim_end_matches('/').rsplit('/').next(),
+        };
+        name.unwrap_or(path).to_owned()
+    }
+}
+
 impl Eval {
     /// `max_new_tokens`, or the prompt style's default.
     pub fn max_new_tokens(&self) -> usize {
@@ -424,6 +443,11 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// Seed of the split: its own, else the recipe's.
+    pub fn split_seed(&self) -> u64 {
+        self.data.split.seed.unwrap_or(self.seed)
+    }
+
     /// The recipe as TOML with every default written out.
     ///
     /// # Errors
@@ -434,6 +458,7 @@ impl Recipe {
             lora.alpha = Some(lora.alpha());
         }
         resolved.data.test = self.data.test_subsets();
+        resolved.data.split.seed = Some(self.split_seed());
         resolved.eval.max_new_tokens = Some(self.eval.max_new_tokens());
         toml::to_string(&resolved).map_err(|e| Error::run(format!("cannot write the recipe: {e}")))
     }

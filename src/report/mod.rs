@@ -1,4 +1,10 @@
-//! What people read: the terminal and the report.
+//! What people read: the terminal, the report, and runs side by side.
 
+pub mod compare;
+pub mod finished;
+pub mod html;
 pub mod markdown;
+pub mod published;
+pub mod svg;
+pub mod table;
 pub mod terminal;

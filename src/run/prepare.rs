@@ -114,7 +114,7 @@ struct Divided {
 fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
     let items: Vec<_> = entries.iter().map(Entry::item).collect();
     let shares = &recipe.data.split;
-    let split = split::split(&items, recipe.seed, shares.test, shares.val, shares.by)?;
+    let split = split::split(&items, recipe.split_seed(), shares.test, shares.val, shares.by)?;
     let (mut train, mut test) = (BTreeSet::new(), BTreeSet::new());
     for (subset, parts) in &split {
         if recipe.data.train.contains(subset) {

@@ -1,0 +1,67 @@
+//! A finished run, read back from its folder.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::eval::predict::{self, Prediction};
+use crate::recipe::Recipe;
+
+/// What a finished run left behind.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its resolved recipe.
+    pub recipe: Recipe,
+    /// Graded responses before training.
+    pub before: Vec<Prediction>,
+    /// Graded responses after training.
+    pub after: Vec<Prediction>,
+}
+
+impl Finished {
+    /// Whether `dir` is a run's folder, finished or not.
+    pub fn is_run(dir: &Path) -> bool {
+        dir.join("recipe.toml").is_file()
+    }
+
+    /// Reads the run in `dir`.
+    ///
+    /// # Errors
+    /// Where it is no run's folder, or the run is not finished.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let shown = dir.display();
+        if !dir.is_dir() {
+            return Err(Error::input(format!("{shown}: no such folder"))
+                .help("give a run's folder, for example runs/quickstart/real"));
+        }
+        if !Self::is_run(dir) {
+            return Err(Error::input(format!("{shown}: no run: it has no recipe.toml"))
+                .help("give a run's folder, for example runs/quickstart/real"));
+        }
+        let recipe = Recipe::from_file(&dir.join("recipe.toml"))?;
+        let read = |stage: &str| {
+            let path = dir.join(stage).join("predictions.jsonl");
+            match path.exists() {
+                true => predict::read(&path),
+                false => Err(Error::input(format!(
+                    "{shown}: the run is not finished: it has no {stage}/predictions.jsonl"
+                ))
+                .help("start its recipe again: it goes on where it stopped")),
+            }
+        };
+        Ok(Self { dir: dir.to_owned(), before: read("before")?, after: read("after")?, recipe })
+    }
+
+    /// `R`, `S`, `R+S` as the paper has it; else the names of the subsets trained on.
+    pub fn trained_on(&self) -> String {
+        let letter = |subset: &String| match subset.as_str() {
+            "real" => "R".to_owned(),
+            "synthetic" => "S".to_owned(),
+            other => other.to_owned(),
+        };
+        let mut letters: Vec<String> = self.recipe.data.train.iter().map(letter).collect();
+        letters.sort();
+        letters.join("+")
+    }
+}

@@ -1,0 +1,69 @@
+//! What the VLM4D paper reports, to stand beside our own numbers.
+//!
+//! Source: *VLM4D: Towards Spatiotemporal Awareness in Vision Language Models* (ICCV 2025,
+//! arXiv 2508.02095): its table of models (humans) and Table 2 (fine-tuning), in the first and in the
+//! revised version. Hyperparameters, seed, split and the wording of the freeform questions are
+//! not published, so the numbers are a guide, not a target.
+
+use crate::data::vlm4d::Format;
+
+/// Where the numbers stand.
+pub const SOURCE: &str = "VLM4D, arXiv 2508.02095, Table 2; the paper's seed, split and freeform wording are unpublished";
+
+/// Accuracies of one row of Table 2, in percent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Published {
+    /// Freeform.
+    pub ff: f64,
+    /// Multiple choice, in the first version.
+    pub mc: f64,
+    /// Multiple choice, in the revised version.
+    pub mc_revised: f64,
+}
+
+/// Table 2: name of the checkpoint on the hub, what it was trained on, accuracies.
+const TABLE_2: [(&str, &str, Published); 8] = [
+    ("Qwen2-VL-7B-Instruct", "original", row(31.9, 38.3, 38.3)),
+    ("Qwen2-VL-7B-Instruct", "R", row(50.7, 53.5, 54.5)),
+    ("Qwen2-VL-7B-Instruct", "S", row(38.9, 41.0, 42.5)),
+    ("Qwen2-VL-7B-Instruct", "R+S", row(49.7, 52.8, 55.5)),
+    ("Qwen2.5-VL-7B-Instruct", "original", row(31.6, 43.4, 43.4)),
+    ("Qwen2.5-VL-7B-Instruct", "R", row(48.9, 56.3, 55.6)),
+    ("Qwen2.5-VL-7B-Instruct", "S", row(35.4, 42.0, 48.6)),
+    ("Qwen2.5-VL-7B-Instruct", "R+S", row(39.2, 48.3, 56.3)),
+];
+
+const fn row(ff: f64, mc: f64, mc_revised: f64) -> Published {
+    Published { ff, mc, mc_revised }
+}
+
+/// The row of Table 2 for a checkpoint and what it was trained on (`original`, `R`, `S`, `R+S`).
+pub fn table_2(model: &str, trained_on: &str) -> Option<Published> {
+    let found = TABLE_2.iter().find(|(name, on, _)| (*name, *on) == (model, trained_on));
+    found.map(|(_, _, published)| *published)
+}
+
+impl Published {
+    /// `53.5` or `53.5 / 54.5`: the first version, and the revised one where it differs.
+    pub fn cell(&self, format: Format) -> String {
+        match format {
+            Format::Ff => format!("{:.1}", self.ff),
+            Format::Mc if self.mc == self.mc_revised => format!("{:.1}", self.mc),
+            Format::Mc => format!("{:.1} / {:.1}", self.mc, self.mc_revised),
+        }
+    }
+}
+
+/// Human accuracy on a group of VLM4D's multiple-choice questions, as a share.
+pub fn human(group: &str) -> Option<f64> {
+    match group {
+        "ego-centric" => Some(0.996),
+        "exo-centric" => Some(0.997),
+        "directional" => Some(0.918),
+        "false-positive" => Some(1.0),
+        _ => None,
+    }
+}
+
+/// Human accuracy on all of VLM4D's multiple-choice questions, as a share.
+pub const HUMAN_OVERALL: f64 = 0.983;

@@ -1,0 +1,269 @@
+//! Runs side by side: rows, intervals, differences, seeds, and what is refused.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use vlm4d_train::data::vlm4d::{Format, PromptStyle};
+use vlm4d_train::eval::predict::{self, Prediction};
+use vlm4d_train::eval::stats;
+use vlm4d_train::recipe::{Provenance, Recipe};
+use vlm4d_train::report::compare::{Comparison, find};
+
+/// A finished run's folder, without the weights.
+pub struct RunFolder<'a> {
+    pub model: &'a str,
+    pub train: &'a [&'a str],
+    pub seed: u64,
+    /// Further lines of the recipe's `[train]`.
+    pub extra: &'a str,
+    /// How many of every ten questions are answered rightly before and after.
+    pub right: [usize; 2],
+    /// Number of the first test question.
+    pub first: usize,
+}
+
+impl Default for RunFolder<'_> {
+    fn default() -> Self {
+        Self {
+            model: "data/models/Qwen2-VL-7B-Instruct",
+            train: &["real"],
+            seed: 42,
+            extra: "",
+            right: [3, 6],
+            first: 0,
+        }
+    }
+}
+
+/// Test questions of a made-up run.
+pub const QUESTIONS: usize = 80;
+
+impl RunFolder<'_> {
+    /// Writes it as `root/name`.
+    pub fn write(&self, root: &Path, name: &str) -> PathBuf {
+        let dir = root.join(name);
+        let text = format!(
+            "seed = {}\n[model]\npath = {:?}\n[data]\npath = \"data/vlm4d\"\ntrain = {:?}\n\
+             split = {{ seed = 42 }}\n[lora]\n[train]\n{}\n",
+            self.seed, self.model, self.train, self.extra
+        );
+        let mut recipe = Recipe::from_text(&text, "made up").unwrap();
+        recipe.provenance = Some(Provenance {
+            version: "0".into(),
+            device: "cpu".into(),
+            model_sha256: format!("hash of {}", self.model),
+            data_sha256: "data".into(),
+        });
+        for (stage, right) in ["before", "after"].into_iter().zip(self.right) {
+            std::fs::create_dir_all(dir.join(stage)).unwrap();
+            let predictions = self.predictions(right, stage == "after");
+            predict::write(&dir.join(stage).join("predictions.jsonl"), &predictions).unwrap();
+        }
+        std::fs::write(dir.join("recipe.toml"), recipe.to_toml().unwrap()).unwrap();
+        dir
+    }
+
+    fn predictions(&self, right: usize, late: bool) -> Vec<Prediction> {
+        let mut all = Vec::new();
+        for i in self.first..self.first + QUESTIONS {
+            for format in [Format::Mc, Format::Ff] {
+                // The seed turns which questions are answered rightly after training.
+                let turn = if late { self.seed as usize } else { 0 };
+                let correct = (i * 7 + turn) % 10 < right;
+                let letter = if correct { "A" } else { "B" };
+                let text = if correct { "left" } else { "right" };
+                let answer = if format == Format::Mc { letter } else { text };
+                all.push(Prediction {
+                    id: format!("real/validation_{i}"),
+                    subset: "real".into(),
+                    source: if i % 2 == 0 { "davis" } else { "ego4d" }.into(),
+                    group: if i % 2 == 0 { "exo-centric" } else { "ego-centric" }.into(),
+                    video: format!("videos_real/davis/{}.mp4", i / 2),
+                    format,
+                    prompt: PromptStyle::Do,
+                    question: format!("Where does number {i} go?"),
+                    choices: ["left", "right", "up", "down"].map(str::to_owned).into(),
+                    gold: "left".into(),
+                    response: answer.into(),
+                    extracted: Some(answer.into()),
+                    correct,
+                    grader: "rules".into(),
+                    letter_logprobs: None,
+                    n_video_tokens: 4,
+                });
+            }
+        }
+        all
+    }
+}
+
+fn compared(dirs: &[PathBuf]) -> Comparison {
+    Comparison::new(&find(dirs).unwrap().0).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Runs `compare` with `arguments` in `dir`: exit code, standard output, standard error.
+fn command(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"))
+        .current_dir(dir)
+        .arg("compare")
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_table_is_the_papers() {
+    let root = TempDir::new().unwrap();
+    let write = |name: &str, model: &str, train: &[&str], after: usize| {
+        RunFolder { model, train, right: [3, after], ..RunFolder::default() }
+            .write(root.path(), name)
+    };
+    let (old, new) =
+        ("m/Qwen2-VL-7B-Instruct", "hub/models--Qwen--Qwen2.5-VL-7B-Instruct/snapshots/abc");
+    let dirs = [
+        write("both", old, &["synthetic", "real"], 5),
+        write("synthetic", old, &["synthetic"], 4),
+        write("real", old, &["real"], 6),
+        write("new", new, &["real"], 7),
+    ];
+    let comparison = compared(&dirs);
+    let rows: Vec<(&str, &str)> =
+        comparison.rows.iter().map(|row| (&*row.model, &*row.trained_on)).collect();
+    let (old, new) = ("Qwen2-VL-7B-Instruct", "Qwen2.5-VL-7B-Instruct");
+    let want = ["original", "R", "S", "R+S"].map(|on| (old, on));
+    assert_eq!(rows, [&want[..], &[(new, "original"), (new, "R")]].concat());
+    let mc = |row: usize| comparison.rows[row].scores[&Format::Mc].overall.accuracy;
+    assert_eq!((0..6).map(mc).collect::<Vec<_>>(), [0.3, 0.6, 0.4, 0.5, 0.3, 0.7]);
+    let paper: Vec<f64> =
+        comparison.rows.iter().map(|row| row.published.unwrap().mc_revised).collect();
+    assert_eq!(paper, [38.3, 54.5, 42.5, 55.5, 43.4, 55.6]);
+    // Six pairs of four rows, one of two, and two trainings that both models share.
+    assert_eq!(comparison.differences.len(), 6 + 1 + 2);
+    let gain = &comparison.differences[0];
+    assert_eq!(gain.what, "R − original");
+    let change = gain.changes[&Format::Mc];
+    assert!((change.paired.difference - 0.3).abs() < 1e-12 && change.single);
+    let [fixed, broken] = [change.paired.fixed, change.paired.broken];
+    assert_eq!(fixed - broken, QUESTIONS * 3 / 10);
+    assert_eq!(change.paired.p, stats::mcnemar(fixed, broken));
+}
+
+#[test]
+fn seeds_are_a_mean_and_a_deviation() {
+    let root = TempDir::new().unwrap();
+    let dirs: Vec<PathBuf> = [(1, 5), (2, 6), (3, 7)]
+        .into_iter()
+        .map(|(seed, after)| {
+            RunFolder { seed, right: [3, after], ..RunFolder::default() }
+                .write(root.path(), &format!("seed_{seed}"))
+        })
+        .collect();
+    let comparison = compared(&dirs);
+    assert_eq!(comparison.rows.len(), 2);
+    // The model before training answers alike in all three: one evaluation, no deviation.
+    assert_eq!(comparison.rows[0].scores[&Format::Ff].deviation, None);
+    let score = &comparison.rows[1].scores[&Format::Ff];
+    assert!((score.overall.accuracy - 0.6).abs() < 1e-12);
+    assert!((score.deviation.unwrap() - 0.1).abs() < 1e-12);
+    assert_eq!(score.n, QUESTIONS);
+    let change = comparison.differences[0].changes[&Format::Ff];
+    assert!((change.paired.difference - 0.3).abs() < 1e-12 && !change.single);
+}
+
+#[test]
+fn other_settings_make_another_row() {
+    let root = TempDir::new().unwrap();
+    let write = |name: &str, extra: &str| {
+        RunFolder { extra, ..RunFolder::default() }.write(root.path(), name)
+    };
+    let comparison = compared(&[write("low", "lr = 1e-4"), write("high", "lr = 2e-4")]);
+    let settings: Vec<&str> = comparison.rows.iter().map(|row| &*row.settings).collect();
+    assert_eq!(settings, ["", "lr 0.0001", "lr 0.0002"]);
+    assert!(comparison.notes.iter().any(|note| note.contains("differ in `train.lr`")));
+}
+
+#[test]
+fn the_command_prints_and_writes() {
+    let root = TempDir::new().unwrap();
+    RunFolder::default().write(root.path(), "runs/a/real");
+    RunFolder { train: &["synthetic"], right: [3, 4], ..RunFolder::default() }
+        .write(root.path(), "runs/a/synthetic");
+    let (code, stdout, stderr) = command(root.path(), &["runs/a", "--out", "runs/a"]);
+    assert_eq!(code, 0, "{stderr}");
+    for word in [
+        "tested on 80 questions on 40 videos of real, split by video",
+        "FF paper",
+        "R − original",
+        "60.0 [",
+    ] {
+        assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
+    }
+    let read = |file: &str| std::fs::read_to_string(root.path().join("runs/a").join(file)).unwrap();
+    assert!(read("compare.md").contains("| Qwen2-VL-7B-Instruct | R | 60.0 ["));
+    let csv = read("compare.csv");
+    // Three rows, two formats, and all questions beside the two groups.
+    assert_eq!(csv.lines().count(), 1 + 3 * 2 * 3);
+    assert!(csv.lines().all(|line| line.split(',').count() == 15), "{csv}");
+    assert_eq!(read("compare_differences.csv").lines().count(), 1 + 3 * 2);
+    let html = read("compare.html");
+    assert!(html.contains("<svg") && html.contains("href=\"synthetic/report.html\""));
+    // Once more over what the shell makes of runs/a/*: the written files are no runs.
+    let (code, again, stderr) = command(
+        root.path(),
+        &["runs/a/compare.csv", "runs/a/compare.html", "runs/a/real", "runs/a/synthetic"],
+    );
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with(&again), "{again}");
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let root = TempDir::new().unwrap();
+    RunFolder::default().write(root.path(), "a");
+    RunFolder { first: 20, train: &["synthetic"], ..RunFolder::default() }.write(root.path(), "b");
+    let refused = |arguments: &[&str], wanted: &str| {
+        let (code, _, stderr) = command(root.path(), arguments);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(wanted), "no `{wanted}` in\n{stderr}");
+        assert!(!root.path().join("out").exists(), "something was written");
+    };
+    refused(
+        &["a", "b", "--out", "out"],
+        "a and b: not tested on the same questions: 80 and 80 in mc, 60 in common; `real/validation_0` is only in a",
+    );
+    refused(&["nowhere"], "nowhere: no such folder");
+    std::fs::create_dir(root.path().join("empty")).unwrap();
+    refused(&["empty"], "empty: no run: it has no recipe.toml");
+    std::fs::remove_file(root.path().join("b/after/predictions.jsonl")).unwrap();
+    refused(&["a", "b"], "b: the run is not finished");
+    let (code, stdout, _) = command(root.path(), &["."]);
+    assert!(code == 0 && stdout.contains("not finished, left out"), "{stdout}");
+    // Another gold answer under the same id is another question.
+    let path = root.path().join("a/after/predictions.jsonl");
+    RunFolder { train: &["synthetic"], ..RunFolder::default() }.write(root.path(), "c");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("\"gold\":\"left\"", "\"gold\":\"up\"", 1)).unwrap();
+    refused(
+        &["a", "c"],
+        "`real/validation_0` has another question, other choices or another answer",
+    );
+}
+
+#[test]
+fn the_split_may_have_a_seed_of_its_own() {
+    let recipe = |split: &str| {
+        let text = format!("seed = 7\n[model]\npath = \"m\"\n[data]\npath = \"d\"\n{split}");
+        Recipe::from_text(&text, "r.toml").unwrap()
+    };
+    assert_eq!(recipe("").split_seed(), 7);
+    let own = recipe("split = { seed = 42 }");
+    assert_eq!((own.seed, own.split_seed()), (7, 42));
+    // What a run keeps says which seed it was.
+    assert_eq!(
+        Recipe::from_text(&recipe("").to_toml().unwrap(), "r").unwrap().data.split.seed,
+        Some(7)
+    );
+}
