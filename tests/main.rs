@@ -10,6 +10,7 @@ mod cpu;
 mod demo;
 mod generate;
 mod grade;
+mod hub;
 mod llamafactory;
 mod model;
 mod processor;

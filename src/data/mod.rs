@@ -4,6 +4,7 @@ pub mod cache;
 pub mod chat;
 pub mod demo;
 pub mod entry;
+pub mod hub;
 pub mod processor;
 pub mod sharegpt;
 pub mod split;

@@ -6,6 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Data, Eval, Lora, Model, Recipe, Train, Video};
+use crate::data::hub::{Kind, Repo};
 use crate::error::{Error, Result};
 
 /// Whether a value can be; where it stands, what is wrong with it and how to fix it.
@@ -26,8 +27,8 @@ fn check(
     Check { ok, keys, what: format!("`{key}` is {value}"), help }
 }
 
-const NOT_HERE: &str =
-    "the hub cannot be reached from here yet: download it (`hf download`) and give the folder";
+const REPOSITORY: &str =
+    "a folder, or on the hub hf://ORG/NAME (a model) or hf://datasets/ORG/NAME, with @REVISION";
 const FORMATS: &str = "[\"mc\", \"ff\"], or one of them";
 const SHARE: &str = "a share of the questions: at least 0, and together less than 1";
 const COUNT: &str = "at least 1";
@@ -35,7 +36,7 @@ const POSITIVE: &str = "more than 0";
 
 impl Model {
     fn checks(&self) -> Vec<Check> {
-        vec![check(!self.path.starts_with("hf://"), &["model", "path"], &self.path, NOT_HERE)]
+        vec![repository(&self.path, Kind::Model, &["model", "path"])]
     }
 }
 
@@ -45,7 +46,7 @@ impl Data {
         let (test, val) = (split.test, split.val);
         let share = |share: f64| (0.0..1.0).contains(&share) && test + val < 1.0;
         vec![
-            check(!self.path.starts_with("hf://"), &["data", "path"], &self.path, NOT_HERE),
+            repository(&self.path, Kind::Dataset, &["data", "path"]),
             check(!self.train.is_empty(), &["data", "train"], "empty", "for example [\"real\"]"),
             check(!self.formats.is_empty(), &["data", "formats"], "empty", FORMATS),
             check(share(test), &["data", "split", "test"], test, SHARE),
@@ -122,6 +123,19 @@ impl Eval {
             check(self.max_new_tokens != Some(0), &["eval", "max_new_tokens"], 0, COUNT),
         ]
     }
+}
+
+/// A folder, or a well-formed repository of this kind.
+fn repository(path: &str, kind: Kind, keys: &'static [&'static str]) -> Check {
+    let wrong = match Repo::parse(path) {
+        Some(Err(what)) => Some(what),
+        Some(Ok(repo)) if repo.kind != kind => {
+            let other = if kind == Kind::Model { "a data set" } else { "a model" };
+            Some(format!("{path}: {other}"))
+        }
+        _ => None,
+    };
+    check(wrong.is_none(), keys, wrong.unwrap_or_default(), REPOSITORY)
 }
 
 fn positive(x: f64) -> bool {

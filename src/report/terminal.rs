@@ -131,9 +131,9 @@ impl Steps {
     }
 }
 
-/// Prints what the model is.
-pub fn model(checkpoint: &Path, (all, trained): (usize, usize), device: &str, terminal: &Terminal) {
-    let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+/// Prints what the model is; `path` is a folder or `ORG/NAME`.
+pub fn model(path: &str, (all, trained): (usize, usize), device: &str, terminal: &Terminal) {
+    let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
     terminal.line(&format!(
         "model  {name}  {} parameters, {} trained ({:.2} %), on {device}",
         short(all),

@@ -4,6 +4,7 @@
 //! is not done again: started once more, it goes on from its last checkpoint.
 
 mod evaluate;
+pub mod places;
 mod prepare;
 mod train;
 
@@ -15,6 +16,7 @@ use burn::module::Module;
 use self::evaluate::evaluate;
 use self::prepare::{Prepared, adopt_adapter, prepare};
 use self::train::train;
+use crate::data::hub::Repo;
 use crate::error::{Error, Result};
 use crate::eval::metrics::metrics;
 use crate::eval::predict::Prediction;
@@ -46,6 +48,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     let mut recipe = Recipe::from_file(path)?;
     adopt_adapter(&mut recipe)?;
     let dir = folder(runs, path);
+    adopt_pins(&mut recipe, &dir)?;
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
     if is_finished(&dir, &recipe)? {
         terminal.line("done before; its results:");
@@ -69,6 +72,25 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
         dir.join("report.md").display()
     ));
     Ok(dir)
+}
+
+/// A run that was begun keeps the commits that it began with, whatever the hub has now.
+fn adopt_pins(recipe: &mut Recipe, dir: &Path) -> Result<()> {
+    let path = dir.join("recipe.toml");
+    if !path.exists() {
+        return Ok(());
+    }
+    let earlier = Recipe::from_file(&path)?;
+    let pin = |now: &mut String, then: String| {
+        if let (Some(Ok(repo)), Some(Ok(pinned))) = (Repo::parse(now), Repo::parse(&then))
+            && repo.admits(&pinned)
+        {
+            *now = then;
+        }
+    };
+    pin(&mut recipe.model.path, earlier.model.path);
+    pin(&mut recipe.data.path, earlier.data.path);
+    Ok(())
 }
 
 /// Whether `dir` holds the finished run of just this recipe.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
+use super::places::{self, Place};
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
@@ -42,17 +43,17 @@ pub struct Prepared {
 
 pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
     let chosen = device::choose(&recipe.model)?;
-    let checkpoint = PathBuf::from(&recipe.model.path);
-    if !checkpoint.is_dir() {
-        return Err(Error::input(format!("{}: no such folder", checkpoint.display()))
-            .help("model.path is a checkpoint folder in hub layout, relative to where you start"));
-    }
+    let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
+    recipe.model.path = path;
     let config = Config::from_dir(&checkpoint)?;
     let chat = Chat::load(&checkpoint)?;
     let reader = Reader::new(&recipe.video, &checkpoint)?;
-    let data = PathBuf::from(&recipe.data.path);
+    let place = places::questions(&recipe.data.path, terminal)?;
+    recipe.data.path.clone_from(&place.path);
+    let data = place.dir.clone();
     let (entries, notes) = entry::read(&data, &recipe.data.subsets())?;
     let Divided { split, train, test } = divide(&recipe, &entries)?;
+    place.videos(train.iter().chain(&test), terminal)?;
     entry::check_videos(&data, train.iter().chain(&test))?;
     let (model, adapter) = load_model(&recipe, &config, &checkpoint, &chosen, terminal)?;
     terminal::data(&recipe, &entries, &train, &test, terminal);
@@ -159,10 +160,10 @@ fn load_model(
         peft::load(&mut model, dir, lora.dropout)?
     } else {
         peft::attach(&mut model, lora, recipe.seed)?;
-        AdapterConfig::new(lora, &recipe.model.path)
+        AdapterConfig::new(lora, &places::name(&recipe.model.path))
     };
     let model = model.train();
-    terminal::model(checkpoint, counts(&model), &chosen.name, terminal);
+    terminal::model(&places::name(&recipe.model.path), counts(&model), &chosen.name, terminal);
     Ok((model, adapter))
 }
 
