@@ -43,12 +43,14 @@ import torchvision
 import torchvision.transforms.v2.functional as tv
 import transformers
 from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoProcessor,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
+    Trainer,
     get_cosine_schedule_with_warmup,
 )
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
@@ -1454,6 +1456,136 @@ def lora_goldens(checkpoint, name, processor, config, media, out):
     return dict(merged_vs_lora_logits=distance)
 
 
+# ------------------------------------------------------------------------------ kinds of training
+
+LANGUAGE_LINEAR = r".*language_model\.layers\.\d+\.(self_attn\.(q|v)_proj|mlp\.down_proj)"
+VISION_LINEAR = (
+    r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2|gate_proj|up_proj|down_proj))"
+)
+MERGER_LINEAR = r".*visual\.merger\.mlp\.(0|2)"
+KIND_STEPS, KIND_TRAIN = 3, dict(lr=2e-3, weight_decay=0.1, max_grad_norm=18.0)
+# `ratio` is LoRA+'s; `vision_lr` is the rate of what is trained in the vision tower.
+KINDS = dict(
+    rslora=dict(target_modules=LANGUAGE_LINEAR, use_rslora=True),
+    dora=dict(target_modules=LANGUAGE_LINEAR, use_dora=True, ratio=4.0),
+    vision=dict(target_modules=f"{VISION_LINEAR}|{MERGER_LINEAR}", ratio=16.0),
+    all_dora=dict(
+        target_modules=f"{LANGUAGE_LINEAR}|{VISION_LINEAR}|{MERGER_LINEAR}",
+        use_dora=True,
+        use_rslora=True,
+        ratio=2.0,
+    ),
+    patterns=dict(
+        target_modules=LANGUAGE_LINEAR,
+        rank_pattern={"layers.0.self_attn.q_proj": 2, r".*\.mlp\.down_proj": 6},
+        alpha_pattern={r"v_proj": 3},
+    ),
+)
+
+
+def with_kind(model, seed, kind):
+    """The model with an adapter of one kind, all of it random."""
+    own = {k: v for k, v in kind.items() if k != "ratio"}
+    config = LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM", **own
+    )
+    model = get_peft_model(model, config).eval()
+    for name, p in model.named_parameters():
+        if "lora_magnitude_vector" in name:
+            noise = rng(f"{seed}/kind/{name}").standard_normal(tuple(p.shape))
+            p.data.mul_(torch.from_numpy((1 + 0.1 * noise).astype(np.float32)))
+        elif "lora_" in name:
+            noise = rng(f"{seed}/kind/{name}").standard_normal(tuple(p.shape))
+            std = 0.05 if "lora_B" in name else 1 / math.sqrt(p.shape[1])
+            p.data.copy_(torch.from_numpy((noise * std).astype(np.float32)))
+    return model
+
+
+def kind_key(name):
+    """A parameter's name as adapter_model.safetensors spells it."""
+    name = name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
+    return file_key(name)
+
+
+def kind_steps(model, optimiser, batch):
+    """Steps on one batch at a constant rate: losses and gradient norms."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    log = []
+    for _ in range(KIND_STEPS):
+        optimiser.zero_grad()
+        loss = model(**model_inputs(model, batch), use_cache=False).loss
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(weights, KIND_TRAIN["max_grad_norm"])
+        optimiser.step()
+        log.append(dict(loss=loss.item(), grad_norm=norm.item()))
+    return log
+
+
+def strided(tensors):
+    """Of large tensors every 11th element."""
+    keep = lambda t: t.detach().flatten()[::GRAD_STRIDE] if t.numel() > GRAD_WHOLE else t.detach()
+    return {k: keep(t).clone() for k, t in tensors.items()}
+
+
+def adapter_kind(checkpoint, out, seed, kind, batch):
+    """One kind of adapter: as PEFT saves it, its logits, gradients and three steps of AdamW."""
+    model = with_kind(load_model(checkpoint), seed, kind)
+    fresh(out)
+    model.save_pretrained(out)
+    (out / "README.md").unlink(missing_ok=True)
+    path = out / "adapter_config.json"
+    base = dict(base_model_name_or_path=f"ckpt/{checkpoint.name}")
+    write_json(json.loads(path.read_text()) | base, path)
+    result = model(**model_inputs(model, batch), use_cache=False)
+    result.loss.backward()
+    own = {kind_key(k): p for k, p in model.named_parameters() if p.requires_grad}
+    tensors = {"loss": result.loss.detach(), "logits": result.logits[0, -8:].detach().clone()}
+    tensors |= {f"grad.{k}": p.grad.clone() for k, p in own.items()}
+    optimiser = create_loraplus_optimizer(
+        model=model,
+        optimizer_cls=torch.optim.AdamW,
+        lr=KIND_TRAIN["lr"],
+        loraplus_lr_ratio=kind.get("ratio", 1.0),
+        loraplus_weight_decay=KIND_TRAIN["weight_decay"],
+        foreach=False,
+        fused=False,
+    )
+    log = kind_steps(model, optimiser, batch)
+    tensors |= {f"after.{k}": p.detach().clone() for k, p in own.items()}
+    with torch.no_grad():
+        merged = model.merge_and_unload()
+        logits = merged(**model_inputs(merged, batch), use_cache=False).logits
+    tensors["merged_logits"] = logits[0, -8:].clone()
+    write_tensors(tensors, out / "case.safetensors")
+    ratio = kind.get("ratio", 1.0)
+    write_json(dict(KIND_TRAIN, plus_ratio=ratio, steps=log), out / "steps.json")
+
+
+def full_kind(checkpoint, out, batch):
+    """Three steps of full fine-tuning with the Trainer's rule of what weight decay acts on; the
+    vision tower has a rate of its own."""
+    model = load_model(checkpoint)
+    hub = lambda k: k.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+    decays = set(Trainer.get_decay_parameter_names(None, model))
+    groups = {}
+    for name, p in model.named_parameters():
+        vision = hub(name).startswith("visual.") and not hub(name).startswith("visual.merger.")
+        groups.setdefault((name in decays, vision), []).append(p)
+    lr, decay = KIND_TRAIN["lr"], KIND_TRAIN["weight_decay"]
+    optimiser = torch.optim.AdamW(
+        [
+            dict(params=ps, lr=lr / 4 if vision else lr, weight_decay=decay if decayed else 0.0)
+            for (decayed, vision), ps in groups.items()
+        ],
+        foreach=False,
+        fused=False,
+    )
+    log = kind_steps(model, optimiser, batch)
+    tensors = strided({hub(k): p for k, p in model.named_parameters()})
+    write_tensors(tensors, fresh(out) / "after.safetensors")
+    write_json(dict(KIND_TRAIN, vision_lr=lr / 4, steps=log), out / "steps.json")
+
+
 # ------------------------------------------------------------------------------ one model
 
 
@@ -1702,12 +1834,26 @@ def part_shapes(root):
         write_shape(root / "shapes" / name, name, spec)
 
 
+def part_kinds(root):
+    """kinds/: rsLoRA, DoRA, adapters of the vision tower and the merger, full fine-tuning."""
+    media = load_media(root)
+    for name in MODELS:
+        checkpoint = root / "ckpt" / name
+        config = json.loads((checkpoint / "config.json").read_text())
+        processor = AutoProcessor.from_pretrained(checkpoint)
+        batch, _ = collate(processor, config, media, ["video"])
+        for kind, spec in KINDS.items():
+            adapter_kind(checkpoint, root / "kinds" / name / kind, name, spec, batch)
+        full_kind(checkpoint, root / "kinds" / name / "full", batch)
+
+
 PARTS = dict(
     checkpoints=part_checkpoints,
     processor=part_processor,
     tables=part_tables,
     models=part_models,
     shapes=part_shapes,
+    kinds=part_kinds,
     manifest=write_manifest,
 )
 
