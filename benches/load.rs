@@ -58,7 +58,7 @@ fn write_checkpoint(dir: &Path) -> Result<usize, Failure> {
             map.insert((*name).clone(), file.clone());
             ((*name).clone(), (vec![0.01; n], shapes[*name].clone()))
         });
-        write_tensors(&dir.join(&file), tensors.collect())?;
+        write_tensors(&dir.join(&file), &tensors.collect())?;
     }
     let index = json!({ "metadata": { "total_size": bytes }, "weight_map": map });
     std::fs::write(dir.join("model.safetensors.index.json"), index.to_string())?;

@@ -234,10 +234,11 @@ fn train(
     let setup = Setup {
         train: &settings,
         seed: 0,
-        dropout: false,
+        lora: None,
         samples: &samples,
         media: videos,
         checkpoints: PathBuf::new(),
+        validator: None,
     };
     let mut optimiser = AdamW::new(0.0);
     let (mut seconds, mut losses) = (vec![], vec![]);
@@ -245,7 +246,7 @@ fn train(
         let start = Instant::now();
         let (loss, mut gradients) = setup.gradients(&model, step)?;
         clip(&mut gradients, 1.0)?;
-        model = optimiser.update(model, 1e-4, &gradients);
+        model = optimiser.update(model, |_| 1e-4, &gradients);
         seconds.push(start.elapsed().as_secs_f64());
         losses.push(loss);
     }
@@ -371,7 +372,7 @@ fn write(dir: &Path, frames: usize, samples: usize) -> Result<(), Failure> {
         };
         (name, (values, shape))
     });
-    write_tensors(&dir.join("model.safetensors"), tensors.collect())?;
+    write_tensors(&dir.join("model.safetensors"), &tensors.collect())?;
     let entries = (0..samples).map(|i| {
         let mut text = |n: usize| (0..n).map(|_| rng.random_range(100..600)).collect::<Vec<u32>>();
         let video = [vec![649], vec![653; frames * 150], vec![650]].concat();

@@ -1,5 +1,6 @@
 //! Writing files so that a crash leaves the old content or the new, never half of it.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -10,12 +11,25 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Where the disk refuses; `path` then holds what it held before.
 pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    write_with(path, |file| file.write_all(content.as_ref()).map_err(|e| failed(path, &e)))
+}
+
+/// Writes `path` as [`write`] does, piece by piece.
+///
+/// # Errors
+/// What `content` says, or where the disk refuses; `path` then holds what it held before.
+pub fn write_with(path: &Path, content: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let temporary = path.with_added_extension("partial");
-    let written = std::fs::File::create(&temporary).and_then(|mut file| {
-        file.write_all(content.as_ref())?;
-        file.sync_all()
+    let mut file = File::create(&temporary).map_err(|e| failed(path, &e))?;
+    let written = content(&mut file).and_then(|()| {
+        let whole = file.sync_all().and_then(|()| std::fs::rename(&temporary, path));
+        whole.map_err(|e| failed(path, &e))
     });
-    written.and_then(|()| std::fs::rename(&temporary, path)).map_err(|e| failed(path, &e))
+    if written.is_err() {
+        // What is half written would only take the room that the next try needs.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
 }
 
 /// Creates a folder and what is above it.

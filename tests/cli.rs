@@ -131,6 +131,57 @@ fn the_whole_job_writes_what_the_contract_names() {
     }
 }
 
+#[test]
+fn without_an_adapter_the_whole_model_is_trained() {
+    let model = golden("ckpt/tiny-qwen2-vl");
+    let full = recipe(&model, demo_data(), "max_steps = 2").replace("[lora]\n", "");
+    let place = Workplace::new(&full);
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for word in ["language 210.8 k trained", "vision 75.7 k frozen", "model runs/r/model"] {
+        assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
+    }
+    assert!(!place.path("adapter").exists());
+    let resolved = std::fs::read_to_string(place.path("recipe.toml")).unwrap();
+    assert!(resolved.contains("freeze = [\"vision\", \"merger\"]"), "{resolved}");
+    // What was written answers as the trained model did.
+    let trained = place.path("model").display().to_string();
+    let again =
+        full.replace(&model.display().to_string(), &trained).replace("lr = 1e-3", "lr = 0.0");
+    let second = Workplace::new(&again);
+    let output = second.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let answers = |path: PathBuf| std::fs::read_to_string(path).unwrap();
+    assert_eq!(
+        answers(second.path("before/predictions.jsonl")),
+        answers(place.path("after/predictions.jsonl"))
+    );
+}
+
+#[test]
+fn a_run_is_validated_while_it_trains() {
+    let held_back = recipe(&tiny(), demo_data(), "max_steps = 4\neval_steps = 2\npatience = 3")
+        .replace("[video]", "split = { val = 0.2 }\n[video]");
+    let place = Workplace::new(&held_back);
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for word in
+        ["  val ", "validation loss", "best so far", "best   step ", "by validation accuracy"]
+    {
+        assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
+    }
+    let lines = std::fs::read_to_string(place.path("validation.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines.iter().all(|l| l["loss"].is_f64() && l["accuracy"]["mc"].is_number()));
+    let best = lines.iter().rfind(|l| l["best"] == true).unwrap()["step"].as_u64().unwrap();
+    let report = std::fs::read_to_string(place.path("report.md")).unwrap();
+    assert!(report.contains(&format!("chose the checkpoint of step {best} ")), "{report}");
+    assert!(place.path(&format!("checkpoints/step-{best}")).exists());
+}
+
 fn check_predictions(path: &Path) {
     let lines = std::fs::read_to_string(path).unwrap();
     let mut formats = std::collections::BTreeSet::new();
@@ -200,6 +251,23 @@ fn wrong_recipes_are_refused() {
         ("max_frames = 4", "max_frames = 0", "`max_frames` is 0"),
         ("tiny-qwen2.5-vl", "tiny-qwen9-vl", "tiny-qwen9-vl: no such folder"),
         ("max_frames = 4", "fps = 0.0", "`fps` is 0"),
+        ("lr = 1e-3", "freeze = [\"vision\"]", "`freeze` is set, and so is [lora]"),
+        (
+            "[lora]\n[train]",
+            "[train]\nfreeze = [\"vision\", \"language\", \"merger\"]",
+            "nothing would be trained",
+        ),
+        ("[lora]\n[train]", "[train]\nfreeze = [\"tower\"]", "unknown value `tower`"),
+        ("[lora]", "[lora]\nscope = []", "`scope` is empty"),
+        ("lr = 1e-3", "patience = 2", "`patience` is set, and nothing is held back to validate"),
+        ("lr = 1e-3", "best = \"luck\"", "unknown value `luck`"),
+        (
+            "[lora]",
+            "[lora]\nscope = [\"vision\"]\ntarget_modules = \".*q_proj\"",
+            "`scope` is set, and `target_modules` is a regular expression",
+        ),
+        ("[lora]", "[lora]\nplus_ratio = 0.0", "`plus_ratio` is 0"),
+        ("lr = 1e-3", "vision_lr = -1.0", "`vision_lr` is -1"),
     ] {
         assert!(good.contains(from));
         refused(&good.replacen(from, to, 1), wanted);

@@ -18,8 +18,7 @@ use vlm4d_train::model::weights::transposed;
 use vlm4d_train::recipe::{Loss, Schedule, Train};
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::log::{self, Log};
-use vlm4d_train::train::optimiser::AdamW;
-use vlm4d_train::train::trainer::{Media, Setup};
+use vlm4d_train::train::trainer::{Media, Setup, Standing};
 
 use crate::model::values;
 use crate::support::{Golden, golden, max_difference};
@@ -119,14 +118,15 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
     let setup = Setup {
         train: &train,
         seed: 42,
-        dropout: false,
+        lora: None,
         samples: &samples,
         media: &media,
         checkpoints: dir.path().join("checkpoints"),
+        validator: None,
     };
     let model = with_adapter(checkpoint, &format!("llamafactory/{family}/lora_before.safetensors"));
     let mut writer = Log::open(dir.path(), 0).unwrap();
-    let model = setup.run(model, AdamW::new(0.0), &mut writer, |_| ()).unwrap();
+    let model = setup.run(model, Standing::default(), &mut writer, |_| ()).unwrap().model;
     let records = log::read(&dir.path().join("log.jsonl")).unwrap();
     let recorded = read_json(&format!("llamafactory/{family}/steps.json"));
     let recorded = recorded.as_array().unwrap();

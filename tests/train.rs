@@ -9,9 +9,9 @@ use vlm4d_train::error::Result;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::rope::Positions;
+use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::weights::transposed;
-use vlm4d_train::recipe::{Loss, Schedule, Train};
+use vlm4d_train::recipe::{Lora, Loss, Schedule, Train};
 use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Sample, add_sample};
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Course;
@@ -27,7 +27,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn read(model: &QwenVl, file: &str, images: &[String], videos: &[String]) -> Self {
+    pub fn read(model: &QwenVl, file: &str, images: &[String], videos: &[String]) -> Self {
         let golden = Golden::read(file);
         let rows = rows(&model.config, &golden, (images, videos));
         let sample = |row: &Row| Sample {
@@ -37,6 +37,12 @@ impl Batch {
             positions: Positions::new(&model.config, &row.input_ids, &row.grids()).unwrap(),
         };
         Self { samples: rows.iter().map(sample).collect(), rows }
+    }
+
+    /// Ids, grids and features of row `i`.
+    pub fn prompt(&self, model: &QwenVl, i: usize) -> (Vec<u32>, Vec<MediaGrid>, Vec<Tensor<2>>) {
+        let row = &self.rows[i];
+        (row.input_ids.clone(), row.grids(), row.features(model))
     }
 }
 
@@ -62,10 +68,11 @@ pub fn setup<'a>(train: &'a Train, samples: &'a [Sample], media: &'a dyn Media) 
     Setup {
         train,
         seed: 0,
-        dropout: false,
+        lora: None,
         samples,
         media,
         checkpoints: Path::new("unused").into(),
+        validator: None,
     }
 }
 
@@ -278,7 +285,9 @@ fn dropout_is_the_same_when_a_layer_is_run_again() {
     let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
     let gradients = |recompute: bool, dropout: bool, step: usize| {
         let train = Train { grad_accum: 1, recompute, shuffle: false, ..Train::default() };
-        let setup = Setup { dropout, ..setup(&train, &batch.samples, &batch) };
+        let lora = Lora { dropout: 0.3, ..Lora::default() };
+        let lora = dropout.then_some(&lora);
+        let setup = Setup { lora, ..setup(&train, &batch.samples, &batch) };
         let (loss, gradients) = setup.gradients(&model, step).unwrap();
         (loss, gradients.into_values().flat_map(values).collect::<Vec<f32>>())
     };
@@ -326,7 +335,7 @@ fn five_adamw_steps_equal_pytorch() {
                 assert!((got / want - 1.0).abs() < 1e-5, "{name} step {i} {what}: {got} {want}");
             }
             assert!((course.lr(i) - step["lr"].as_f64().unwrap()).abs() < 1e-12, "{name} step {i}");
-            model = optimiser.update(model, course.lr(i), &gradients);
+            model = optimiser.update(model, |_| course.lr(i), &gradients);
         }
         let want = Golden::read(&format!("{name}/adapter_step_5/adapter_model.safetensors"));
         let state = Golden::read(&format!("{name}/adamw_state_step_5.safetensors"));

@@ -1,8 +1,9 @@
 //! Linear layers and their low-rank adapters.
 //!
 //! The adapter works on the activation side, `y = x·W + b + s·(x·A)·B`: the dense update
-//! `W + s·A·B` is never formed, so a frozen weight costs no gradient. Source: PEFT's
-//! `lora.Linear`. Letters: `i` inputs, `o` outputs, `r` rank.
+//! `W + s·A·B` is never formed, so a frozen weight costs no gradient. DoRA scales each output of
+//! the updated weight to a trained length. Source: PEFT's `lora.Linear` and `DoraLinearLayer`.
+//! Letters: `i` inputs, `o` outputs, `r` rank.
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Distribution, FloatDType, Tensor, TensorData, module::linear};
@@ -28,7 +29,9 @@ pub struct Lora {
     pub lora_a: Param<Tensor<2>>,
     /// `[r, o]`: the transpose of PEFT's `lora_B.weight`.
     pub lora_b: Param<Tensor<2>>,
-    /// `alpha / r`.
+    /// DoRA: length of each output's weights, `[o]`; PEFT's `lora_magnitude_vector`.
+    pub magnitude: Option<Param<Tensor<1>>>,
+    /// `alpha / r`, with rsLoRA `alpha / √r`.
     pub scaling: f64,
     /// Share of the adapter's inputs that is dropped while training.
     pub dropout: f64,
@@ -37,10 +40,37 @@ pub struct Lora {
 impl Linear {
     /// Applies the layer; `train` switches the adapter's dropout on.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
-        let y = linear(x.clone(), self.weight.val(), self.bias.as_ref().map(Param::val));
-        match &self.lora {
+        let bias = self.bias.as_ref().map(Param::val);
+        let Some(lora) = &self.lora else { return linear(x, self.weight.val(), bias) };
+        if let Some(magnitude) = &lora.magnitude {
+            return self.forward_dora(x, lora, magnitude.val(), train);
+        }
+        lora.add_to(linear(x.clone(), self.weight.val(), bias), x, train)
+    }
+
+    /// `x·W + b + (c − 1)·x'·W + c·s·(x'·A)·B` with `x'` the inputs that are left after dropout
+    /// and `c` the factor that gives each output its `magnitude`.
+    fn forward_dora<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        lora: &Lora,
+        magnitude: Tensor<1>,
+        train: bool,
+    ) -> Tensor<D> {
+        let y = linear(x.clone(), self.weight.val(), None);
+        let dtype = y.dtype();
+        let factor = (magnitude / lora.lengths(self.weight.val())).unsqueeze();
+        let (left, base) = if lora.drops(train) {
+            let left = lora.drop_inputs(x, train);
+            (left.clone(), linear(cast(left, dtype), self.weight.val(), None))
+        } else {
+            (cast(x, DType::F32), y.clone())
+        };
+        let correction = (factor.clone() - 1.0) * cast(base, DType::F32);
+        let y = y + cast(correction + factor * lora.update(left), dtype);
+        match &self.bias {
             None => y,
-            Some(lora) => lora.add_to(y, x, train),
+            Some(bias) => y + bias.val().unsqueeze(),
         }
     }
 
@@ -53,9 +83,14 @@ impl Linear {
     pub fn merge(mut self) -> Self {
         if let Some(lora) = self.lora.take() {
             let update = lora.lora_a.val().matmul(lora.lora_b.val()).mul_scalar(lora.scaling);
+            let factor = lora
+                .magnitude
+                .as_ref()
+                .map(|m| (m.val() / lora.lengths(self.weight.val())).unsqueeze::<2>());
             self.weight = self.weight.map(|w| {
                 let dtype = w.dtype();
-                cast(cast(w, DType::F32) + update, dtype)
+                let merged = cast(w, DType::F32) + update;
+                cast(factor.map_or_else(|| merged.clone(), |c| c * merged.clone()), dtype)
             });
         }
         self
@@ -76,22 +111,58 @@ impl Lora {
 
     /// An adapter with given weights: `a: [i, r]`, `b: [r, o]`, f32.
     pub fn from_tensors(a: Tensor<2>, b: Tensor<2>, scaling: f64, dropout: f64) -> Self {
-        Self { lora_a: Param::from_tensor(a), lora_b: Param::from_tensor(b), scaling, dropout }
+        let (lora_a, lora_b) = (Param::from_tensor(a), Param::from_tensor(b));
+        Self { lora_a, lora_b, magnitude: None, scaling, dropout }
+    }
+
+    /// The adapter as DoRA with the given lengths, `[o]`; those that `of` has now where none are.
+    pub fn with_magnitude(mut self, of: &Linear, magnitude: Option<Tensor<1>>) -> Self {
+        let magnitude = magnitude.unwrap_or_else(|| self.lengths(of.weight.val()));
+        self.magnitude = Some(Param::from_tensor(magnitude));
+        self
+    }
+
+    /// Lengths of the columns of `W + s·A·B`, `[o]`, f32, as a constant: no gradient flows through
+    /// them. From `‖w‖² + 2s·wᵀ(A·b) + s²·‖A·b‖²`, so that `A·B` is not formed.
+    fn lengths(&self, weight: Tensor<2>) -> Tensor<1> {
+        let weight = cast(weight.detach(), DType::F32);
+        let (a, b) = (self.lora_a.val().detach(), self.lora_b.val().detach());
+        let mixed = (a.clone().transpose().matmul(weight.clone()) * b.clone()).sum_dim(0);
+        let own = (a.clone().transpose().matmul(a).matmul(b.clone()) * b).sum_dim(0);
+        let squares = weight.square().sum_dim(0)
+            + mixed.mul_scalar(2.0 * self.scaling)
+            + own.mul_scalar(self.scaling * self.scaling);
+        squares.sqrt().squeeze_dim(0)
     }
 
     /// Adds `s·(x·A)·B` to `y: […, o]`, the layer's output for `x: […, i]`.
     fn add_to<const D: usize>(&self, y: Tensor<D>, x: Tensor<D>, train: bool) -> Tensor<D> {
-        let mut x = cast(x, DType::F32);
-        if train && self.dropout > 0.0 {
-            let keep = 1.0 - self.dropout;
-            x = x.clone() * x.random_like(Distribution::Bernoulli(keep)).div_scalar(keep);
-        }
-        let (a, b) = (self.lora_a.val(), self.lora_b.val());
+        let x = self.drop_inputs(x, train);
         if cpu::runs(&y) {
-            return cpu::add_lora(y, x, a, b, self.scaling);
+            return cpu::add_lora(y, x, self.lora_a.val(), self.lora_b.val(), self.scaling);
         }
         let dtype = y.dtype();
-        y + cast(linear(linear(x, a, None), b, None).mul_scalar(self.scaling), dtype)
+        y + cast(self.update(x), dtype)
+    }
+
+    /// Whether inputs are dropped.
+    fn drops(&self, train: bool) -> bool {
+        train && self.dropout > 0.0
+    }
+
+    /// `x` in f32; in training a share of it is dropped and the rest scaled up.
+    fn drop_inputs<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
+        let x = cast(x, DType::F32);
+        if !self.drops(train) {
+            return x;
+        }
+        let keep = 1.0 - self.dropout;
+        x.clone() * x.random_like(Distribution::Bernoulli(keep)).div_scalar(keep)
+    }
+
+    /// `s·(x·A)·B`: `x: […, i]`, f32 → `[…, o]`.
+    fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        linear(linear(x, self.lora_a.val(), None), self.lora_b.val(), None).mul_scalar(self.scaling)
     }
 }
 

@@ -1,9 +1,10 @@
-//! The model: architecture under the hub's names, adapters, and how weights get in.
+//! The model: architecture under the hub's names, adapters, and how weights get in and out.
 
 pub mod attention;
 pub mod config;
 pub mod cpu;
 pub mod host;
+pub mod hub;
 pub mod kv_cache;
 pub mod language;
 pub mod lora;

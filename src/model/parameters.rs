@@ -1,17 +1,19 @@
 //! Parameters by name: what is trained, its gradients and its values.
 //!
 //! Names are the hub's (`model.layers.0.self_attn.q_proj.weight`); an adapter's are those of its
-//! layer with `.lora_A.weight` and `.lora_B.weight`. Tensors leave flat, in burn's layout, which
+//! layer with `.lora_A.weight`, `.lora_B.weight` and `.lora_magnitude_vector`. Tensors leave flat, in burn's layout, which
 //! for matrices is the transpose of the hub's.
 
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor};
 use sha2::{Digest, Sha256};
 
+use super::lora::cast;
 use crate::error::{Error, Result};
 use crate::hash::hex;
+use crate::recipe::Part;
 
 /// Flat tensors by parameter name.
 pub type Named = BTreeMap<String, Tensor<1>>;
@@ -34,6 +36,17 @@ impl Parameter {
     }
 }
 
+impl Part {
+    /// The part of the model that a parameter or layer belongs to, by its hub name.
+    pub fn of(hub_name: &str) -> Self {
+        match hub_name {
+            name if name.starts_with("visual.merger.") => Self::Merger,
+            name if name.starts_with("visual.") => Self::Vision,
+            _ => Self::Language,
+        }
+    }
+}
+
 /// All parameters of `module`, whose own name is `prefix`.
 pub fn list(module: &impl Module, prefix: &str) -> Vec<Parameter> {
     let mut found = Vec::new();
@@ -44,6 +57,15 @@ pub fn list(module: &impl Module, prefix: &str) -> Vec<Parameter> {
 /// Whether anything in `module` is trained.
 pub fn any_trained(module: &impl Module) -> bool {
     list(module, "").iter().any(|parameter| parameter.trained)
+}
+
+/// Shape (burn's layout) and value of every parameter, without autodiff.
+pub fn values(module: &impl Module) -> BTreeMap<String, (Vec<usize>, Tensor<1>)> {
+    let mut values = BTreeMap::new();
+    visit(module, "", |name, value, shape, _| {
+        values.insert(name, (shape, value));
+    });
+    values
 }
 
 /// The values of what is trained, without autodiff.
@@ -76,7 +98,7 @@ pub fn fingerprints(module: &impl Module, prefix: &str) -> Result<BTreeMap<Strin
     checked.collect()
 }
 
-/// Moves the gradients of `module`'s parameters out of `gradients`, adding them to `sums`.
+/// Moves the gradients of `module`'s parameters out of `gradients`, adding them to `sums` in f32.
 pub fn add_gradients(
     module: &impl Module,
     prefix: &str,
@@ -119,7 +141,9 @@ impl Path {
         let parts: Vec<&str> =
             self.0.iter().map(String::as_str).filter(|p| !p.is_empty()).collect();
         let name = parts.join(".");
-        name.replace(".lora.lora_a", ".lora_A.weight").replace(".lora.lora_b", ".lora_B.weight")
+        name.replace(".lora.lora_a", ".lora_A.weight")
+            .replace(".lora.lora_b", ".lora_B.weight")
+            .replace(".lora.magnitude", ".lora_magnitude_vector")
     }
 }
 
@@ -165,7 +189,7 @@ struct Collect<'a> {
 impl OnParameter for Collect<'_> {
     fn parameter<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
         let Some(gradient) = param.val().grad_remove(self.gradients) else { return };
-        let gradient: Tensor<1> = gradient.flatten(0, D - 1);
+        let gradient: Tensor<1> = cast(gradient.flatten(0, D - 1), DType::F32);
         let sum = match self.sums.remove(&name) {
             Some(sum) => sum + gradient,
             None => gradient,

@@ -18,13 +18,30 @@ use super::host::{host, write_tensors};
 use super::lora::Lora;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
-use super::weights::{TensorFiles, module_name, transposed};
+use super::weights::{TensorFiles, module_name, to_hub, transposed};
 use crate::error::{Error, Result};
 use crate::files::{self, io_reason};
-use crate::recipe::{self, TargetModules};
+use crate::recipe::{self, Part, TargetModules};
 
-/// The linear layers of the language model, in both of the spellings that transformers has had.
-const ALL_LINEAR: &str = r".*\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)";
+/// The linear layers of each part, in all of the spellings that transformers has had.
+fn all_linear(part: Part) -> &'static str {
+    match part {
+        Part::Language => r".*\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
+        Part::Vision => {
+            r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2|gate_proj|up_proj|down_proj))"
+        }
+        Part::Merger => r".*visual\.merger\.mlp\.(0|2)",
+    }
+}
+
+/// What stands before the last parts of a linear layer's name in each part.
+fn layer_prefix(part: Part) -> &'static str {
+    match part {
+        Part::Language => r".*\.layers\.\d+\.",
+        Part::Vision => r".*visual\.blocks\.\d+\.",
+        Part::Merger => r".*visual\.merger\.",
+    }
+}
 const PREFIX: &str = "base_model.model.";
 
 /// The part of PEFT's `LoraConfig` that an adapter needs to load.
@@ -92,10 +109,10 @@ impl AdapterConfig {
             r: recipe.r,
             lora_alpha: recipe.alpha(),
             lora_dropout: recipe.dropout,
-            target_modules: Value::String(pattern(&recipe.target_modules)),
+            target_modules: Value::String(pattern(recipe)),
             bias: none(),
-            use_rslora: false,
-            use_dora: false,
+            use_rslora: recipe.use_rslora,
+            use_dora: recipe.use_dora,
             modules_to_save: None,
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
@@ -126,39 +143,57 @@ impl AdapterConfig {
         })?;
         let unsupported = [
             (config.peft_type != "LORA", "`peft_type` is not LORA"),
-            (config.use_dora, "`use_dora` is true"),
             (config.bias != "none", "`bias` is not none"),
             (
                 config.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()),
                 "`modules_to_save` is set",
             ),
-            (!config.rank_pattern.is_empty(), "`rank_pattern` is set"),
-            (!config.alpha_pattern.is_empty(), "`alpha_pattern` is set"),
-            (config.r == 0, "`r` is 0"),
+            (config.r == 0 || config.rank_pattern.values().any(|r| *r == 0), "`r` is 0"),
         ];
         match unsupported.iter().find(|(found, _)| *found) {
             Some((_, what)) => {
                 Err(Error::input(format!("{shown}: {what}, which cannot be loaded"))
-                    .help("plain LoRA adapters can be loaded"))
+                    .help("LoRA adapters, rsLoRA and DoRA among them, can be loaded"))
             }
             None => Ok(config),
         }
     }
 
-    fn scaling(&self) -> f64 {
-        let r = self.r as f64;
-        self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }
+    /// Rank and scale of the adapter of `module`.
+    fn of(&self, module: &str) -> (usize, f64) {
+        let r = by_pattern(&self.rank_pattern, module).unwrap_or(self.r);
+        let alpha = by_pattern(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
+        (r, scaling(r, alpha, self.use_rslora))
     }
 }
 
-/// `target_modules` as a regular expression over whole module names.
-pub fn pattern(targets: &TargetModules) -> String {
-    match targets {
-        TargetModules::Pattern(p) if p == "all-linear" => ALL_LINEAR.into(),
+/// The value of the first key that, as a regular expression, ends the name of `module`.
+/// Source: PEFT's `get_pattern_key`.
+fn by_pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
+    let ends =
+        |key: &str| Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).map(|r| r.is_match(module));
+    patterns.iter().find(|(key, _)| ends(key).unwrap_or(false)).map(|(_, value)| *value)
+}
+
+fn scaling(r: usize, alpha: f64, rslora: bool) -> f64 {
+    let r = r as f64;
+    alpha / if rslora { r.sqrt() } else { r }
+}
+
+/// `target_modules` and `scope` as a regular expression over whole module names.
+pub fn pattern(recipe: &recipe::Lora) -> String {
+    let in_scope = |of: &dyn Fn(Part) -> String| {
+        let parts: Vec<String> = recipe.scope().into_iter().map(of).collect();
+        parts.join("|")
+    };
+    match &recipe.target_modules {
+        TargetModules::Pattern(p) if p == "all-linear" => {
+            in_scope(&|part| all_linear(part).to_owned())
+        }
         TargetModules::Pattern(p) => p.clone(),
         TargetModules::Names(names) => {
             let names: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
-            format!(r".*\.layers\.\d+\.(.*\.)?({})", names.join("|"))
+            in_scope(&|part| format!(r"{}(.*\.)?({})", layer_prefix(part), names.join("|")))
         }
     }
 }
@@ -168,17 +203,19 @@ pub fn pattern(targets: &TargetModules) -> String {
 /// # Errors
 /// Where the pattern is malformed or matches nothing.
 pub fn attach(model: &mut QwenVl, recipe: &recipe::Lora, seed: u64) -> Result<usize> {
-    let pattern = pattern(&recipe.target_modules);
+    let pattern = pattern(recipe);
     let matches = Regex::new(&format!("^(?:{pattern})$")).map_err(|e| {
         let reason = e.to_string().lines().last().unwrap_or_default().to_owned();
         Error::input(format!("`lora.target_modules`: not a regular expression: {reason}"))
     })?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let scaling = recipe.alpha() / recipe.r as f64;
+    let scaling = scaling(recipe.r, recipe.alpha(), recipe.use_rslora);
     let mut attached = 0;
     for (name, layer) in model.linear_layers_mut() {
         if matches.is_match(&module_name(&name)) {
-            layer.lora = Some(Lora::new(layer, recipe.r, scaling, recipe.dropout, &mut rng));
+            let lora = Lora::new(layer, recipe.r, scaling, recipe.dropout, &mut rng);
+            layer.lora =
+                Some(if recipe.use_dora { lora.with_magnitude(layer, None) } else { lora });
             attached += 1;
         }
     }
@@ -206,27 +243,44 @@ pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfi
     };
     let mut left: BTreeSet<String> = files.names().map(str::to_owned).collect();
     for (name, layer) in model.linear_layers_mut() {
-        let mut matrix = |part: &str, rows: usize, columns: usize| -> Result<Option<Tensor<2>>> {
-            let spelling = |module: &str| format!("{PREFIX}{module}.{part}.weight");
+        let mut tensor = |part: &str, shape: &[usize]| -> Result<Option<Vec<f32>>> {
+            let spelling = |module: &str| format!("{PREFIX}{module}.{part}");
             let keys = [spelling(&module_name(&name)), spelling(&name)];
             let Some(key) = keys.iter().find(|key| left.remove(*key)) else { return Ok(None) };
-            let (values, shape) = files.f32(key)?;
-            if shape != [rows, columns] {
-                return Err(wrong(format!(
-                    "`{key}` is {shape:?}, the model wants [{rows}, {columns}]"
-                )));
+            let (values, found) = files.f32(key)?;
+            match found == shape {
+                true => Ok(Some(values)),
+                false => Err(wrong(format!("`{key}` is {found:?}, the model wants {shape:?}"))),
             }
-            let data = TensorData::new(transposed(&values, rows, columns), [columns, rows]);
-            Ok(Some(Tensor::from_data(data, (&device, DType::F32))))
         };
         let [i, o] = layer.shape();
-        match (matrix("lora_A", config.r, i)?, matrix("lora_B", o, config.r)?) {
+        let (r, scaling) = config.of(&module_name(&name));
+        let (a, b) = (tensor("lora_A.weight", &[r, i])?, tensor("lora_B.weight", &[o, r])?);
+        let magnitude = tensor("lora_magnitude_vector", &[o])?;
+        let matrix = |values: Vec<f32>, [rows, columns]: [usize; 2]| {
+            let data = TensorData::new(transposed(&values, rows, columns), [columns, rows]);
+            Tensor::<2>::from_data(data, (&device, DType::F32))
+        };
+        let lora = match (a, b) {
             (Some(a), Some(b)) => {
-                layer.lora = Some(Lora::from_tensors(a, b, config.scaling(), dropout));
+                Lora::from_tensors(matrix(a, [r, i]), matrix(b, [o, r]), scaling, dropout)
             }
-            (None, None) => {}
+            (None, None) => continue,
             _ => return Err(wrong(format!("`{name}` has only one of lora_A and lora_B"))),
-        }
+        };
+        layer.lora = Some(match (magnitude, config.use_dora) {
+            (Some(values), true) => {
+                let magnitude =
+                    Tensor::from_data(TensorData::new(values, [o]), (&device, DType::F32));
+                lora.with_magnitude(layer, Some(magnitude))
+            }
+            (None, false) => lora,
+            _ => {
+                return Err(wrong(format!(
+                    "`{name}` and `use_dora` of adapter_config.json do not agree on lora_magnitude_vector"
+                )));
+            }
+        });
     }
     match left.first() {
         Some(name) => Err(wrong(format!("`{name}` has no place in the model"))),
@@ -248,11 +302,12 @@ pub fn save(model: &QwenVl, config: &AdapterConfig, dir: &Path) -> Result<()> {
         .filter(|(name, _)| name.contains(".lora_"))
         .collect();
     let tensors = adapter.into_iter().map(|(name, value)| {
-        let [rows, columns] = [shapes[&name][0], shapes[&name][1]];
-        let values = transposed(&host(value)?, rows, columns);
-        Ok((format!("{PREFIX}{}", module_name(&name)), (values, vec![columns, rows])))
+        let shape = &shapes[&name];
+        let values = to_hub(&name, shape, host(value)?);
+        let shape = shape.iter().rev().copied().collect();
+        Ok((format!("{PREFIX}{}", module_name(&name)), (values, shape)))
     });
-    write_tensors(&dir.join("adapter_model.safetensors"), tensors.collect::<Result<_>>()?)?;
+    write_tensors(&dir.join("adapter_model.safetensors"), &tensors.collect::<Result<_>>()?)?;
     let json = serde_json::to_string_pretty(config).map_err(|e| Error::run(e.to_string()))?;
     files::write(&dir.join("adapter_config.json"), json + "\n")
 }

@@ -13,6 +13,7 @@ use super::lora::Linear;
 use super::rope::{MediaGrid, Positions, Rotary};
 use super::vision::{VisionMlp, VisionTower};
 use crate::error::{Error, Result};
+use crate::recipe::Part;
 
 /// A Qwen2-VL or Qwen2.5-VL model.
 #[derive(Module, Debug)]
@@ -32,6 +33,18 @@ impl QwenVl {
     /// Where the weights are, without autodiff.
     pub fn device(&self) -> Device {
         self.model.norm.weight.val().device().inner()
+    }
+
+    /// The model with every weight trained but those of the parts `frozen`.
+    pub fn train_all_but(mut self, frozen: &[Part]) -> Self {
+        let trained = |part: Part| !frozen.contains(&part);
+        let visual = &mut self.visual;
+        visual.patch_embed = visual.patch_embed.clone().set_require_grad(trained(Part::Vision));
+        visual.blocks = visual.blocks.clone().set_require_grad(trained(Part::Vision));
+        visual.merger = visual.merger.clone().set_require_grad(trained(Part::Merger));
+        self.model = self.model.set_require_grad(trained(Part::Language));
+        self.lm_head = self.lm_head.map(|head| head.set_require_grad(trained(Part::Language)));
+        self
     }
 
     /// Every linear layer that can carry an adapter, with its hub name.

@@ -18,6 +18,7 @@ use super::cpu;
 use super::language::Mlp;
 use super::lora::{Linear, cast};
 use super::norm::{LayerNorm, RmsNorm};
+use super::parameters;
 use super::rope::Rotary;
 
 /// The vision tower.
@@ -206,6 +207,8 @@ impl VisionTower {
             &patch_positions(&plan.order, blocks_w, merge),
             &device,
         );
+        // Features are made with a tape for training alone, and only then are inputs dropped.
+        let train = parameters::any_trained(self);
         let pixel_values = cast(pixel_values, self.patch_embed.proj.weight.val().dtype());
         let x = self.patch_embed.proj.forward(pixel_values, false);
         let e = x.dims()[1];
@@ -216,10 +219,10 @@ impl VisionTower {
         for (i, block) in self.blocks.iter().enumerate() {
             let full =
                 self.config.window.is_none() || self.config.fullatt_block_indexes.contains(&i);
-            x = block.forward(x, &rotary, if full { &whole } else { &windows });
+            x = block.forward(x, &rotary, if full { &whole } else { &windows }, train);
             observe(&x);
         }
-        let y = self.merger.forward(x, unit);
+        let y = self.merger.forward(x, unit, train);
         let hidden = y.dims()[2];
         reorder(y, &plan.inverse(), 1, &device).reshape([f * blocks_h * blocks_w, hidden])
     }
@@ -249,17 +252,29 @@ fn reorder(x: Tensor<3>, order: &[usize], unit: usize, device: &Device) -> Tenso
 
 impl VisionBlock {
     /// `x: [f, n, e]` → `[f, n, e]`; `segments` are `(patches, count)` runs of equal windows.
-    fn forward(&self, x: Tensor<3>, rotary: &Rotary, segments: &[(usize, usize)]) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x), rotary, segments);
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rotary: &Rotary,
+        segments: &[(usize, usize)],
+        train: bool,
+    ) -> Tensor<3> {
+        let x = x.clone() + self.attn.forward(self.norm1.forward(x), rotary, segments, train);
+        x.clone() + self.mlp.forward(self.norm2.forward(x), train)
     }
 }
 
 impl VisionAttention {
-    fn forward(&self, x: Tensor<3>, rotary: &Rotary, segments: &[(usize, usize)]) -> Tensor<3> {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rotary: &Rotary,
+        segments: &[(usize, usize)],
+        train: bool,
+    ) -> Tensor<3> {
         let [f, n, e] = x.dims();
         let d = rotary.head_dim();
-        let qkv = self.qkv.forward(x, false);
+        let qkv = self.qkv.forward(x, train);
         let part = |i: usize| qkv.clone().narrow(2, i * e, e).reshape([f, n, e / d, d]);
         let (q, k, v) = (rotary.apply(part(0)), rotary.apply(part(1)), part(2));
         let mut start = 0;
@@ -272,21 +287,21 @@ impl VisionAttention {
             start += len * count;
             y.swap_dims(1, 2).reshape([f, len * count, e])
         });
-        self.proj.forward(Tensor::cat(attended.collect(), 1), false)
+        self.proj.forward(Tensor::cat(attended.collect(), 1), train)
     }
 }
 
 impl VisionMlp {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, train: bool) -> Tensor<3> {
         match self {
-            Self::SwiGlu(mlp) => mlp.forward(x, false),
+            Self::SwiGlu(mlp) => mlp.forward(x, train),
             Self::QuickGelu(mlp) => {
-                let x = mlp.fc1.forward(x, false);
+                let x = mlp.fc1.forward(x, train);
                 let x = match cpu::runs(&x) {
                     true => cpu::quick_gelu(x),
                     false => x.clone() * sigmoid(x.mul_scalar(1.702)),
                 };
-                mlp.fc2.forward(x, false)
+                mlp.fc2.forward(x, train)
             }
         }
     }
@@ -303,9 +318,9 @@ impl Norm {
 
 impl PatchMerger {
     /// `x: [f, n, e]` → `[f, n / unit, hidden]`. Source: Qwen2-VL §2.1, `PatchMerger`.
-    fn forward(&self, x: Tensor<3>, unit: usize) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, unit: usize, train: bool) -> Tensor<3> {
         let [f, n, e] = x.dims();
         let x = self.ln_q.forward(x).reshape([f, n / unit, e * unit]);
-        self.mlp.linear_2.forward(gelu(self.mlp.linear_0.forward(x, false)), false)
+        self.mlp.linear_2.forward(gelu(self.mlp.linear_0.forward(x, train)), train)
     }
 }

@@ -103,6 +103,11 @@ impl TensorFiles {
         Some(&self.shards[*shard].metadata.info(name)?.shape)
     }
 
+    /// How the file spells the tensor of a hub name, where there is one.
+    pub fn original(&self, name: &str) -> Option<&str> {
+        self.names.get(name).map(|(_, original)| original.as_str())
+    }
+
     /// A tensor's numbers as f32, row by row, with its shape.
     ///
     /// # Errors
@@ -451,6 +456,17 @@ fn matrix<E: burn::tensor::Element, const N: usize, const D: usize>(
         values = transposed(&values, shape[1], shape[0]);
     }
     TensorData::new(values, shape)
+}
+
+/// A parameter's numbers in the hub's layout. `name` is its hub name, `shape` that of burn's
+/// layout: matrices but the embedding lie transposed.
+pub fn to_hub(name: &str, shape: &[usize], values: Vec<f32>) -> Vec<f32> {
+    match shape {
+        [rows, columns] if !name.ends_with("embed_tokens.weight") => {
+            transposed(&values, *rows, *columns)
+        }
+        _ => values,
+    }
 }
 
 /// The transpose of a row-major `rows × columns` matrix.

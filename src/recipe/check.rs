@@ -5,7 +5,7 @@ use std::fmt::Display;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Data, Eval, Lora, Model, Recipe, Train, Video};
+use super::{Data, Eval, Lora, Model, Part, Recipe, Train, Video};
 use crate::data::hub::{Kind, Repo};
 use crate::error::{Error, Result};
 
@@ -31,6 +31,7 @@ const REPOSITORY: &str =
     "a folder, or on the hub hf://ORG/NAME (a model) or hf://datasets/ORG/NAME, with @REVISION";
 const FORMATS: &str = "[\"mc\", \"ff\"], or one of them";
 const SHARE: &str = "a share of the questions: at least 0, and together less than 1";
+const HOLD_BACK: &str = "for example data.split = { val = 0.1 }";
 const COUNT: &str = "at least 1";
 const POSITIVE: &str = "more than 0";
 
@@ -84,6 +85,24 @@ impl Lora {
             check(self.r >= 1, &["lora", "r"], self.r, COUNT),
             check(positive(self.alpha()), &["lora", "alpha"], self.alpha(), POSITIVE),
             check(dropout, &["lora", "dropout"], self.dropout, "at least 0 and less than 1"),
+            check(
+                self.plus_ratio.is_none_or(positive),
+                &["lora", "plus_ratio"],
+                self.plus_ratio.unwrap_or_default(),
+                POSITIVE,
+            ),
+            check(
+                self.scope.as_ref().is_none_or(|scope| !scope.is_empty()),
+                &["lora", "scope"],
+                "empty",
+                "[\"language\"], and vision, merger where wanted",
+            ),
+            check(
+                self.scope.is_none() || !self.target_modules.is_regex(),
+                &["lora", "scope"],
+                "set, and `target_modules` is a regular expression",
+                "leave `scope` out: the regular expression names whole layers",
+            ),
         ]
     }
 }
@@ -99,6 +118,18 @@ impl Train {
             check(self.grad_accum >= 1, &["train", "grad_accum"], self.grad_accum, COUNT),
             check(not_negative(self.lr), &["train", "lr"], self.lr, "not negative"),
             check(
+                self.vision_lr.is_none_or(not_negative),
+                &["train", "vision_lr"],
+                self.vision_lr.unwrap_or_default(),
+                "not negative",
+            ),
+            check(
+                self.merger_lr.is_none_or(not_negative),
+                &["train", "merger_lr"],
+                self.merger_lr.unwrap_or_default(),
+                "not negative",
+            ),
+            check(
                 not_negative(self.weight_decay),
                 &["train", "weight_decay"],
                 self.weight_decay,
@@ -112,7 +143,45 @@ impl Train {
                 POSITIVE,
             ),
             check(self.save_steps != Some(0), &["train", "save_steps"], 0, COUNT),
+            check(self.keep_last >= 1, &["train", "keep_last"], self.keep_last, COUNT),
+            check(self.eval_steps != Some(0), &["train", "eval_steps"], 0, COUNT),
+            check(self.patience != Some(0), &["train", "patience"], 0, COUNT),
         ]
+    }
+}
+
+impl Recipe {
+    fn freeze_check(&self) -> Check {
+        let all = [Part::Language, Part::Vision, Part::Merger];
+        let frozen = self.train.frozen();
+        let (ok, what, help) = match (&self.lora, &self.train.freeze) {
+            (Some(_), Some(_)) => (
+                false,
+                "set, and so is [lora]",
+                "leave it out: with [lora] only the adapter is trained",
+            ),
+            _ => (
+                self.lora.is_some() || !all.iter().all(|part| frozen.contains(part)),
+                "the whole model",
+                "nothing would be trained: leave one of language, vision, merger out",
+            ),
+        };
+        check(ok, &["train", "freeze"], what, help)
+    }
+
+    /// What only has a meaning where questions are held back.
+    fn validation_checks(&self) -> Vec<Check> {
+        let validates = self.data.split.val > 0.0;
+        let train = &self.train;
+        let keys: [(bool, &'static [&'static str]); 3] = [
+            (train.eval_steps.is_some(), &["train", "eval_steps"]),
+            (train.best.is_some(), &["train", "best"]),
+            (train.patience.is_some(), &["train", "patience"]),
+        ];
+        let check = |(set, keys): (bool, &'static [&'static str])| {
+            check(validates || !set, keys, "set, and nothing is held back to validate", HOLD_BACK)
+        };
+        keys.into_iter().map(check).collect()
     }
 }
 
@@ -156,6 +225,8 @@ impl Source<'_> {
         checks.extend(recipe.video.checks());
         checks.extend(recipe.train.checks());
         checks.extend(recipe.eval.checks());
+        checks.push(recipe.freeze_check());
+        checks.extend(recipe.validation_checks());
         checks.extend(recipe.lora.iter().flat_map(Lora::checks));
         match checks.into_iter().find(|check| !check.ok) {
             None => Ok(()),

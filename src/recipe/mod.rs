@@ -142,8 +142,21 @@ pub struct Lora {
     pub alpha: Option<f64>,
     /// Share of the adapter's inputs dropped while training (LLaMA-Factory: 0).
     pub dropout: f64,
-    /// `all-linear` of the language model, a list of names, or a regular expression.
+    /// Scale `alpha / √r` in place of `alpha / r` (PEFT: false).
+    pub use_rslora: bool,
+    /// DoRA: a trained length for each output of the updated weights (PEFT: false).
+    pub use_dora: bool,
+    /// `all-linear` of the parts in `scope`, a list of names in them, or a regular expression over
+    /// whole names.
     pub target_modules: TargetModules,
+    /// Parts of the model that get adapters; `["language"]` where left out (LLaMA-Factory: with the
+    /// vision tower and the merger frozen).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Vec<Part>>,
+    /// LoRA+: learning rate of B (and of DoRA's lengths) over that of A
+    /// (PEFT: `loraplus_lr_ratio`); 1 where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plus_ratio: Option<f64>,
     /// An adapter in PEFT's format to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
@@ -155,8 +168,27 @@ pub struct Lora {
 pub enum TargetModules {
     /// `all-linear`, or a regular expression that matches a layer's whole name.
     Pattern(String),
-    /// Last parts of names within the language model.
+    /// Last parts of names.
     Names(Vec<String>),
+}
+
+impl TargetModules {
+    /// Whether it is a regular expression, which names whole layers by itself.
+    pub fn is_regex(&self) -> bool {
+        matches!(self, Self::Pattern(pattern) if pattern != "all-linear")
+    }
+}
+
+/// A part of the model that can be frozen or trained by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Embedding, decoder layers, final norm and `lm_head`.
+    Language,
+    /// Patch embedding and blocks of the vision tower.
+    Vision,
+    /// The layers that turn vision features into the language model's tokens.
+    Merger,
 }
 
 /// `[train]`
@@ -174,6 +206,12 @@ pub struct Train {
     pub grad_accum: usize,
     /// Highest learning rate (LLaMA-Factory's example: 1e-4).
     pub lr: f64,
+    /// The same for what is trained in the vision tower; `lr` where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vision_lr: Option<f64>,
+    /// The same for what is trained in the merger; `lr` where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merger_lr: Option<f64>,
     /// Its course after the warm-up (LLaMA-Factory's example: cosine).
     pub schedule: Schedule,
     /// Share of the steps in which the rate rises from 0 (LLaMA-Factory's example: 0.1).
@@ -191,9 +229,36 @@ pub struct Train {
     pub shuffle: bool,
     /// Recomputes each block in the backward pass instead of keeping its activations.
     pub recompute: bool,
+    /// Full fine-tuning: the parts that stay as they are; `["vision", "merger"]` where left out
+    /// (LLaMA-Factory: `freeze_vision_tower` and `freeze_multi_modal_projector`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Vec<Part>>,
     /// Steps between checkpoints; one per epoch where left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_steps: Option<usize>,
+    /// Newest checkpoints that are kept, beside the best (LLaMA-Factory: `save_total_limit`).
+    pub keep_last: usize,
+    /// Steps between validations, where `data.split.val` holds questions back; one per epoch where
+    /// left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<usize>,
+    /// What makes a validated checkpoint the best, which is the run's result; `accuracy` where left
+    /// out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+    /// Stops after so many validations in a row that are no better; never where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
+}
+
+/// What makes a checkpoint the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Best {
+    /// The highest mean of the formats' accuracies; of equal ones the smallest loss.
+    Accuracy,
+    /// The smallest loss.
+    Loss,
 }
 
 /// Course of the learning rate after the warm-up.
@@ -324,7 +389,11 @@ impl Default for Lora {
             r: 8,
             alpha: None,
             dropout: 0.0,
+            use_rslora: false,
+            use_dora: false,
             target_modules: TargetModules::Pattern("all-linear".into()),
+            scope: None,
+            plus_ratio: None,
             from: None,
         }
     }
@@ -338,6 +407,8 @@ impl Default for Train {
             batch_size: 1,
             grad_accum: 8,
             lr: 1e-4,
+            vision_lr: None,
+            merger_lr: None,
             schedule: Schedule::Cosine,
             warmup_ratio: 0.1,
             warmup_steps: None,
@@ -346,7 +417,12 @@ impl Default for Train {
             loss: Loss::Sample,
             shuffle: true,
             recompute: true,
+            freeze: None,
             save_steps: None,
+            keep_last: 1,
+            eval_steps: None,
+            best: None,
+            patience: None,
         }
     }
 }
@@ -367,6 +443,23 @@ impl Lora {
     /// `alpha`, or its default 2r.
     pub fn alpha(&self) -> f64 {
         self.alpha.unwrap_or(2.0 * self.r as f64)
+    }
+
+    /// `scope`, or its default, the language model.
+    pub fn scope(&self) -> Vec<Part> {
+        self.scope.clone().unwrap_or_else(|| vec![Part::Language])
+    }
+}
+
+impl Train {
+    /// What full fine-tuning leaves as it is: `freeze`, or its default.
+    pub fn frozen(&self) -> Vec<Part> {
+        self.freeze.clone().unwrap_or_else(|| vec![Part::Vision, Part::Merger])
+    }
+
+    /// What makes a checkpoint the best: `best`, or its default.
+    pub fn best(&self) -> Best {
+        self.best.unwrap_or(Best::Accuracy)
     }
 }
 
@@ -456,6 +549,15 @@ impl Recipe {
         let mut resolved = self.clone();
         if let Some(lora) = &mut resolved.lora {
             lora.alpha = Some(lora.alpha());
+            if !lora.target_modules.is_regex() {
+                lora.scope = Some(lora.scope());
+            }
+        }
+        if self.lora.is_none() {
+            resolved.train.freeze = Some(self.train.frozen());
+        }
+        if self.data.split.val > 0.0 {
+            resolved.train.best = Some(self.train.best());
         }
         resolved.data.test = self.data.test_subsets();
         resolved.data.split.seed = Some(self.split_seed());

@@ -179,6 +179,18 @@ fn training(text: &mut String, dir: &Path) -> std::fmt::Result {
         text,
         "## Training\n\n{} steps in {seconds:.0} s; loss {:.3} at the first step, {:.3} at the last. Every step stands in `log.jsonl` and in TensorBoard.\n",
         last.step, first.loss, last.loss
+    )?;
+    let validations = log::read_validations(dir).unwrap_or_default();
+    let Some(best) = validations.iter().rfind(|v| v.best) else { return Ok(()) };
+    writeln!(
+        text,
+        "{} validations chose the checkpoint of step {} (loss {:.3}{}); the results after training are its. All stand in `validation.jsonl`.\n",
+        validations.len(),
+        best.step,
+        best.scores.loss,
+        best.scores.accuracy.iter().fold(String::new(), |text, (format, share)| {
+            format!("{text}, {} {:.1}", format_name(*format), 100.0 * share)
+        })
     )
 }
 

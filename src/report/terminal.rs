@@ -17,9 +17,11 @@ use crate::eval::metrics::{metrics, paired};
 use crate::eval::predict::{self, Prediction};
 use crate::eval::stats::Metric;
 use crate::features::Videos;
-use crate::recipe::Recipe;
+use crate::recipe::{Best, Part, Recipe};
 use crate::train::log::Record;
 use crate::train::schedule::Course;
+use crate::train::trainer::{Count, Trained};
+use crate::train::validation::{Scores, Validation};
 
 /// Lines of training progress where standard error is no terminal.
 const LINES: usize = 20;
@@ -125,25 +127,81 @@ impl Steps {
         });
     }
 
+    /// A validation is done.
+    pub fn validation(&self, validation: &Validation) {
+        let best = if validation.best { "   best so far" } else { "" };
+        let scores = scores(&validation.scores);
+        self.bar.0.suspend(|| {
+            self.terminal.line(&format!("{:6}  validation {scores}{best}", validation.step));
+        });
+    }
+
     /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish();
     }
 }
 
-/// Prints what the model is; `path` is a folder or `ORG/NAME`.
-pub fn model(path: &str, (all, trained): (usize, usize), device: &str, terminal: &Terminal) {
+/// `loss 1.234   mc 53.5   ff 50.7`
+fn scores(scores: &Scores) -> String {
+    let accuracies = scores
+        .accuracy
+        .iter()
+        .map(|(format, share)| format!("   {} {:.1}", format_name(*format), 100.0 * share));
+    format!("loss {:.3}{}", scores.loss, accuracies.collect::<String>())
+}
+
+/// Prints how the training ended and which of its checkpoints is the result, where it was
+/// validated.
+pub fn trained(trained: &Trained, course: &Course, by: Best, terminal: &Terminal) {
+    let Some((step, best)) = &trained.best else { return };
+    if trained.step < course.steps {
+        terminal.line(&format!(
+            "note   stopped early, after step {} of {}: no validation was better than that of step {step}",
+            trained.step, course.steps
+        ));
+    }
+    let by = match by {
+        Best::Accuracy => "accuracy",
+        Best::Loss => "loss",
+    };
+    terminal.line(&format!(
+        "best   step {step} of {} by validation {by}: {}; it is the result",
+        trained.step,
+        scores(best)
+    ));
+}
+
+/// Prints what the model is, and which of its parts are trained; `path` is a folder or `ORG/NAME`.
+pub fn model(path: &str, counts: &BTreeMap<Part, Count>, device: &str, terminal: &Terminal) {
     let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+    let all: usize = counts.values().map(|count| count.all).sum();
+    let trained: usize = counts.values().map(|count| count.trained).sum();
     terminal.line(&format!(
         "model  {name}  {} parameters, {} trained ({:.2} %), on {device}",
         short(all),
         short(trained),
         100.0 * trained as f64 / all.max(1) as f64
     ));
+    let parts = counts.iter().map(|(part, count)| {
+        let name = match part {
+            Part::Language => "language",
+            Part::Vision => "vision",
+            Part::Merger => "merger",
+        };
+        match (count.trained, count.all - count.trained) {
+            (0, frozen) => format!("{name} {} frozen", short(frozen)),
+            (trained, 0) => format!("{name} {} trained", short(trained)),
+            (trained, frozen) => {
+                format!("{name} {} frozen + {} trained", short(frozen), short(trained))
+            }
+        }
+    });
+    terminal.line(&format!("       {}", parts.collect::<Vec<_>>().join("   ")));
 }
 
 /// Prints what the data is.
-pub fn data(recipe: &Recipe, all: &[Entry], train: &[Entry], test: &[Entry], terminal: &Terminal) {
+pub fn data(recipe: &Recipe, all: &[Entry], parts: [&[Entry]; 3], terminal: &Terminal) {
     for subset in recipe.data.subsets() {
         let of = |entries: &[Entry]| entries.iter().filter(|e| e.subset == subset).count();
         let videos: BTreeSet<_> =
@@ -152,12 +210,15 @@ pub fn data(recipe: &Recipe, all: &[Entry], train: &[Entry], test: &[Entry], ter
             By::Video => "video",
             By::Question => "question",
         };
+        let sizes = ["train", "val", "test"].into_iter().zip(parts);
+        let sizes = sizes
+            .filter(|(name, _)| *name != "val" || recipe.data.split.val > 0.0)
+            .map(|(name, part)| format!("{name} {}", thousands(of(part))));
         terminal.line(&format!(
-            "data   {subset} {} questions on {} videos: train {}  test {}, split by {by}",
+            "data   {subset} {} questions on {} videos: {}, split by {by}",
             thousands(of(all)),
             thousands(videos.len()),
-            thousands(of(train)),
-            thousands(of(test))
+            sizes.collect::<Vec<_>>().join("  ")
         ));
     }
 }

@@ -21,11 +21,11 @@ use crate::error::{Error, Result};
 use crate::eval::metrics::metrics;
 use crate::eval::predict::Prediction;
 use crate::files;
-use crate::model::peft;
+use crate::model::qwen_vl::QwenVl;
+use crate::model::{hub, peft};
 use crate::recipe::Recipe;
 use crate::report::markdown;
 use crate::report::terminal::{self, Terminal};
-use crate::train::checkpoint;
 use crate::train::log::Log;
 
 /// Folder of a run: `runs/` and the recipe's path without `recipes/` and `.toml`.
@@ -55,22 +55,17 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
         terminal::results(&dir, terminal)?;
         return Ok(dir);
     }
-    let prepared = prepare(recipe, terminal)?;
+    let (model, prepared) = prepare(recipe, terminal)?;
     check_same_inputs(&dir, &prepared.recipe)?;
     write_inputs(&dir, &prepared)?;
-    let before =
-        evaluate(&prepared, &prepared.model.valid(), &dir.join("before"), "before", terminal)?;
-    let trained = train(&prepared, &dir, terminal)?;
-    peft::save(&trained, &prepared.adapter, &dir.join("adapter"))?;
-    let after = evaluate(&prepared, &trained.valid(), &dir.join("after"), "after", terminal)?;
+    let before = evaluate(&prepared, &model.valid(), &dir.join("before"), "before", terminal)?;
+    let trained = train(&prepared, model, &dir, terminal)?;
+    let saved = save(&prepared, &trained.model, &dir)?;
+    let after = evaluate(&prepared, &trained.model.valid(), &dir.join("after"), "after", terminal)?;
     terminal::change(&before, &after, prepared.recipe.seed, terminal);
-    log_accuracies(&prepared, &dir, [&before, &after])?;
+    log_accuracies(&prepared, &dir, trained.step, [&before, &after])?;
     markdown::write(&dir, &prepared.recipe, &before, &after)?;
-    terminal.line(&format!(
-        "adapter {}   report {}",
-        dir.join("adapter").display(),
-        dir.join("report.md").display()
-    ));
+    terminal.line(&format!("{saved}   report {}", dir.join("report.md").display()));
     Ok(dir)
 }
 
@@ -91,6 +86,21 @@ fn adopt_pins(recipe: &mut Recipe, dir: &Path) -> Result<()> {
     pin(&mut recipe.model.path, earlier.model.path);
     pin(&mut recipe.data.path, earlier.data.path);
     Ok(())
+}
+
+/// Writes what was trained: the adapter, or the whole model as a checkpoint in hub layout. Says
+/// what and where.
+fn save(prepared: &Prepared, trained: &QwenVl, dir: &Path) -> Result<String> {
+    let (name, to) = if let Some(config) = &prepared.adapter {
+        let to = dir.join("adapter");
+        peft::save(trained, config, &to)?;
+        ("adapter", to)
+    } else {
+        let to = dir.join("model");
+        hub::save(trained, &prepared.checkpoint, &to)?;
+        ("model", to)
+    };
+    Ok(format!("{name} {}", to.display()))
 }
 
 /// Whether `dir` holds the finished run of just this recipe.
@@ -132,8 +142,12 @@ fn write_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
     files::write(&dir.join("recipe.toml"), prepared.recipe.to_toml()?)
 }
 
-fn log_accuracies(prepared: &Prepared, dir: &Path, stages: [&[Prediction]; 2]) -> Result<()> {
-    let steps = checkpoint::newest(&dir.join("checkpoints"))?.map_or(0, |(step, _)| step);
+fn log_accuracies(
+    prepared: &Prepared,
+    dir: &Path,
+    steps: usize,
+    stages: [&[Prediction]; 2],
+) -> Result<()> {
     let mut log = Log::open(dir, steps)?;
     for (predictions, step) in stages.into_iter().zip([0, steps]) {
         let metrics = metrics(predictions, &BTreeMap::new(), prepared.recipe.seed);

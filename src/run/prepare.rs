@@ -27,21 +27,32 @@ use crate::train::gradients::Sample;
 use crate::train::loss::label_tokens;
 use crate::train::trainer::counts;
 
-/// Everything that is read before a run starts.
+/// Everything that is read before a run starts, but the model.
 pub struct Prepared {
     pub recipe: Recipe,
     pub chat: Chat,
     pub eos_token_ids: Vec<u32>,
-    pub model: QwenVl,
-    pub adapter: AdapterConfig,
+    /// Folder of the checkpoint.
+    pub checkpoint: PathBuf,
+    /// None in full fine-tuning.
+    pub adapter: Option<AdapterConfig>,
     pub split: BTreeMap<String, Split>,
     pub test: Vec<Entry>,
     pub videos: Videos,
-    pub samples: Vec<Sample>,
-    pub sample_videos: Vec<Vec<Shown>>,
+    pub training: Examples,
+    /// The questions that validate while the run trains, and their answers as samples.
+    pub val: Vec<Entry>,
+    pub held_back: Examples,
 }
 
-pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
+/// Samples with their labels, and the videos of each.
+#[derive(Default)]
+pub struct Examples {
+    pub samples: Vec<Sample>,
+    pub videos: Vec<Vec<Shown>>,
+}
+
+pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepared)> {
     let chosen = device::choose(&recipe.model)?;
     let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
     recipe.model.path = path;
@@ -52,23 +63,29 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
     recipe.data.path.clone_from(&place.path);
     let data = place.dir.clone();
     let (entries, notes) = entry::read(&data, &recipe.data.subsets())?;
-    let Divided { split, train, test } = divide(&recipe, &entries)?;
-    place.videos(train.iter().chain(&test), terminal)?;
-    entry::check_videos(&data, train.iter().chain(&test))?;
+    let Divided { split, train, val, test } = divide(&recipe, &entries)?;
+    let used = || train.iter().chain(&val).chain(&test);
+    place.videos(used(), terminal)?;
+    entry::check_videos(&data, used())?;
     let (model, adapter) = load_model(&recipe, &config, &checkpoint, &chosen, terminal)?;
-    terminal::data(&recipe, &entries, &train, &test, terminal);
+    terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
     notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
-    let unique: BTreeSet<PathBuf> =
-        train.iter().chain(&test).flat_map(|e| e.videos.clone()).collect();
+    let unique: BTreeSet<PathBuf> = used().flat_map(|e| e.videos.clone()).collect();
     let unique = Shown::all(&unique.into_iter().collect::<Vec<_>>(), Variant::Plain);
     let bar = terminal.bar("videos", unique.len());
     let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
     let videos = Videos::read(&model, &reader, &data, &unique, cache, |done| bar.set(done));
     bar.finish();
     let videos = videos?;
-    let (samples, sample_videos) = training_samples(&recipe, &config, &chat, &videos, &train)?;
-    check_prompts(&recipe, &config, &chat, &videos, &test)?;
-    terminal::videos(&videos, uses(&recipe, &samples, &test), terminal);
+    let training = examples(&recipe, &config, &chat, &videos, &train)?;
+    if training.samples.is_empty() {
+        return Err(
+            Error::input("there is nothing to train on").help("check data.train and data.split")
+        );
+    }
+    let held_back = examples(&recipe, &config, &chat, &videos, &val)?;
+    check_prompts(&recipe, &config, &chat, &videos, val.iter().chain(&test))?;
+    terminal::videos(&videos, uses(&recipe, &training.samples, &test), terminal);
     recipe.provenance = Some(Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
         device: chosen.name,
@@ -76,18 +93,20 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<Prepared> {
         data_sha256: hash::files(&questions_dir(&data), &[".json", ".jsonl"])?,
     });
     let eos_token_ids = eos_token_ids(&checkpoint, &chat)?;
-    Ok(Prepared {
+    let prepared = Prepared {
         recipe,
         chat,
         eos_token_ids,
-        model,
+        checkpoint,
         adapter,
         split,
         test,
         videos,
-        samples,
-        sample_videos,
-    })
+        training,
+        val,
+        held_back,
+    };
+    Ok((model, prepared))
 }
 
 /// How often the run needs a video: for each training sample of each epoch, and for each question
@@ -109,6 +128,7 @@ fn questions_dir(data: &Path) -> PathBuf {
 struct Divided {
     split: BTreeMap<String, Split>,
     train: Vec<Entry>,
+    val: Vec<Entry>,
     test: Vec<Entry>,
 }
 
@@ -116,66 +136,69 @@ fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
     let items: Vec<_> = entries.iter().map(Entry::item).collect();
     let shares = &recipe.data.split;
     let split = split::split(&items, recipe.split_seed(), shares.test, shares.val, shares.by)?;
-    let (mut train, mut test) = (BTreeSet::new(), BTreeSet::new());
+    let (mut train, mut val, mut test) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (subset, parts) in &split {
         if recipe.data.train.contains(subset) {
             train.extend(&parts.train);
+            val.extend(&parts.val);
         }
         if recipe.data.test_subsets().contains(subset) {
             test.extend(&parts.test);
         }
     }
-    let of =
-        |ids: &BTreeSet<&String>| entries.iter().filter(|e| ids.contains(&e.id)).cloned().collect();
-    let (train, test) = (of(&train), of(&test));
-    Ok(Divided { split, train, test })
+    let of = |ids: &BTreeSet<&String>| -> Vec<Entry> {
+        entries.iter().filter(|e| ids.contains(&e.id)).cloned().collect()
+    };
+    let (train, val, test) = (of(&train), of(&val), of(&test));
+    Ok(Divided { split, train, val, test })
 }
 
-/// An adapter to start from decides rank and scale, whatever the recipe says.
+/// An adapter to start from decides rank, scale and kind, whatever the recipe says.
 pub fn adopt_adapter(recipe: &mut Recipe) -> Result<()> {
     let Some(lora) = &mut recipe.lora else { return Ok(()) };
     let Some(dir) = &lora.from else { return Ok(()) };
     let adapter = AdapterConfig::from_dir(dir)?;
     (lora.r, lora.alpha) = (adapter.r, Some(adapter.lora_alpha));
+    (lora.use_rslora, lora.use_dora) = (adapter.use_rslora, adapter.use_dora);
     Ok(())
 }
 
-/// Loads the checkpoint and attaches the adapter.
+/// Loads the checkpoint, in training form: with the adapter, or with its own weights trained.
 fn load_model(
     recipe: &Recipe,
     config: &Config,
     checkpoint: &Path,
     chosen: &Chosen,
     terminal: &Terminal,
-) -> Result<(QwenVl, AdapterConfig)> {
-    let Some(lora) = &recipe.lora else {
-        return Err(Error::input(
-            "the recipe has no [lora]: full fine-tuning is not available yet",
-        )
-        .help("add [lora]; its defaults are r = 8, alpha = 16"));
-    };
+) -> Result<(QwenVl, Option<AdapterConfig>)> {
     let files = TensorFiles::from_dir(checkpoint)?;
     let mut model = weights::load(config, &files, chosen.dtype, &chosen.device)?;
-    let adapter = if let Some(dir) = &lora.from {
-        peft::load(&mut model, dir, lora.dropout)?
-    } else {
-        peft::attach(&mut model, lora, recipe.seed)?;
-        AdapterConfig::new(lora, &places::name(&recipe.model.path))
+    let adapter = match &recipe.lora {
+        None => {
+            model = model.train_all_but(&recipe.train.frozen());
+            None
+        }
+        Some(lora) => Some(if let Some(dir) = &lora.from {
+            peft::load(&mut model, dir, lora.dropout)?
+        } else {
+            peft::attach(&mut model, lora, recipe.seed)?;
+            AdapterConfig::new(lora, &places::name(&recipe.model.path))
+        }),
     };
     let model = model.train();
-    terminal::model(&places::name(&recipe.model.path), counts(&model), &chosen.name, terminal);
+    terminal::model(&places::name(&recipe.model.path), &counts(&model), &chosen.name, terminal);
     Ok((model, adapter))
 }
 
-/// Samples to train on, with the videos of each.
-fn training_samples(
+/// The entries with their answers as labels.
+fn examples(
     recipe: &Recipe,
     config: &Config,
     chat: &Chat,
     videos: &Videos,
     entries: &[Entry],
-) -> Result<(Vec<Sample>, Vec<Vec<Shown>>)> {
-    let mut samples = Vec::new();
+) -> Result<Examples> {
+    let mut examples = Examples::default();
     for entry in entries {
         let shown = Shown::all(&entry.videos, Variant::Plain);
         for format in entry.formats(&recipe.data.formats) {
@@ -191,28 +214,21 @@ fn training_samples(
             }
             let positions = Positions::new(config, &encoded.input_ids, &grids)?;
             let (input_ids, labels) = (encoded.input_ids, encoded.labels);
-            samples.push((
-                Sample { id: entry.id.clone(), input_ids, labels, positions },
-                shown.clone(),
-            ));
+            let sample = Sample { id: entry.id.clone(), input_ids, labels, positions };
+            examples.samples.push(sample);
+            examples.videos.push(shown.clone());
         }
     }
-    match samples.is_empty() {
-        true => {
-            Err(Error::input("there is nothing to train on")
-                .help("check data.train and data.split"))
-        }
-        false => Ok(samples.into_iter().unzip()),
-    }
+    Ok(examples)
 }
 
-/// Every test prompt must fit before the run starts.
-fn check_prompts(
+/// Every prompt must fit before the run starts.
+fn check_prompts<'a>(
     recipe: &Recipe,
     config: &Config,
     chat: &Chat,
     videos: &Videos,
-    entries: &[Entry],
+    entries: impl Iterator<Item = &'a Entry>,
 ) -> Result<()> {
     for entry in entries {
         for format in entry.formats(&recipe.eval.formats) {

@@ -4,47 +4,115 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 
-use super::prepare::Prepared;
+use super::prepare::{Examples, Prepared};
+use crate::data::entry::Entry;
 use crate::error::Result;
+use crate::eval::predict::{Evaluator, Prediction};
+use crate::features::Videos;
 use crate::model::qwen_vl::QwenVl;
-use crate::report::terminal::Terminal;
+use crate::recipe::Best;
+use crate::report::terminal::{self, Terminal};
 use crate::train::checkpoint;
 use crate::train::log::Log;
 use crate::train::optimiser::AdamW;
-use crate::train::trainer::{Media, Setup};
+use crate::train::trainer::{Event, Media, Setup, Standing, Trained};
+use crate::train::validation::{Scores, Track, Validator, held_out_loss};
 
 /// The training samples' vision features.
-struct SampleMedia<'a>(&'a Prepared);
+struct SampleMedia<'a> {
+    videos: &'a Videos,
+    examples: &'a Examples,
+}
 
 impl Media for SampleMedia<'_> {
     fn features(&self, model: &QwenVl, i: usize) -> Result<Vec<Tensor<2>>> {
-        self.0.videos.features(model, &self.0.sample_videos[i])
+        self.videos.features(model, &self.examples.videos[i])
     }
 }
 
-pub fn train(prepared: &Prepared, dir: &Path, terminal: &Terminal) -> Result<QwenVl> {
+/// The questions that are held back to validate.
+struct HeldBack<'a> {
+    prepared: &'a Prepared,
+    terminal: &'a Terminal,
+}
+
+impl Validator for HeldBack<'_> {
+    fn validate(&self, model: &QwenVl) -> Result<Scores> {
+        let prepared = self.prepared;
+        let media = SampleMedia { videos: &prepared.videos, examples: &prepared.held_back };
+        let train = &prepared.recipe.train;
+        let features = |i: usize| media.features(model, i);
+        let loss = held_out_loss(model, &prepared.held_back.samples, train.loss, features)?;
+        let mut scores = Scores { loss, accuracy: [].into() };
+        if train.best() == Best::Accuracy {
+            let predictions = self.ask(model)?;
+            for format in &prepared.recipe.eval.formats {
+                let of = predictions.iter().filter(|p| p.format == *format);
+                let (n, right) = (of.clone().count(), of.filter(|p| p.correct).count());
+                if n > 0 {
+                    scores.accuracy.insert(*format, right as f64 / n as f64);
+                }
+            }
+        }
+        Ok(scores)
+    }
+}
+
+impl HeldBack<'_> {
+    fn ask(&self, model: &QwenVl) -> Result<Vec<Prediction>> {
+        let prepared = self.prepared;
+        let evaluator = Evaluator {
+            model,
+            chat: &prepared.chat,
+            videos: &prepared.videos,
+            recipe: &prepared.recipe.eval,
+            eos_token_ids: prepared.eos_token_ids.clone(),
+        };
+        let entries: Vec<&Entry> = prepared.val.iter().collect();
+        let formats = &prepared.recipe.eval.formats;
+        let questions = entries.iter().map(|entry| entry.formats(formats).len()).sum();
+        let bar = self.terminal.bar("validation", questions);
+        let predictions = evaluator.run(&entries, true, |done| bar.set(done));
+        bar.finish();
+        predictions
+    }
+}
+
+pub fn train(
+    prepared: &Prepared,
+    model: QwenVl,
+    dir: &Path,
+    terminal: &Terminal,
+) -> Result<Trained> {
     let recipe = &prepared.recipe;
     let checkpoints = dir.join("checkpoints");
     let weight_decay = recipe.train.weight_decay;
-    let (model, optimiser) = match checkpoint::newest(&checkpoints)? {
-        Some((step, at)) => {
-            terminal.line(&format!("note   goes on from {} (step {step})", at.display()));
-            checkpoint::load(&at, prepared.model.clone(), weight_decay)?
-        }
-        None => (prepared.model.clone(), AdamW::new(weight_decay)),
+    let (model, start) = if let Some((step, at)) = checkpoint::newest(&checkpoints)? {
+        terminal.line(&format!("note   goes on from {} (step {step})", at.display()));
+        let (model, optimiser, track) = checkpoint::load(&at, model, weight_decay)?;
+        (model, Standing { optimiser, track })
+    } else {
+        (model, Standing { optimiser: AdamW::new(weight_decay), track: Track::default() })
     };
+    let held_back = HeldBack { prepared, terminal };
     let setup = Setup {
         train: &recipe.train,
         seed: recipe.seed,
-        dropout: recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0),
-        samples: &prepared.samples,
-        media: &SampleMedia(prepared),
+        lora: recipe.lora.as_ref(),
+        samples: &prepared.training.samples,
+        media: &SampleMedia { videos: &prepared.videos, examples: &prepared.training },
         checkpoints,
+        validator: (!prepared.val.is_empty()).then_some(&held_back),
     };
-    let mut log = Log::open(dir, optimiser.step)?;
+    let mut log = Log::open(dir, start.optimiser.step)?;
     let course = setup.course();
-    let progress = terminal.steps(&course, optimiser.step);
-    let trained = setup.run(model, optimiser, &mut log, |record| progress.step(record));
+    let progress = terminal.steps(&course, start.optimiser.step);
+    let trained = setup.run(model, start, &mut log, |event| match event {
+        Event::Step(record) => progress.step(record),
+        Event::Validation(validation) => progress.validation(validation),
+    });
     progress.finish();
-    trained
+    let trained = trained?;
+    terminal::trained(&trained, &course, recipe.train.best(), terminal);
+    Ok(trained)
 }

@@ -8,9 +8,11 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::optimiser::AdamW;
+use super::validation::Track;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::host::{HostTensors, host, write_tensors};
+use crate::model::lora::cast;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::weights::TensorFiles;
@@ -21,6 +23,9 @@ const PREFIX: &str = "step-";
 struct State {
     /// Optimiser steps taken; with the recipe's seed this is the place in the data too.
     step: usize,
+    /// How the validations have gone.
+    #[serde(default)]
+    track: Track,
 }
 
 /// The newest checkpoint in `checkpoints`: its step and folder.
@@ -28,9 +33,14 @@ struct State {
 /// # Errors
 /// Where the folder cannot be read.
 pub fn newest(checkpoints: &Path) -> Result<Option<(usize, PathBuf)>> {
+    Ok(steps(checkpoints)?.into_iter().max())
+}
+
+/// Step and folder of every whole checkpoint.
+fn steps(checkpoints: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let entries = match std::fs::read_dir(checkpoints) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
         Err(e) => return Err(Error::run(format!("{}: {e}", checkpoints.display()))),
     };
     let steps = entries.filter_map(|entry| {
@@ -38,17 +48,27 @@ pub fn newest(checkpoints: &Path) -> Result<Option<(usize, PathBuf)>> {
         let step = path.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
         Some((step, path))
     });
-    Ok(steps.max())
+    Ok(steps.collect())
 }
 
-/// Writes `checkpoints/step-N` and removes the older ones.
+/// Where the checkpoint of `step` stands.
+pub fn path(checkpoints: &Path, step: usize) -> PathBuf {
+    checkpoints.join(format!("{PREFIX}{step}"))
+}
+
+/// Writes `checkpoints/step-N`; removes the older ones but for the newest `keep_last` and the best.
 ///
 /// # Errors
 /// Where the disk refuses; the last checkpoint is then still there.
-pub fn save(checkpoints: &Path, model: &QwenVl, optimiser: &AdamW) -> Result<()> {
-    let name = format!("{PREFIX}{}", optimiser.step);
-    let temporary = checkpoints.join(format!("{name}.partial"));
-    let whole = checkpoints.join(name);
+pub fn save(
+    checkpoints: &Path,
+    model: &QwenVl,
+    optimiser: &AdamW,
+    track: &Track,
+    keep_last: usize,
+) -> Result<()> {
+    let whole = path(checkpoints, optimiser.step);
+    let temporary = whole.with_added_extension("partial");
     files::create_dir(&temporary)?;
     let flat = |named: Named| -> Result<HostTensors> {
         named
@@ -60,60 +80,85 @@ pub fn save(checkpoints: &Path, model: &QwenVl, optimiser: &AdamW) -> Result<()>
             })
             .collect()
     };
-    write_tensors(
-        &temporary.join("trained.safetensors"),
-        flat(parameters::trained_values(model, ""))?,
-    )?;
+    let mut trained = parameters::trained_values(model, "");
+    trained.extend(optimiser.masters.clone());
+    write_tensors(&temporary.join("trained.safetensors"), &flat(trained)?)?;
     for (i, file) in MOMENTS.iter().enumerate() {
         let moment = optimiser.moments.iter().map(|(name, m)| (name.clone(), m[i].clone()));
-        write_tensors(&temporary.join(file), flat(moment.collect())?)?;
+        write_tensors(&temporary.join(file), &flat(moment.collect())?)?;
     }
-    let state = serde_json::to_string(&State { step: optimiser.step });
+    let state = serde_json::to_string(&State { step: optimiser.step, track: track.clone() });
     files::write(&temporary.join("state.json"), state.map_err(|e| Error::run(e.to_string()))?)?;
     files::replace_dir(&temporary, &whole)?;
-    remove_all_but(checkpoints, &whole)
+    let mut kept = steps(checkpoints)?;
+    kept.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    kept.truncate(keep_last);
+    kept.extend(track.best.iter().map(|(step, _)| (*step, path(checkpoints, *step))));
+    remove_all_but(checkpoints, &kept.into_iter().map(|(_, path)| path).collect::<Vec<_>>())
 }
 
 const MOMENTS: [&str; 2] = ["exp_avg.safetensors", "exp_avg_sq.safetensors"];
 
-fn remove_all_but(checkpoints: &Path, keep: &Path) -> Result<()> {
+fn remove_all_but(checkpoints: &Path, keep: &[PathBuf]) -> Result<()> {
     let entries = std::fs::read_dir(checkpoints).map_err(|e| files::failed(checkpoints, &e))?;
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path != keep) {
+    for path in
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !keep.contains(path))
+    {
         std::fs::remove_dir_all(&path).map_err(|e| files::failed(&path, &e))?;
     }
     Ok(())
 }
 
-/// Puts a checkpoint into a model (in training form) that has the same trained parameters.
+/// Puts a checkpoint into a model (in training form) that has the same trained parameters; returns
+/// how the validations had gone too.
 ///
 /// # Errors
 /// Where the checkpoint is damaged or was made with another recipe.
-pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, AdamW)> {
-    let damaged = |what: String| {
-        Error::input(format!("{}: {what}", dir.display()))
-            .help("remove this checkpoint to start the training anew")
-    };
+pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, AdamW, Track)> {
     let path = dir.join("state.json");
-    let text = std::fs::read_to_string(&path).map_err(|e| damaged(e.to_string()))?;
-    let state: State = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+    let text = std::fs::read_to_string(&path).map_err(|e| damaged(dir, &e.to_string()))?;
+    let state: State = serde_json::from_str(&text).map_err(|e| damaged(dir, &e.to_string()))?;
     let device = model.device();
-    let trained = read(&dir.join("trained.safetensors"), &device)?;
     let [first, second] = MOMENTS.map(|file| read(&dir.join(file), &device));
     let (mut first, mut second) = (first?, second?);
+    let names = parameters::list(&model, "").into_iter().filter(|p| p.trained).map(|p| p.name);
+    let moments = names.map(|name| match (first.remove(&name), second.remove(&name)) {
+        (Some(a), Some(b)) => Ok((name, [a, b])),
+        _ => Err(damaged(dir, &format!("lacks the moments of `{name}`"))),
+    });
+    let moments = moments.collect::<Result<_>>()?;
+    let (model, masters) = load_weights(dir, model)?;
+    Ok((model, AdamW { weight_decay, step: state.step, moments, masters }, state.track))
+}
+
+/// Puts the weights of a checkpoint into a model (in training form) that has the same trained
+/// parameters; returns the f32 values of those that the model holds in another type.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
+    let trained = read(&dir.join("trained.safetensors"), &model.device())?;
     let expected = parameters::list(&model, "");
     let expected = expected.iter().filter(|p| p.trained);
     if !expected.clone().all(|p| trained.get(&p.name).is_some_and(|t| t.dims() == [p.count()]))
         || expected.count() != trained.len()
     {
-        return Err(damaged("does not fit the recipe's trained parameters".into()));
+        return Err(damaged(dir, "does not fit the recipe's trained parameters"));
     }
-    let moments = trained.keys().map(|name| match (first.remove(name), second.remove(name)) {
-        (Some(a), Some(b)) => Ok((name.clone(), [a, b])),
-        _ => Err(damaged(format!("lacks the moments of `{name}`"))),
+    let mut masters = Named::new();
+    let model = parameters::replace(model, "", |name, value| {
+        let (master, dtype) = (trained.get(name)?.clone(), value.dtype());
+        if dtype != DType::F32 {
+            masters.insert(name.to_owned(), master.clone());
+        }
+        Some(cast(master, dtype))
     });
-    let moments = moments.collect::<Result<_>>()?;
-    let model = parameters::replace(model, "", |name, _| trained.get(name).cloned());
-    Ok((model, AdamW { weight_decay, step: state.step, moments }))
+    Ok((model, masters))
+}
+
+fn damaged(dir: &Path, what: &str) -> Error {
+    Error::input(format!("{}: {what}", dir.display()))
+        .help("remove this checkpoint to start the training anew")
 }
 
 fn read(path: &Path, device: &Device) -> Result<Named> {

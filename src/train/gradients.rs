@@ -190,7 +190,7 @@ impl Pass<'_> {
     /// Layer `i` draws the same dropout each time it is run on this sample.
     fn seed_dropout(&self, i: usize) {
         if let Some(seed) = self.method.dropout_seed {
-            self.model.device().seed(seed.wrapping_add(i as u64));
+            self.model.device().seed(seed.wrapping_add(i as u64 + 1));
         }
     }
 }

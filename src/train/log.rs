@@ -4,11 +4,17 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tensorboard_rs::summary_writer::SummaryWriter;
 
+use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::files::failed;
+use crate::report::terminal::format_name;
+
+const LOG: &str = "log.jsonl";
+const VALIDATIONS: &str = "validation.jsonl";
 
 /// One optimiser step, a line of `log.jsonl`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +42,7 @@ pub struct Record {
 /// Writes the records of a run.
 pub struct Log {
     path: PathBuf,
+    validations: PathBuf,
     board: SummaryWriter,
 }
 
@@ -46,15 +53,12 @@ impl Log {
     /// # Errors
     /// Where the disk refuses.
     pub fn open(dir: &Path, last_step: usize) -> Result<Self> {
-        let path = dir.join("log.jsonl");
-        let kept: String = read(&path)?
-            .iter()
-            .filter(|record| record.step <= last_step)
-            .map(line)
-            .collect::<std::io::Result<_>>()
-            .map_err(|e| failed(&path, &e))?;
-        crate::files::write(&path, kept)?;
-        Ok(Self { path, board: SummaryWriter::new(dir) })
+        let [path, validations] = [LOG, VALIDATIONS].map(|name| dir.join(name));
+        keep_until(&path, last_step)?;
+        if validations.exists() {
+            keep_until(&validations, last_step)?;
+        }
+        Ok(Self { path, validations, board: SummaryWriter::new(dir) })
     }
 
     /// Appends one step.
@@ -62,10 +66,7 @@ impl Log {
     /// # Errors
     /// Where the disk refuses.
     pub fn step(&mut self, record: &Record) -> Result<()> {
-        let mut options = OpenOptions::new();
-        let file = options.append(true).create(true).open(&self.path);
-        file.and_then(|mut file| file.write_all(line(record)?.as_bytes()))
-            .map_err(|e| failed(&self.path, &e))?;
+        append(&self.path, record)?;
         let rate = |n: usize| n as f64 / record.seconds.max(1e-9);
         for (tag, value) in [
             ("train/loss", record.loss),
@@ -82,6 +83,22 @@ impl Log {
         Ok(())
     }
 
+    /// Appends one validation.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn validation(&mut self, validation: &Validation) -> Result<()> {
+        append(&self.validations, validation)?;
+        let (scores, step) = (&validation.scores, validation.step);
+        self.board.add_scalar("validation/loss", scores.loss as f32, step);
+        for (format, share) in &scores.accuracy {
+            let tag = format!("validation/accuracy_{}", format_name(*format));
+            self.board.add_scalar(&tag, *share as f32, step);
+        }
+        self.board.flush();
+        Ok(())
+    }
+
     /// Adds an accuracy to the TensorBoard events.
     pub fn accuracy(&mut self, tag: &str, share: f64, step: usize) {
         self.board.add_scalar(tag, share as f32, step);
@@ -89,8 +106,47 @@ impl Log {
     }
 }
 
-fn line(record: &Record) -> std::io::Result<String> {
-    Ok(serde_json::to_string(record)? + "\n")
+/// Appends `value` as one line of JSON.
+fn append(path: &Path, value: &impl Serialize) -> Result<()> {
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all((serde_json::to_string(value)? + "\n").as_bytes()))
+        .map_err(|e| failed(path, &e))
+}
+
+/// Drops the lines behind step `last_step`; the others stay as they are, to the last digit.
+fn keep_until(path: &Path, last_step: usize) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Line {
+        step: usize,
+    }
+    let text = whole_lines(path)?;
+    let mut kept = String::new();
+    for (i, line) in text.lines().enumerate() {
+        let Line { step } = parse(path, i, line)?;
+        if step <= last_step {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    crate::files::write(path, kept)
+}
+
+/// The lines of a log; none where there is no file. A last one that a crash cut off is left out.
+fn whole_lines(path: &Path) -> Result<String> {
+    let mut text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(e) => return Err(Error::run(format!("{}: {e}", path.display()))),
+    };
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    Ok(text)
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, i: usize, line: &str) -> Result<T> {
+    serde_json::from_str(line).map_err(|e| {
+        Error::input(format!("{}:{}: not a line of a log: {e}", path.display(), i + 1))
+            .help("move the run's folder away and start anew")
+    })
 }
 
 /// The records of a `log.jsonl`; none where there is no file. A last line that a crash cut off is
@@ -99,19 +155,18 @@ fn line(record: &Record) -> std::io::Result<String> {
 /// # Errors
 /// Where the file cannot be read or holds something else.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(Error::run(format!("{}: {e}", path.display()))),
-    };
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let lines = whole.lines().enumerate().map(|(i, line)| {
-        serde_json::from_str(line).map_err(|e| {
-            Error::input(format!("{}:{}: not a step of a log: {e}", path.display(), i + 1))
-                .help("move the run's folder away and start anew")
-        })
-    });
-    lines.collect()
+    let text = whole_lines(path)?;
+    text.lines().enumerate().map(|(i, line)| parse(path, i, line)).collect()
+}
+
+/// The validations of the run in `dir`; none where it has none.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_validations(dir: &Path) -> Result<Vec<Validation>> {
+    let path = dir.join(VALIDATIONS);
+    let text = whole_lines(&path)?;
+    text.lines().enumerate().map(|(i, line)| parse(&path, i, line)).collect()
 }
 
 /// Memory of this process in bytes; 0 where the system does not say.

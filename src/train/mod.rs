@@ -7,3 +7,4 @@ pub mod loss;
 pub mod optimiser;
 pub mod schedule;
 pub mod trainer;
+pub mod validation;

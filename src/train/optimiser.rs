@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::error::Result;
 use crate::model::host::host;
+use crate::model::lora::cast;
 use crate::model::parameters::{self, Named};
 
 /// Decay rates of the moments and what is added to the root of the second one.
@@ -26,6 +27,9 @@ pub struct AdamW {
     pub step: usize,
     /// First and second moment by parameter name, flat.
     pub moments: BTreeMap<String, [Tensor<1>; 2]>,
+    /// f32 values of the parameters that the model holds in bf16, whose steps would else be
+    /// rounded away.
+    pub masters: Named,
 }
 
 impl AdamW {
@@ -34,14 +38,20 @@ impl AdamW {
         Self { weight_decay, ..Self::default() }
     }
 
-    /// Moves every parameter of `model` that has a gradient.
-    pub fn update<M: Module>(&mut self, model: M, lr: f64, gradients: &Named) -> M {
+    /// Moves every parameter of `model` that has a gradient; `lr` is asked for each one's rate.
+    pub fn update<M: Module>(
+        &mut self,
+        model: M,
+        lr: impl Fn(&str) -> f64,
+        gradients: &Named,
+    ) -> M {
         self.step += 1;
         let (beta1, beta2) = BETAS;
         let exponent = self.step as i32;
         let (correction1, correction2) = (1.0 - beta1.powi(exponent), 1.0 - beta2.powi(exponent));
         parameters::replace(model, "", |name, value| {
             let gradient = gradients.get(name)?.clone();
+            let lr = lr(name);
             let [first, second] = self.moments.remove(name).unwrap_or_else(|| {
                 let zeros = gradient.zeros_like();
                 [zeros.clone(), zeros]
@@ -51,8 +61,26 @@ impl AdamW {
             let root = second.clone().sqrt().div_scalar(correction2.sqrt()).add_scalar(EPS);
             let step = (first.clone() / root).mul_scalar(lr / correction1);
             self.moments.insert(name.to_owned(), [first, second]);
-            Some(value.mul_scalar(1.0 - lr * self.weight_decay) - step)
+            let decay = if decays(name, gradients) { self.weight_decay } else { 0.0 };
+            let dtype = value.dtype();
+            let master = self.masters.remove(name).unwrap_or_else(|| cast(value, DType::F32));
+            let master = master.mul_scalar(1.0 - lr * decay) - step;
+            if dtype != DType::F32 {
+                self.masters.insert(name.to_owned(), master.clone());
+            }
+            Some(cast(master, dtype))
         })
+    }
+}
+
+/// Whether weight decay acts on a parameter: not on biases and norms, but for the vision tower's
+/// norms without a bias, whose names transformers' rule misses.
+/// Source: `Trainer.get_decay_parameter_names`.
+fn decays(name: &str, gradients: &Named) -> bool {
+    let layer = name.strip_suffix(".weight").unwrap_or(name);
+    match layer.rsplit('.').next().unwrap_or_default() {
+        "norm1" | "norm2" | "ln_q" => !gradients.contains_key(&format!("{layer}.bias")),
+        last => last != "bias" && last != "norm" && !last.ends_with("layernorm"),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::f64::consts::PI;
 
-use crate::recipe::{Schedule, Train};
+use crate::recipe::{Lora, Part, Schedule, Train};
 
 /// The course of a run: how many optimiser steps, and each one's learning rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,16 +37,58 @@ impl Course {
 
     /// Learning rate of optimiser step `step`, counted from 0; the first is 0 with a warm-up.
     pub fn lr(&self, step: usize) -> f64 {
+        self.lr * self.factor(step)
+    }
+
+    /// Passes over the samples after `steps` optimiser steps.
+    pub fn epoch(&self, steps: usize) -> f64 {
+        steps as f64 / self.steps_per_epoch as f64
+    }
+
+    /// Share of the highest learning rate at optimiser step `step`.
+    pub fn factor(&self, step: usize) -> f64 {
         if step < self.warmup {
-            return self.lr * step as f64 / self.warmup as f64;
+            return step as f64 / self.warmup as f64;
         }
         let left = self.steps.saturating_sub(self.warmup).max(1) as f64;
         let progress = (step - self.warmup) as f64 / left;
-        self.lr
-            * match self.schedule {
-                Schedule::Cosine => (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
-                Schedule::Linear => (1.0 - progress).max(0.0),
-                Schedule::Constant => 1.0,
-            }
+        match self.schedule {
+            Schedule::Cosine => (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
+            Schedule::Linear => (1.0 - progress).max(0.0),
+            Schedule::Constant => 1.0,
+        }
+    }
+}
+
+/// The highest learning rate of each parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    lr: f64,
+    vision: f64,
+    merger: f64,
+    plus_ratio: f64,
+}
+
+impl Rates {
+    /// What a recipe says.
+    pub fn new(train: &Train, lora: Option<&Lora>) -> Self {
+        Self {
+            lr: train.lr,
+            vision: train.vision_lr.unwrap_or(train.lr),
+            merger: train.merger_lr.unwrap_or(train.lr),
+            plus_ratio: lora.and_then(|lora| lora.plus_ratio).unwrap_or(1.0),
+        }
+    }
+
+    /// The highest rate of the parameter `name`. `plus_ratio` raises that of B and, as
+    /// PEFT's `create_loraplus_optimizer`, of DoRA's lengths.
+    pub fn of(&self, name: &str) -> f64 {
+        let lr = match Part::of(name) {
+            Part::Language => self.lr,
+            Part::Vision => self.vision,
+            Part::Merger => self.merger,
+        };
+        let raised = name.ends_with(".lora_B.weight") || name.ends_with(".lora_magnitude_vector");
+        if raised { lr * self.plus_ratio } else { lr }
     }
 }

@@ -1,8 +1,10 @@
 //! The training loop: samples → optimiser steps, from wherever the last checkpoint stands.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -13,12 +15,13 @@ use super::gradients::{LOGITS_AT_ONCE, Method, Sample, add_sample};
 use super::log::{Log, Record, memory_bytes};
 use super::loss::{label_tokens, token_weights};
 use super::optimiser::{AdamW, clip};
-use super::schedule::Course;
-use crate::error::{Error, Result};
+use super::schedule::{Course, Rates};
+use super::validation::{Scores, Track, Validation, Validator};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
-use crate::recipe::Train;
+use crate::recipe::{Lora, Part, Train};
 
 /// Where the vision features of a sample come from.
 pub trait Media {
@@ -36,14 +39,45 @@ pub struct Setup<'a> {
     pub train: &'a Train,
     /// Seed of the order of samples and of dropout.
     pub seed: u64,
-    /// Whether the adapters drop inputs.
-    pub dropout: bool,
+    /// The recipe's `[lora]`; none in full fine-tuning.
+    pub lora: Option<&'a Lora>,
     /// All training samples.
     pub samples: &'a [Sample],
     /// Their vision features.
     pub media: &'a dyn Media,
     /// Where checkpoints go.
     pub checkpoints: PathBuf,
+    /// Measures the model on held-out questions, where there are some.
+    pub validator: Option<&'a dyn Validator>,
+}
+
+/// Where a run stands, beside the model's weights.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Steps taken, and moments.
+    pub optimiser: AdamW,
+    /// How the validations have gone.
+    pub track: Track,
+}
+
+/// What a run tells of while it trains.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// An optimiser step.
+    Step(&'a Record),
+    /// A validation.
+    Validation(&'a Validation),
+}
+
+/// A finished training.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// The model: that of the best validation, where there was one.
+    pub model: QwenVl,
+    /// Optimiser steps that were taken.
+    pub step: usize,
+    /// Step and scores of the best validation.
+    pub best: Option<(usize, Scores)>,
 }
 
 /// Order in which the samples of one epoch are seen.
@@ -85,12 +119,17 @@ impl Setup<'_> {
         let weights =
             token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
         let (mut loss, mut sums) = (0.0, Named::new());
+        let dropout = self.lora.is_some_and(|lora| lora.dropout > 0.0);
         for (i, weight) in micro_batches.iter().flatten().zip(weights.iter().flatten()) {
             let method = Method {
                 recompute: self.train.recompute,
-                dropout_seed: self.dropout.then(|| dropout_seed(self.seed, step, *i)),
+                dropout_seed: dropout.then(|| dropout_seed(self.seed, step, *i)),
                 logits_at_once: LOGITS_AT_ONCE,
             };
+            if let Some(seed) = method.dropout_seed {
+                // For the vision tower; each decoder layer is given a seed of its own.
+                model.device().seed(seed);
+            }
             let features = self.media.features(model, *i)?;
             let sample = &self.samples[*i];
             loss += weight * add_sample(model, sample, &features, *weight, method, &mut sums)?;
@@ -98,53 +137,127 @@ impl Setup<'_> {
         Ok((loss, sums))
     }
 
-    /// Trains `model` (in training form) to the end of the course; `optimiser` says where it
-    /// stands. `seen` is told of each step.
+    /// Trains `model` (in training form) to the end of the course, or until no validation gets
+    /// better; `start` says where it stands. `seen` is told of each step and validation.
     ///
     /// # Errors
     /// A loss or gradient that is no number, a full disk, or Ctrl-C (after a checkpoint).
     pub fn run(
         &self,
         mut model: QwenVl,
-        mut optimiser: AdamW,
+        start: Standing,
         log: &mut Log,
-        mut seen: impl FnMut(&Record),
-    ) -> Result<QwenVl> {
+        mut seen: impl FnMut(Event),
+    ) -> Result<Trained> {
         let course = self.course();
         let save_steps = self.train.save_steps.unwrap_or(course.steps_per_epoch);
-        while optimiser.step < course.steps {
-            let (start, step) = (Instant::now(), optimiser.step);
-            let (loss, mut gradients) = self.gradients(&model, step)?;
-            let grad_norm = clip(&mut gradients, self.train.max_grad_norm)?;
-            self.check_finite(step, loss, grad_norm)?;
-            let lr = course.lr(step);
-            model = optimiser.update(model, lr, &gradients);
-            let ids: Vec<usize> = self.micro_batches(step).concat();
-            let record = Record {
-                step: step + 1,
-                epoch: (step + 1) as f64 / course.steps_per_epoch as f64,
-                loss,
-                lr,
-                grad_norm,
-                samples: ids.len(),
-                tokens: ids.iter().map(|i| self.samples[*i].input_ids.len()).sum(),
-                seconds: start.elapsed().as_secs_f64(),
-                memory_bytes: memory_bytes(),
-            };
-            log.step(&record)?;
-            seen(&record);
-            let stop = interrupt::requested();
-            if stop || optimiser.step.is_multiple_of(save_steps) || optimiser.step == course.steps {
-                checkpoint::save(&self.checkpoints, &model, &optimiser)?;
+        let Standing { mut optimiser, mut track } = start;
+        let mut saved = optimiser.step;
+        loop {
+            let step = optimiser.step;
+            let mut save = step == course.steps || step.is_multiple_of(save_steps);
+            if self.validates_after(step) && track.last != step {
+                match self.validate(&model, step, &mut track, log) {
+                    Ok(validation) => {
+                        save |= validation.best;
+                        seen(Event::Validation(&validation));
+                    }
+                    Err(e) if e.kind() == Kind::Interrupted => {
+                        return Err(self.stop(&model, &optimiser, &track));
+                    }
+                    Err(e) => return Err(e),
+                }
             }
-            if stop {
-                return Err(interrupt::stopped(&format!(
-                    "after step {} of {}; its checkpoint is saved",
-                    optimiser.step, course.steps
-                )));
+            let over = track.is_over(self.train.patience);
+            if (save || over) && saved != step {
+                self.save(&model, &optimiser, &track)?;
+                saved = step;
             }
+            if over || step == course.steps {
+                break;
+            }
+            if interrupt::requested() {
+                return Err(self.stop(&model, &optimiser, &track));
+            }
+            model = self.step(model, &mut optimiser, log, &mut seen)?;
         }
+        let model = match &track.best {
+            Some((best, _)) if *best != optimiser.step => {
+                checkpoint::load_weights(&checkpoint::path(&self.checkpoints, *best), model)?.0
+            }
+            _ => model,
+        };
+        Ok(Trained { model, step: optimiser.step, best: track.best })
+    }
+
+    /// One optimiser step, logged.
+    fn step(
+        &self,
+        model: QwenVl,
+        optimiser: &mut AdamW,
+        log: &mut Log,
+        seen: &mut impl FnMut(Event),
+    ) -> Result<QwenVl> {
+        let (course, rates) = (self.course(), Rates::new(self.train, self.lora));
+        let (start, step) = (Instant::now(), optimiser.step);
+        let (loss, mut gradients) = self.gradients(&model, step)?;
+        let grad_norm = clip(&mut gradients, self.train.max_grad_norm)?;
+        self.check_finite(step, loss, grad_norm)?;
+        let (lr, factor) = (course.lr(step), course.factor(step));
+        let model = optimiser.update(model, |name| rates.of(name) * factor, &gradients);
+        let ids: Vec<usize> = self.micro_batches(step).concat();
+        let record = Record {
+            step: step + 1,
+            epoch: course.epoch(step + 1),
+            loss,
+            lr,
+            grad_norm,
+            samples: ids.len(),
+            tokens: ids.iter().map(|i| self.samples[*i].input_ids.len()).sum(),
+            seconds: start.elapsed().as_secs_f64(),
+            memory_bytes: memory_bytes(),
+        };
+        log.step(&record)?;
+        seen(Event::Step(&record));
         Ok(model)
+    }
+
+    /// Whether the model is validated after optimiser step `step`.
+    fn validates_after(&self, step: usize) -> bool {
+        let course = self.course();
+        let every = self.train.eval_steps.unwrap_or(course.steps_per_epoch);
+        self.validator.is_some() && step > 0 && (step.is_multiple_of(every) || step == course.steps)
+    }
+
+    fn validate(
+        &self,
+        model: &QwenVl,
+        step: usize,
+        track: &mut Track,
+        log: &mut Log,
+    ) -> Result<Validation> {
+        let validator = self.validator.ok_or_else(|| Error::run("nothing to validate on"))?;
+        let scores = validator.validate(&model.valid())?;
+        let best = track.see(step, scores.clone(), self.train.best());
+        let validation = Validation { step, epoch: self.course().epoch(step), scores, best };
+        log.validation(&validation)?;
+        Ok(validation)
+    }
+
+    fn save(&self, model: &QwenVl, optimiser: &AdamW, track: &Track) -> Result<()> {
+        checkpoint::save(&self.checkpoints, model, optimiser, track, self.train.keep_last)
+    }
+
+    /// Saves where the run stands, after Ctrl-C; the error that says so, or why it cannot be saved.
+    fn stop(&self, model: &QwenVl, optimiser: &AdamW, track: &Track) -> Error {
+        match self.save(model, optimiser, track) {
+            Err(e) => e,
+            Ok(()) => interrupt::stopped(&format!(
+                "after step {} of {}; its checkpoint is saved",
+                optimiser.step,
+                self.course().steps
+            )),
+        }
     }
 
     fn check_finite(&self, step: usize, loss: f64, grad_norm: f64) -> Result<()> {
@@ -174,11 +287,22 @@ fn dropout_seed(seed: u64, step: usize, sample: usize) -> u64 {
     mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
-/// How many numbers a model has and how many of them are trained.
-pub fn counts(model: &QwenVl) -> (usize, usize) {
-    let all = parameters::list(model, "");
-    let sum = |trained: bool| -> usize {
-        all.iter().filter(|p| p.trained || !trained).map(parameters::Parameter::count).sum()
-    };
-    (sum(false), sum(true))
+/// How many numbers a part of a model has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All of them, an adapter's too.
+    pub all: usize,
+    /// Those that are trained.
+    pub trained: usize,
+}
+
+/// Parameters of each part of a model.
+pub fn counts(model: &QwenVl) -> BTreeMap<Part, Count> {
+    let mut counts = BTreeMap::<Part, Count>::new();
+    for parameter in parameters::list(model, "") {
+        let count = counts.entry(Part::of(&parameter.name)).or_default();
+        count.all += parameter.count();
+        count.trained += if parameter.trained { parameter.count() } else { 0 };
+    }
+    counts
 }

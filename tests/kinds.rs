@@ -1,0 +1,284 @@
+//! Every kind of training against PEFT and PyTorch: rsLoRA, DoRA, adapters of the vision tower and
+//! of the merger, ranks by pattern, a rate of its own for B, and full fine-tuning with weight decay.
+
+use std::path::PathBuf;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::Value;
+use vlm4d_train::model::lora::Lora as Adapter;
+use vlm4d_train::model::parameters::{self, Named};
+use vlm4d_train::model::peft::{self, AdapterConfig};
+use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::weights::{module_name, to_hub};
+use vlm4d_train::recipe::{Lora, Part, TargetModules, Train};
+use vlm4d_train::train::optimiser::{AdamW, clip};
+use vlm4d_train::train::schedule::Rates;
+
+use crate::model::{load, values};
+use crate::support::{CHECKPOINTS, Golden, golden, max_difference, relative_difference};
+use crate::train::{Batch, one_batch, setup};
+
+const KINDS: [&str; 5] = ["rslora", "dora", "vision", "all_dora", "patterns"];
+
+fn kind_dir(checkpoint: &str, kind: &str) -> PathBuf {
+    golden(&format!("kinds/{checkpoint}/{kind}"))
+}
+
+fn steps(checkpoint: &str, kind: &str) -> Value {
+    let path = kind_dir(checkpoint, kind).join("steps.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn video(model: &QwenVl, checkpoint: &str) -> Batch {
+    let file = format!("{checkpoint}/forward_video.safetensors");
+    Batch::read(model, &file, &[], &["vid_exact".into()])
+}
+
+/// The logits at the last 8 positions.
+fn last_logits(model: &QwenVl, batch: &Batch) -> Vec<f32> {
+    let (ids, grids, features) = batch.prompt(model, 0);
+    let (hidden, _) = model.forward(&ids, &grids, &features, None).unwrap();
+    values(model.logits(hidden.narrow(1, ids.len() - 8, 8).squeeze_dim::<2>(0)))
+}
+
+/// Checks `got` (burn's layout) against the tensors `{prefix}{key}` of `want`, as many as there
+/// are; every 11th number where the golden keeps no more.
+fn check(what: &str, model: &QwenVl, got: &Named, want: &Golden, prefix: &str, tolerance: f64) {
+    let key = |name: &str| match name.contains(".lora_") {
+        true => format!("{prefix}base_model.model.{}", module_name(name)),
+        false => format!("{prefix}{name}"),
+    };
+    let mut seen = 0;
+    for parameter in parameters::list(model, "") {
+        let Some(tensor) = got.get(&parameter.name) else { continue };
+        let mut flat = to_hub(&parameter.name, &parameter.shape, values(tensor.clone()));
+        let want = want.f32(&key(&parameter.name)).0;
+        if want.len() < flat.len() {
+            flat = flat.into_iter().step_by(11).collect();
+        }
+        let difference = relative_difference(&flat, want);
+        // Softmax does not see what all keys share: this gradient is mostly rounding error, and
+        // Adam's first steps are as long for it as for any other.
+        let blind = parameter.name.ends_with("k_proj.bias");
+        let tolerance = if blind { 100.0 * tolerance } else { tolerance };
+        assert!(difference < tolerance, "{what} {}: {difference:e}", parameter.name);
+        seen += 1;
+    }
+    assert_eq!(seen, got.len());
+    assert_eq!(seen, want.names().filter(|name| name.starts_with(prefix)).count(), "{what}");
+}
+
+/// Steps on one batch as the golden took them; checks loss and gradient norm of each.
+fn train(
+    what: &str,
+    mut model: QwenVl,
+    batch: &Batch,
+    golden: &Value,
+    rates: Rates,
+    tolerance: f64,
+) -> QwenVl {
+    let number = |key: &str| golden[key].as_f64().unwrap();
+    let mut optimiser = AdamW::new(number("weight_decay"));
+    for (i, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
+        let train = one_batch(1, i % 2 == 0);
+        let (loss, mut gradients) =
+            setup(&train, &batch.samples, batch).gradients(&model, 0).unwrap();
+        let norm = clip(&mut gradients, number("max_grad_norm")).unwrap();
+        for (name, got, want) in [("loss", loss, "loss"), ("norm", norm, "grad_norm")] {
+            let want = step[want].as_f64().unwrap();
+            assert!((got / want - 1.0).abs() < tolerance, "{what} step {i} {name}: {got} {want}");
+        }
+        model = optimiser.update(model, |name| rates.of(name), &gradients);
+    }
+    model
+}
+
+#[test]
+fn every_kind_of_adapter_equals_peft() {
+    for checkpoint in CHECKPOINTS {
+        for kind in KINDS {
+            let (dir, what) = (kind_dir(checkpoint, kind), format!("{checkpoint} {kind}"));
+            let mut model = load(checkpoint);
+            let config = peft::load(&mut model, &dir, 0.0).unwrap();
+            let want = Golden::open(&dir.join("case.safetensors"));
+            let batch = video(&model, checkpoint);
+            let difference = max_difference(&last_logits(&model, &batch), want.f32("logits").0);
+            assert!(difference < 2e-4, "{what} logits: {difference:e}");
+            let model = model.train();
+            for recompute in [true, false] {
+                let train = one_batch(1, recompute);
+                let (loss, gradients) =
+                    setup(&train, &batch.samples, &batch).gradients(&model, 0).unwrap();
+                let expected = f64::from(want.f32("loss").0[0]);
+                assert!((loss / expected - 1.0).abs() < 1e-5, "{what}: {loss} {expected}");
+                check(&what, &model, &gradients, &want, "grad.", 1e-4);
+            }
+            let log = steps(checkpoint, kind);
+            let lora = Lora { plus_ratio: log["plus_ratio"].as_f64(), ..Lora::default() };
+            let recipe = Train { lr: log["lr"].as_f64().unwrap(), ..Train::default() };
+            let model = train(&what, model, &batch, &log, Rates::new(&recipe, Some(&lora)), 2e-5);
+            let trained = parameters::trained_values(&model, "");
+            check(&what, &model, &trained, &want, "after.", 1e-4);
+            // Out and in again: the same function; and merged.
+            let out = tempfile::tempdir().unwrap();
+            peft::save(&model, &config, out.path()).unwrap();
+            let mut again = load(checkpoint);
+            assert_eq!(peft::load(&mut again, out.path(), 0.0).unwrap(), config);
+            assert_eq!(last_logits(&again, &batch), last_logits(&model.valid(), &batch), "{what}");
+            for (_, layer) in again.linear_layers_mut() {
+                *layer = layer.clone().merge();
+            }
+            let merged = max_difference(&last_logits(&again, &batch), want.f32("merged_logits").0);
+            assert!(merged < 3e-4, "{what} merged: {merged:e}");
+        }
+    }
+}
+
+#[test]
+fn full_steps_equal_pytorch() {
+    for checkpoint in CHECKPOINTS {
+        let model = load(checkpoint).train_all_but(&[]).train();
+        let (batch, log) = (video(&model, checkpoint), steps(checkpoint, "full"));
+        let recipe = Train {
+            lr: log["lr"].as_f64().unwrap(),
+            vision_lr: log["vision_lr"].as_f64(),
+            ..Train::default()
+        };
+        // Adam's first steps are as long for the smallest gradient as for the largest: where one is
+        // all rounding error, so is its step.
+        let model = train(checkpoint, model, &batch, &log, Rates::new(&recipe, None), 2e-4);
+        let want = Golden::open(&kind_dir(checkpoint, "full").join("after.safetensors"));
+        let trained = parameters::trained_values(&model, "");
+        check(checkpoint, &model, &trained, &want, "", 1e-3);
+    }
+}
+
+#[test]
+fn adapters_are_written_as_peft_writes_them() {
+    for checkpoint in CHECKPOINTS {
+        for kind in KINDS {
+            let from = kind_dir(checkpoint, kind);
+            let mut model = load(checkpoint);
+            let config = peft::load(&mut model, &from, 0.0).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            peft::save(&model.train(), &config, dir.path()).unwrap();
+            let [got, want] =
+                [dir.path(), &from].map(|d| Golden::open(&d.join("adapter_model.safetensors")));
+            assert!(got.names().eq(want.names()), "{checkpoint} {kind}");
+            for key in want.names() {
+                assert_eq!(got.f32(key), want.f32(key), "{key}");
+            }
+        }
+    }
+}
+
+/// Hub names of the layers to which `recipe` gives an adapter.
+fn attached(checkpoint: &str, recipe: &Lora) -> Vec<String> {
+    let mut model = load(checkpoint);
+    peft::attach(&mut model, recipe, 0).unwrap();
+    let layers = model.linear_layers_mut();
+    layers.into_iter().filter(|(_, layer)| layer.lora.is_some()).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn scope_and_targets_say_which_layers_adapt() {
+    for checkpoint in CHECKPOINTS {
+        let all: Vec<String> =
+            load(checkpoint).linear_layers_mut().into_iter().map(|(name, _)| name).collect();
+        for part in [Part::Language, Part::Vision, Part::Merger] {
+            let recipe = Lora { scope: Some(vec![part]), ..Lora::default() };
+            // As PEFT's all-linear: every linear layer but the output head.
+            let want = all.iter().filter(|name| Part::of(name) == part && *name != "lm_head");
+            assert!(attached(checkpoint, &recipe).iter().eq(want), "{checkpoint} {part:?}");
+        }
+        let names = |names: &[&str]| {
+            TargetModules::Names(names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        let recipe = Lora { target_modules: names(&["q_proj", "qkv"]), ..Lora::default() };
+        assert!(attached(checkpoint, &recipe).iter().all(|name| name.ends_with("q_proj")));
+        let scope = Some(vec![Part::Language, Part::Vision]);
+        let both = attached(checkpoint, &Lora { scope, ..recipe });
+        assert!(both.iter().any(|name| name.ends_with("attn.qkv")), "{both:?}");
+        let regex = TargetModules::Pattern(r".*visual\.blocks\.0\..*|.*layers\.1\..*q_proj".into());
+        let found = attached(checkpoint, &Lora { target_modules: regex, ..Lora::default() });
+        assert!(found.contains(&"model.layers.1.self_attn.q_proj".to_owned()), "{found:?}");
+        assert!(found.iter().all(|n| n.contains("layers.1.") || n.contains("blocks.0.")));
+    }
+}
+
+#[test]
+fn a_new_adapter_changes_nothing_yet() {
+    let checkpoint = "tiny-qwen2-vl";
+    let plain = load(checkpoint);
+    let batch = video(&plain, checkpoint);
+    let scope = Some(vec![Part::Language, Part::Vision, Part::Merger]);
+    for (use_dora, use_rslora) in [(false, true), (true, false), (true, true)] {
+        let recipe = Lora { use_dora, use_rslora, scope: scope.clone(), ..Lora::default() };
+        let mut model = load(checkpoint);
+        peft::attach(&mut model, &recipe, 0).unwrap();
+        let difference = max_difference(&last_logits(&model, &batch), &last_logits(&plain, &batch));
+        assert!(difference < 2e-5, "{difference:e}");
+        let config = AdapterConfig::new(&recipe, "base");
+        assert_eq!((config.use_dora, config.use_rslora), (use_dora, use_rslora));
+        let lora = model.linear_layers_mut().remove(0).1.lora.clone().unwrap();
+        assert_eq!(lora.scaling, if use_rslora { 16.0 / 8f64.sqrt() } else { 2.0 });
+        assert_eq!(lora.magnitude.is_some(), use_dora);
+    }
+}
+
+/// As `torch.nn.Dropout`: each input is dropped with the share's probability, the rest grows so
+/// that the mean stays.
+#[test]
+fn dropout_keeps_the_mean() {
+    let (n, share) = (100_000, 0.3);
+    let device = Device::flex();
+    device.seed(7);
+    let one = || Tensor::<2>::ones([1, 1], (&device, DType::F32));
+    let lora = Adapter::from_tensors(one(), one(), 1.0, share);
+    let layer = vlm4d_train::model::lora::Linear {
+        weight: burn::module::Param::from_tensor(Tensor::<2>::zeros([1, 1], (&device, DType::F32))),
+        bias: None,
+        lora: Some(lora),
+    };
+    let x = Tensor::<2>::from_data(TensorData::new(vec![1f32; n], [n, 1]), &device);
+    assert!(values(layer.forward(x.clone(), false)).iter().all(|y| *y == 1.0));
+    let y = values(layer.forward(x, true));
+    let dropped = y.iter().filter(|y| **y == 0.0).count() as f64 / n as f64;
+    // Five standard deviations of a share of 100,000 draws.
+    assert!((dropped - share).abs() < 5.0 * (share * (1.0 - share) / n as f64).sqrt(), "{dropped}");
+    let kept = (1.0 / (1.0 - share)) as f32;
+    assert!(y.iter().all(|y| *y == 0.0 || (y - kept).abs() < 1e-6));
+}
+
+#[test]
+fn vision_adapters_drop_inputs_in_training_alone() {
+    let checkpoint = "tiny-qwen2.5-vl";
+    let recipe = Lora { dropout: 0.5, scope: Some(vec![Part::Vision]), ..Lora::default() };
+    let mut model = load(checkpoint);
+    peft::attach(&mut model, &recipe, 0).unwrap();
+    // B is zero at first: move it, so that the adapter is seen.
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for (_, layer) in model.linear_layers_mut() {
+        let [i, o] = layer.shape();
+        let Some(lora) = layer.lora.take() else { continue };
+        let b = Adapter::new(layer, o, 1.0, 0.0, &mut rng).lora_a.val();
+        let b = b.narrow(0, 0, lora.lora_b.dims()[0].min(i));
+        layer.lora = Some(Adapter::from_tensors(lora.lora_a.val(), b, lora.scaling, lora.dropout));
+    }
+    let model = model.train();
+    let batch = video(&model, checkpoint);
+    let gradients = |step: usize| {
+        let train = one_batch(1, true);
+        let mut setup = setup(&train, &batch.samples, &batch);
+        setup.lora = Some(&recipe);
+        let (loss, gradients) = setup.gradients(&model, step).unwrap();
+        (loss, gradients.into_values().flat_map(values).collect::<Vec<f32>>())
+    };
+    assert_eq!(gradients(0), gradients(0), "the same step draws the same");
+    assert_ne!(gradients(0).0, gradients(1).0, "each step draws anew");
+    let frozen = model.valid();
+    assert_eq!(last_logits(&frozen, &batch), last_logits(&frozen, &batch));
+}

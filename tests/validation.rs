@@ -1,0 +1,182 @@
+//! Validation while training: which checkpoint is the result, early stopping, what is kept.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use vlm4d_train::data::vlm4d::Format;
+use vlm4d_train::error::{Error, Result};
+use vlm4d_train::model::parameters;
+use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::recipe::{Best, Loss, Train};
+use vlm4d_train::train::checkpoint;
+use vlm4d_train::train::log::{self, Log};
+use vlm4d_train::train::trainer::{Setup, Standing, Trained};
+use vlm4d_train::train::validation::{Scores, Track, Validator, held_out_loss};
+
+use crate::model::values;
+use crate::train::{Batch, setup, with_adapter};
+
+const NAME: &str = "tiny-qwen2-vl";
+
+/// Hands out accuracies from a list, one after the other.
+struct Listed<'a> {
+    accuracies: &'a [f64],
+    asked: Cell<usize>,
+    /// Answers with Ctrl-C at this call.
+    interrupted: Option<usize>,
+}
+
+impl<'a> Listed<'a> {
+    fn from(accuracies: &'a [f64], asked: usize) -> Self {
+        Self { accuracies, asked: Cell::new(asked), interrupted: None }
+    }
+}
+
+impl Validator for Listed<'_> {
+    fn validate(&self, _: &QwenVl) -> Result<Scores> {
+        let i = self.asked.get();
+        if self.interrupted == Some(i) {
+            return Err(Error::interrupted("stopped"));
+        }
+        self.asked.set(i + 1);
+        Ok(Scores { loss: 1.0, accuracy: [(Format::Mc, self.accuracies[i])].into() })
+    }
+}
+
+fn batch(model: &QwenVl) -> Batch {
+    let file = format!("{NAME}/forward_video.safetensors");
+    Batch::read(model, &file, &[], &["vid_exact".into()])
+}
+
+fn model() -> QwenVl {
+    with_adapter(NAME, &format!("{NAME}/lora_init.safetensors"))
+}
+
+/// A run of at most 6 steps with a validation after every second one.
+fn train() -> Train {
+    Train {
+        max_steps: Some(6),
+        grad_accum: 1,
+        lr: 1e-3,
+        eval_steps: Some(2),
+        save_steps: Some(1),
+        ..Train::default()
+    }
+}
+
+fn run(dir: &Path, train: &Train, validator: &Listed, from: Option<PathBuf>) -> Result<Trained> {
+    let model = model();
+    let batch = batch(&model);
+    let mut setup: Setup = setup(train, &batch.samples, &batch);
+    setup.checkpoints = dir.join("checkpoints");
+    setup.validator = Some(validator);
+    let (model, start) = match from {
+        None => (model, Standing::default()),
+        Some(at) => {
+            let (model, optimiser, track) = checkpoint::load(&at, model, 0.0).unwrap();
+            (model, Standing { optimiser, track })
+        }
+    };
+    let mut log = Log::open(dir, start.optimiser.step).unwrap();
+    setup.run(model, start, &mut log, |_| ())
+}
+
+fn adapter(model: &QwenVl) -> Vec<f32> {
+    parameters::trained_values(model, "").into_values().flat_map(values).collect()
+}
+
+/// Names in the folder of checkpoints.
+fn kept(dir: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(dir.join("checkpoints")).unwrap();
+    entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn the_best_checkpoint_is_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = train();
+    let trained = run(dir.path(), &train, &Listed::from(&[0.2, 0.6, 0.4], 0), None).unwrap();
+    assert_eq!((trained.step, trained.best.unwrap().0), (6, 4));
+    assert_eq!(kept(dir.path()), ["step-4".to_owned(), "step-6".to_owned()].into());
+    // What is returned is what a run of four steps leaves.
+    let short = tempfile::tempdir().unwrap();
+    let four =
+        Train { schedule: vlm4d_train::recipe::Schedule::Constant, warmup_ratio: 0.0, ..train };
+    let six = run(short.path(), &four, &Listed::from(&[0.2, 0.6, 0.4], 0), None).unwrap();
+    let short = tempfile::tempdir().unwrap();
+    let four = Train { max_steps: Some(4), ..four };
+    let four = run(short.path(), &four, &Listed::from(&[0.2, 0.6], 0), None).unwrap();
+    assert_eq!(adapter(&six.model), adapter(&four.model));
+    let lines = log::read_validations(dir.path()).unwrap();
+    let flags: Vec<_> = lines.iter().map(|v| (v.step, v.best)).collect();
+    assert_eq!(flags, [(2, true), (4, true), (6, false)]);
+}
+
+#[test]
+fn patience_ends_a_run_early() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = Train { max_steps: Some(20), patience: Some(2), keep_last: 2, ..train() };
+    let accuracies = [0.2, 0.6, 0.6, 0.5, 0.9];
+    let trained = run(dir.path(), &train, &Listed::from(&accuracies, 0), None).unwrap();
+    // The third is as good as the second, not better.
+    assert_eq!((trained.step, trained.best.as_ref().unwrap().0), (8, 4));
+    assert_eq!(kept(dir.path()), ["step-4", "step-7", "step-8"].map(str::to_owned).into());
+    // Started again, it is over.
+    let newest = checkpoint::newest(&dir.path().join("checkpoints")).unwrap().unwrap().1;
+    let again = run(dir.path(), &train, &Listed::from(&[], 0), Some(newest)).unwrap();
+    assert_eq!((again.step, again.best), (trained.step, trained.best));
+    assert_eq!(adapter(&again.model), adapter(&trained.model));
+}
+
+#[test]
+fn a_resumed_run_validates_as_the_whole_one() {
+    let accuracies = [0.2, 0.6, 0.4];
+    let [whole, cut] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let train = train();
+    let expected = run(whole.path(), &train, &Listed::from(&accuracies, 0), None).unwrap();
+    // Ctrl-C in the second validation: its step is saved, the validation is made up for.
+    let interrupted = Listed { interrupted: Some(1), ..Listed::from(&accuracies, 0) };
+    let error = run(cut.path(), &train, &interrupted, None).unwrap_err();
+    assert_eq!(error.exit_code(), 130);
+    let newest = checkpoint::newest(&cut.path().join("checkpoints")).unwrap().unwrap();
+    assert_eq!(newest.0, 4);
+    let resumed = run(cut.path(), &train, &Listed::from(&accuracies, 1), Some(newest.1)).unwrap();
+    assert_eq!(resumed.best, expected.best);
+    assert_eq!(adapter(&resumed.model), adapter(&expected.model));
+    let read = |dir: &Path| std::fs::read_to_string(dir.join("validation.jsonl")).unwrap();
+    assert_eq!(read(cut.path()), read(whole.path()));
+    let losses = |dir: &Path| -> Vec<f64> {
+        log::read(&dir.join("log.jsonl")).unwrap().iter().map(|r| r.loss).collect()
+    };
+    assert_eq!(losses(cut.path()), losses(whole.path()));
+}
+
+#[test]
+fn the_best_is_by_accuracy_or_by_loss() {
+    let scores =
+        |accuracy: f64, loss: f64| Scores { loss, accuracy: [(Format::Ff, accuracy)].into() };
+    let mut track = Track::default();
+    assert!(track.see(1, scores(0.5, 2.0), Best::Accuracy));
+    assert!(!track.see(2, scores(0.4, 1.0), Best::Accuracy));
+    assert!(track.see(3, scores(0.5, 1.5), Best::Accuracy), "of equal ones the smaller loss");
+    assert!(!track.is_over(Some(1)));
+    assert!(track.see(4, scores(0.1, 1.0), Best::Loss));
+    assert!(!track.see(5, Scores { loss: f64::NAN, accuracy: BTreeMap::new() }, Best::Loss));
+    assert!(track.is_over(Some(1)) && !track.is_over(None));
+}
+
+#[test]
+fn the_held_out_loss_is_that_of_training() {
+    let model = model();
+    let file = format!("{NAME}/forward_batch.safetensors");
+    let batch = Batch::read(&model, &file, &[], &["vid_odd".into(), "vid_down".into()]);
+    for loss in [Loss::Sample, Loss::Token] {
+        let train = Train { batch_size: 3, grad_accum: 1, loss, ..Train::default() };
+        let (trained, _) = setup(&train, &batch.samples, &batch).gradients(&model, 0).unwrap();
+        let frozen = burn::module::Module::valid(&model);
+        let features = |i: usize| Ok(batch.prompt(&frozen, i).2);
+        let held_out = held_out_loss(&frozen, &batch.samples, loss, features).unwrap();
+        assert!((held_out / trained - 1.0).abs() < 1e-6, "{loss:?} {held_out} {trained}");
+    }
+}
