@@ -236,6 +236,7 @@ fn train(
         seed: 0,
         lora: None,
         samples: &samples,
+        epochs: vec![(0..samples.len()).collect()],
         media: videos,
         checkpoints: PathBuf::new(),
         validator: None,

@@ -1,13 +1,13 @@
 //! The command line: recipes to run, and what stands beside that.
 
+mod data;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::data::demo::{self, DemoOptions};
-use crate::data::entry::{self, Entry};
-use crate::data::split::{self, By};
+use self::data::DataCommand;
 use crate::error::{Error, Result};
 use crate::eval::grade;
 use crate::recipe::Recipe;
@@ -58,53 +58,9 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
-    /// Make or split a data set
+    /// Look at, check, split or make a data set
     #[command(subcommand)]
     Data(DataCommand),
-}
-
-#[derive(Debug, Subcommand)]
-enum DataCommand {
-    /// Render a small data set in VLM4D's layout
-    Demo {
-        /// Folder to make
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-        /// Seed of everything random
-        #[arg(long, default_value_t = DemoOptions::default().seed)]
-        seed: u64,
-        /// Videos of the real set
-        #[arg(long, default_value_t = DemoOptions::default().real_videos)]
-        real_videos: usize,
-        /// Videos of the synthetic set
-        #[arg(long, default_value_t = DemoOptions::default().synthetic_videos)]
-        synthetic_videos: usize,
-    },
-    /// Write the split that a run would use
-    Split {
-        /// Folder with the question files
-        data: PathBuf,
-        /// File to write
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-        /// Subsets to split
-        #[arg(long, value_delimiter = ',', default_value = "real,synthetic")]
-        subsets: Vec<String>,
-        /// Seed of the split
-        #[arg(long, default_value_t = 42)]
-        seed: u64,
-        /// `video` or `question`
-        #[arg(long, default_value = "video", value_parser = by)]
-        by: By,
-    },
-}
-
-fn by(text: &str) -> Result<By, String> {
-    match text {
-        "video" => Ok(By::Video),
-        "question" => Ok(By::Question),
-        _ => Err("one of video, question".into()),
-    }
 }
 
 impl Cli {
@@ -122,14 +78,7 @@ impl Cli {
             Some(Command::Compare { runs, out }) => {
                 compare::finish(&runs, out.as_deref(), &terminal)
             }
-            Some(Command::Data(DataCommand::Demo { out, seed, real_videos, synthetic_videos })) => {
-                let options =
-                    DemoOptions { seed, real_videos, synthetic_videos, ..DemoOptions::default() };
-                render_demo(&out, &options, &terminal)
-            }
-            Some(Command::Data(DataCommand::Split { data, out, subsets, seed, by })) => {
-                write_split(&data, &out, &subsets, seed, by)
-            }
+            Some(Command::Data(command)) => command.execute(&terminal),
         }
     }
 }
@@ -178,26 +127,4 @@ fn grade_files(
     }
     terminal.line(grade::table(&graded).trim_end());
     Ok(())
-}
-
-fn render_demo(out: &Path, options: &DemoOptions, terminal: &Terminal) -> Result<()> {
-    let bar = terminal.bar("videos", options.real_videos + options.synthetic_videos);
-    let summary = demo::render(out, options, |done, _| bar.set(done));
-    bar.finish();
-    let summary = summary?;
-    terminal.line(&format!(
-        "{}: {} questions on {} videos",
-        out.display(),
-        summary.questions,
-        summary.videos
-    ));
-    Ok(())
-}
-
-fn write_split(data: &Path, out: &Path, subsets: &[String], seed: u64, by: By) -> Result<()> {
-    let (entries, _) = entry::read(data, subsets)?;
-    let items: Vec<_> = entries.iter().map(Entry::item).collect();
-    let split = split::split(&items, seed, 0.2, 0.0, by)?;
-    let json = serde_json::to_string_pretty(&split).map_err(|e| Error::run(e.to_string()))?;
-    files::write(out, json + "\n")
 }

@@ -111,9 +111,14 @@ fn the_whole_job_writes_what_the_contract_names() {
         for word in ["model  ", "data   real", "before mc", "after  mc", "change mc", "report"] {
             assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
         }
-        for file in
-            ["recipe.toml", "split.json", "report.md", "before/metrics.json", "after/metrics.json"]
-        {
+        for file in [
+            "recipe.toml",
+            "split.json",
+            "data.svg",
+            "report.md",
+            "before/metrics.json",
+            "after/metrics.json",
+        ] {
             assert!(place.path(file).is_file(), "{file}");
         }
         let events = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().contains("tfevents");
@@ -249,6 +254,9 @@ fn wrong_recipes_are_refused() {
         ("[lora]", "[lora]\nfrom = \"nowhere\"", "nowhere/adapter_config.json: no such file"),
         ("[model]", "[modle]", "did you mean `model`?"),
         ("max_frames = 4", "max_frames = 0", "`max_frames` is 0"),
+        ("[video]", "mirror = 1.5\n[video]", "recipes/r.toml:5:1: `mirror` is 1.5"),
+        ("[video]", "mirror = \"yes\"\n[video]", "not the text \"yes\", a number was expected"),
+        ("[video]", "shuffle_choice = true\n[video]", "did you mean `shuffle_choices`?"),
         ("tiny-qwen2.5-vl", "tiny-qwen9-vl", "tiny-qwen9-vl: no such folder"),
         ("max_frames = 4", "fps = 0.0", "`fps` is 0"),
         ("lr = 1e-3", "freeze = [\"vision\"]", "`freeze` is set, and so is [lora]"),
@@ -274,7 +282,7 @@ fn wrong_recipes_are_refused() {
     }
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -120,6 +120,7 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
         seed: 42,
         lora: None,
         samples: &samples,
+        epochs: vec![(0..samples.len()).collect()],
         media: &media,
         checkpoints: dir.path().join("checkpoints"),
         validator: None,

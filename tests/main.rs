@@ -2,11 +2,13 @@
 
 mod support;
 
+mod augment;
 mod cache;
 mod chat;
 mod cli;
 mod compare;
 mod cpu;
+mod data;
 mod demo;
 mod full;
 mod generate;
@@ -14,7 +16,9 @@ mod grade;
 mod hub;
 mod kinds;
 mod llamafactory;
+mod mirror;
 mod model;
+mod own_data;
 mod processor;
 mod questions;
 mod resume;

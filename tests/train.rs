@@ -70,6 +70,7 @@ pub fn setup<'a>(train: &'a Train, samples: &'a [Sample], media: &'a dyn Media) 
         seed: 0,
         lora: None,
         samples,
+        epochs: vec![(0..samples.len()).collect()],
         media,
         checkpoints: Path::new("unused").into(),
         validator: None,

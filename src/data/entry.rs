@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::chat::{Content, Message};
+use super::mirror::{Why, mirror};
 use super::sharegpt::{self, Conversation};
 use super::split::Item;
+use super::variant::{Shown, Variant};
 use super::vlm4d::{self, Format, PromptStyle, Question};
 use crate::error::{Error, Result};
 
@@ -22,6 +24,8 @@ pub struct Entry {
     pub group: String,
     /// Its videos, relative to the data folder.
     pub videos: Vec<PathBuf>,
+    /// How they are shown.
+    pub variant: Variant,
     /// The question's text.
     pub question: String,
     /// The choices' texts; none where the question has none.
@@ -44,11 +48,8 @@ enum Ask {
 /// # Errors
 /// A file that is missing or malformed, or data that cannot be used.
 pub fn read(dir: &Path, subsets: &[String]) -> Result<(Vec<Entry>, Vec<String>)> {
-    if !dir.is_dir() {
-        return Err(Error::input(format!("{}: no such folder", dir.display()))
-            .help("data.path is a folder in VLM4D's layout, or one with a dataset_info.json"));
-    }
-    if dir.join("dataset_info.json").is_file() {
+    check_folder(dir)?;
+    if is_sharegpt(dir) {
         let conversations = sharegpt::read(dir, subsets)?;
         let entries = conversations.into_iter().map(Entry::from_conversation);
         return Ok((entries.collect::<Result<_>>()?, vec![]));
@@ -56,6 +57,40 @@ pub fn read(dir: &Path, subsets: &[String]) -> Result<(Vec<Entry>, Vec<String>)>
     let questions = vlm4d::read(dir, subsets)?;
     let notes = vlm4d::notes(&questions);
     Ok((questions.into_iter().map(Entry::from_question).collect(), notes))
+}
+
+/// Whether the data folder `dir` is one of LLaMA-Factory's.
+pub fn is_sharegpt(dir: &Path) -> bool {
+    dir.join(sharegpt::INFO).is_file()
+}
+
+/// `subsets`, or all that the data folder `dir` has where none are named.
+///
+/// # Errors
+/// Where there is no such folder, or nothing in it.
+pub fn subsets_or_all(dir: &Path, subsets: &[String]) -> Result<Vec<String>> {
+    check_folder(dir)?;
+    if !subsets.is_empty() {
+        return Ok(subsets.to_vec());
+    }
+    let all = match is_sharegpt(dir) {
+        true => sharegpt::names(dir)?.0,
+        false => vlm4d::subsets(dir),
+    };
+    if all.is_empty() {
+        return Err(Error::input(format!("{}: holds no questions", dir.display())).help(LAYOUT));
+    }
+    Ok(all)
+}
+
+const LAYOUT: &str =
+    "give a folder with QA/real_mc.json, or own files so named, or with a dataset_info.json";
+
+fn check_folder(dir: &Path) -> Result<()> {
+    match dir.is_dir() {
+        true => Ok(()),
+        false => Err(Error::input(format!("{}: no such folder", dir.display())).help(LAYOUT)),
+    }
 }
 
 /// Checks that every video is there.
@@ -87,13 +122,14 @@ pub fn check_videos<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) ->
 }
 
 impl Entry {
-    fn from_question(question: Question) -> Self {
+    pub(super) fn from_question(question: Question) -> Self {
         Self {
             id: question.id.clone(),
             subset: question.subset.clone(),
             source: question.source.clone(),
             group: question.group.clone(),
             videos: vec![question.video.clone()],
+            variant: Variant::Plain,
             question: question.question.clone(),
             choices: question.choices.clone(),
             gold: question.answer.clone(),
@@ -102,7 +138,7 @@ impl Entry {
         }
     }
 
-    fn from_conversation(conversation: Conversation) -> Result<Self> {
+    pub(super) fn from_conversation(conversation: Conversation) -> Result<Self> {
         if !conversation.images.is_empty() {
             return Err(Error::input(format!(
                 "`{}`: images cannot be trained on yet",
@@ -110,22 +146,72 @@ impl Entry {
             ))
             .help("leave the row out; videos and text can be trained on"));
         }
+        Ok(Self::about(conversation))
+    }
+
+    fn about(conversation: Conversation) -> Self {
         let last = |role: &str| {
             let message = conversation.messages.iter().rev().find(|m| m.role == role);
             message.map(text_of).unwrap_or_default()
         };
-        Ok(Self {
+        Self {
             id: conversation.id.clone(),
             subset: conversation.subset.clone(),
             source: conversation.subset.clone(),
             group: conversation.subset.clone(),
             videos: conversation.videos.clone(),
+            variant: Variant::Plain,
             question: last("user"),
             choices: vec![],
             gold: last("assistant"),
             gold_choices: vec![],
             ask: Ask::Conversation(conversation),
-        })
+        }
+    }
+
+    /// The videos as they are shown.
+    pub fn shown(&self) -> Vec<Shown> {
+        Shown::all(&self.videos, self.variant)
+    }
+
+    /// The same entry about its mirrored videos: left and right change places in all its texts.
+    ///
+    /// # Errors
+    /// Why it has to be left alone: see [`mirror`].
+    pub fn mirrored(&self) -> Result<Self, Why> {
+        if self.videos.is_empty() {
+            return Err(Why::NoVideo);
+        }
+        let mirrored = match &self.ask {
+            Ask::Question(question) => Self::from_question(question.mirrored()?),
+            Ask::Conversation(conversation) => {
+                let mut conversation = conversation.clone();
+                let texts = conversation.messages.iter().flat_map(|m| &m.content);
+                let texts: Vec<&str> = texts.filter_map(Content::text).collect();
+                let mut texts = mirror(&texts)?.into_iter();
+                for part in conversation.messages.iter_mut().flat_map(|m| &mut m.content) {
+                    if let Content::Text(text) = part {
+                        *text = texts.next().unwrap_or_default();
+                    }
+                }
+                Self::about(conversation)
+            }
+        };
+        Ok(Self { variant: Variant::Mirrored, ..mirrored })
+    }
+
+    /// The same entry with its choices in the order `order`: choice `i` is what choice `order[i]`
+    /// was. A conversation has none and stays.
+    ///
+    /// # Panics
+    /// Where `order` is not one of the choices' positions.
+    pub fn with_choices(&self, order: &[usize]) -> Self {
+        match &self.ask {
+            Ask::Question(question) => {
+                Self { variant: self.variant, ..Self::from_question(question.with_choices(order)) }
+            }
+            Ask::Conversation(_) => self.clone(),
+        }
     }
 
     /// Those of `formats` in which this can be asked: a conversation is freeform.
@@ -182,9 +268,6 @@ impl Entry {
 }
 
 fn text_of(message: &Message) -> String {
-    let texts = message.content.iter().filter_map(|part| match part {
-        Content::Text(text) => Some(text.as_str()),
-        Content::Image | Content::Video => None,
-    });
+    let texts = message.content.iter().filter_map(Content::text);
     texts.collect::<String>().trim().to_owned()
 }

@@ -1,13 +1,20 @@
 //! Questions, videos and conversations → what the model reads.
 
+pub mod augment;
 pub mod cache;
 pub mod chat;
+pub mod check;
 pub mod demo;
+mod draw;
 pub mod entry;
+pub mod fault;
 pub mod hub;
+pub mod mirror;
 pub mod processor;
 pub mod sharegpt;
 pub mod split;
+pub mod stats;
+pub mod terms;
 pub mod variant;
 pub mod video;
 pub mod vlm4d;

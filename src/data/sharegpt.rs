@@ -17,7 +17,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::data::chat::{Content, Message};
+use crate::data::fault::{Fault, Inspected};
 use crate::error::{Error, Result};
+use crate::files::io_reason;
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,31 +42,61 @@ pub struct Conversation {
 /// A data set that `dataset_info.json` does not describe or describes with what
 /// is not supported, a malformed row, or media that are missing.
 pub fn read(data_dir: &Path, names: &[String]) -> Result<Vec<Conversation>> {
-    let info_path = data_dir.join("dataset_info.json");
-    let infos: Map<String, Value> = parse_json(&read_text(&info_path)?, &info_path, 1)?;
     let mut conversations = Vec::new();
     for name in names {
-        let info = infos.get(name).ok_or_else(|| {
-            let known: Vec<&str> = infos.keys().map(String::as_str).collect();
-            Error::input(format!("{}: no data set `{name}`", info_path.display()))
-                .help(format!("the file has {}", known.join(", ")))
-        })?;
-        let info = Info::deserialize(info).map_err(|e| {
-            Error::input(format!("{}: data set `{name}`: {e}", info_path.display())).help(
-                "conversations with images and videos, formatting = \"sharegpt\", are supported",
-            )
-        })?;
-        if info.formatting != "sharegpt" {
-            return Err(Error::input(format!(
-                "{}: data set `{name}`: `formatting` is `{}`",
-                info_path.display(),
-                info.formatting
-            ))
-            .help("only \"sharegpt\" is supported"));
-        }
-        conversations.extend(DataSet { name, data_dir, info }.read()?);
+        conversations.extend(inspect(data_dir, name)?.whole()?);
     }
     Ok(conversations)
+}
+
+/// Reads a data set's rows as far as that goes.
+///
+/// # Errors
+/// Where `dataset_info.json` does not describe the data set.
+pub fn inspect(data_dir: &Path, name: &str) -> Result<Inspected<Conversation>> {
+    let info_path = data_dir.join(INFO);
+    let infos = infos(data_dir)?;
+    let info = infos.get(name).ok_or_else(|| {
+        let known: Vec<&str> = infos.keys().map(String::as_str).collect();
+        Error::input(format!("{}: no data set `{name}`", info_path.display()))
+            .help(format!("the file has {}", known.join(", ")))
+    })?;
+    let described =
+        Info::deserialize(info).map_err(|e| fault(e.to_string(), SUPPORTED)).and_then(|info| {
+            match &*info.formatting {
+                "sharegpt" => Ok(info),
+                other => Err(fault(
+                    format!("`formatting` is `{other}`"),
+                    "only \"sharegpt\" is supported",
+                )),
+            }
+        });
+    Ok(match described {
+        Ok(info) => DataSet { name, data_dir, info }.read(),
+        Err(fault) => Inspected::lost(info_path, fault.of(&format!("data set `{name}`"))),
+    })
+}
+
+/// The data sets of a folder that have a file in it, in the order of the alphabet, and those that
+/// stand elsewhere.
+///
+/// # Errors
+/// Where `dataset_info.json` cannot be read.
+pub fn names(data_dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
+    let infos = infos(data_dir)?;
+    let is_here = |name: &String| infos[name].get("file_name").is_some();
+    Ok(infos.keys().cloned().partition(is_here))
+}
+
+/// The file that describes a folder's data sets.
+pub const INFO: &str = "dataset_info.json";
+const SUPPORTED: &str =
+    "conversations with images and videos, formatting = \"sharegpt\", are supported";
+
+fn infos(data_dir: &Path) -> Result<Map<String, Value>> {
+    let path = data_dir.join(INFO);
+    let read = read_text(&path).and_then(|text| parse_json(&text, 1));
+    read.map_err(|fault| fault.in_file(&path))
 }
 
 /// A data set's entry in `dataset_info.json`. What is unknown here would change
@@ -134,28 +166,17 @@ struct DataSet<'a> {
 }
 
 impl DataSet<'_> {
-    fn read(&self) -> Result<Vec<Conversation>> {
-        let path = self.data_dir.join(&self.info.file_name);
-        let text = read_text(&path)?;
-        let rows: Vec<Value> = match path.extension().and_then(|e| e.to_str()) {
-            Some("json") => parse_json(&text, &path, 1)?,
-            Some("jsonl") => (1..)
-                .zip(text.lines())
-                .filter(|(_, line)| !line.trim().is_empty())
-                .map(|(number, line)| parse_json(line, &path, number))
-                .collect::<Result<_>>()?,
-            _ => {
-                return Err(Error::input(format!("{}: not .json or .jsonl", path.display()))
-                    .help("convert the data set, and change `file_name` in dataset_info.json"));
+    fn read(&self) -> Inspected<Conversation> {
+        let Inspected { path, items: rows, mut faults } =
+            rows(self.data_dir.join(&self.info.file_name));
+        let mut items = Vec::with_capacity(rows.len());
+        for (i, row) in &rows {
+            match self.conversation(*i, row) {
+                Ok(conversation) => items.push(conversation),
+                Err(fault) => faults.push(fault.of(&format!("row {i}"))),
             }
-        };
-        let row = |(i, row): (usize, &Value)| {
-            self.conversation(i, row).map_err(|fault| {
-                let error = Error::input(format!("{}: row {i}: {}", path.display(), fault.what));
-                if fault.help.is_empty() { error } else { error.help(fault.help) }
-            })
-        };
-        rows.iter().enumerate().map(row).collect()
+        }
+        Inspected { path, items, faults }
     }
 
     fn conversation(&self, i: usize, row: &Value) -> Result<Conversation, Fault> {
@@ -306,6 +327,37 @@ impl DataSet<'_> {
     }
 }
 
+/// A file's rows with their numbers.
+fn rows(path: PathBuf) -> Inspected<(usize, Value)> {
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if !["json", "jsonl"].contains(&ending) {
+        let help = "convert the data set, and change `file_name` in dataset_info.json";
+        return Inspected::lost(path, fault("not .json or .jsonl", help));
+    }
+    let text = match read_text(&path) {
+        Ok(text) => text,
+        Err(fault) => return Inspected::lost(path, fault),
+    };
+    if ending == "json" {
+        return match parse_json::<Vec<Value>>(&text, 1) {
+            Ok(rows) => {
+                let items = rows.into_iter().enumerate().collect();
+                Inspected { path, items, faults: vec![] }
+            }
+            Err(fault) => Inspected::lost(path, fault),
+        };
+    }
+    let mut read = Inspected { path, items: vec![], faults: vec![] };
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    for (i, (number, line)) in lines.enumerate() {
+        match parse_json(line, number) {
+            Ok(row) => read.items.push((i, row)),
+            Err(fault) => read.faults.push(fault),
+        }
+    }
+    read
+}
+
 /// A user's text, cut at the markers.
 fn parts(text: &str) -> Vec<Content> {
     let mut parts = Vec::new();
@@ -329,28 +381,18 @@ fn parts(text: &str) -> Vec<Content> {
     parts
 }
 
-/// What is wrong with a row, before it is known which; an empty help is none.
-struct Fault {
-    what: String,
-    help: &'static str,
-}
-
 fn fault(what: impl Into<String>, help: &'static str) -> Fault {
-    Fault { what: what.into(), help }
+    Fault::new(what, help)
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|e| Error::input(format!("{}: {e}", path.display())))
+fn read_text(path: &Path) -> Result<String, Fault> {
+    fs::read_to_string(path).map_err(|e| fault(io_reason(&e), ""))
 }
 
 /// Parses a file, or the line `first_line` of one.
-fn parse_json<T: serde::de::DeserializeOwned>(
-    text: &str,
-    path: &Path,
-    first_line: usize,
-) -> Result<T> {
+fn parse_json<T: serde::de::DeserializeOwned>(text: &str, first_line: usize) -> Result<T, Fault> {
     serde_json::from_str(text).map_err(|e| {
         let line = first_line + e.line().saturating_sub(1);
-        Error::input(format!("{}:{line}:{}: {e}", path.display(), e.column()))
+        Fault { place: Some((line, e.column())), what: e.to_string(), help: "" }
     })
 }

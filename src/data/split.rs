@@ -15,14 +15,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::data::draw::Draw;
 use crate::data::vlm4d::Question;
 use crate::error::{Error, Result};
+use crate::files::io_reason;
 
 /// What may not be torn apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,64 @@ pub fn split(
     Ok(splits)
 }
 
+/// A split that was written before, as far as it concerns the subsets of `items`; and what is worth
+/// telling of it, one line each.
+///
+/// # Errors
+/// A file that is no split, lacks a subset, names a question that is none of `items` or one twice,
+/// or says it was made by video and lets one cross.
+pub fn read(path: &Path, items: &[Item]) -> Result<(BTreeMap<String, Split>, Vec<String>)> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::input(format!("{shown}: {}", io_reason(&e))))?;
+    let mut file: BTreeMap<String, Split> = serde_json::from_str(&text).map_err(|e| {
+        Error::input(format!("{shown}:{}:{}: not a split: {e}", e.line(), e.column())).help(
+            "`vlm4d-train data split` writes one, and every run: \
+             {\"real\": {\"seed\", \"by\", \"train\", \"val\", \"test\"}}",
+        )
+    })?;
+    let names: BTreeSet<&str> = items.iter().map(|item| &*item.subset).collect();
+    let known: Vec<String> = file.keys().cloned().collect();
+    let (mut splits, mut notes) = (BTreeMap::new(), Vec::new());
+    for name in names {
+        let split = file.remove(name).ok_or_else(|| {
+            Error::input(format!("{shown}: has no subset `{name}`"))
+                .help(format!("it has {}", known.join(", ")))
+        })?;
+        let mut part_of: BTreeMap<&str, &str> = BTreeMap::new();
+        for (part, id) in split.parts() {
+            if let Some(other) = part_of.insert(id, part) {
+                return Err(Error::input(format!("{shown}: `{id}` is in {other} and in {part}"))
+                    .help("a question is in one part, once"));
+            }
+        }
+        let own = items.iter().filter(|item| item.subset == name);
+        let left = own.filter(|item| part_of.remove(&*item.id).is_none()).count();
+        if let Some(id) = part_of.keys().next() {
+            return Err(Error::input(format!("{shown}: `{id}` is no question of the data"))
+                .help("the split was made of other question files"));
+        }
+        if left > 0 {
+            notes.push(format!(
+                "{left} question(s) of `{name}` are in no part of {shown} and are not used"
+            ));
+        }
+        splits.insert(name.to_owned(), split);
+    }
+    if splits.values().all(|split| split.by == By::Video) {
+        check_videos(items, &splits)?;
+    }
+    Ok((splits, notes))
+}
+
+impl Split {
+    /// Every question with the name of its part.
+    fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let parts = [("train", &self.train), ("val", &self.val), ("test", &self.test)];
+        parts.into_iter().flat_map(|(part, ids)| ids.iter().map(move |id| (part, id.as_str())))
+    }
+}
+
 fn split_subset(
     name: &str,
     items: &[&Item],
@@ -123,7 +181,7 @@ fn split_subset(
     val_share: f64,
     by: By,
 ) -> Result<Split> {
-    let mut rng = Shuffler::new(seed);
+    let mut rng = Draw::new(seed);
     let units = units(items, by);
     let n_test = count(units.len(), test_share, units.len());
     let n_val = count(units.len(), val_share, units.len() - n_test);
@@ -183,7 +241,7 @@ fn count(n: usize, share: f64, free: usize) -> usize {
 }
 
 /// Takes `k` of the units; gives what was taken and what is left.
-fn draw<'a>(units: Vec<Unit<'a>>, k: usize, rng: &mut Shuffler) -> (Vec<Unit<'a>>, Vec<Unit<'a>>) {
+fn draw<'a>(units: Vec<Unit<'a>>, k: usize, rng: &mut Draw) -> (Vec<Unit<'a>>, Vec<Unit<'a>>) {
     let n = units.len();
     let ordered = order(units, rng);
     let start = if n == 0 { 0 } else { rng.below(n) };
@@ -199,7 +257,7 @@ fn draw<'a>(units: Vec<Unit<'a>>, k: usize, rng: &mut Shuffler) -> (Vec<Unit<'a>
 
 /// Puts like units beside each other: by source, number of questions and answer
 /// (that of the first question), at random within these and among the answers.
-fn order<'a>(mut units: Vec<Unit<'a>>, rng: &mut Shuffler) -> Vec<Unit<'a>> {
+fn order<'a>(mut units: Vec<Unit<'a>>, rng: &mut Draw) -> Vec<Unit<'a>> {
     rng.shuffle(&mut units);
     let answers: BTreeSet<&str> = units.iter().map(|unit| unit[0].answer.as_str()).collect();
     let mut answers: Vec<&str> = answers.into_iter().collect();
@@ -229,14 +287,14 @@ fn ids<'a>(units: &[Unit<'a>]) -> BTreeSet<&'a str> {
 fn check_videos(items: &[Item], splits: &BTreeMap<String, Split>) -> Result<()> {
     let mut parts: BTreeMap<&str, &str> = BTreeMap::new();
     for split in splits.values() {
-        for (part, ids) in [("train", &split.train), ("val", &split.val), ("test", &split.test)] {
-            parts.extend(ids.iter().map(|id| (id.as_str(), part)));
-        }
+        parts.extend(split.parts().map(|(part, id)| (id, part)));
     }
     let mut seen: BTreeMap<&OsStr, &Item> = BTreeMap::new();
     for item in items {
+        // a question that is in no part cannot cross
+        let Some(&b) = parts.get(item.id.as_str()) else { continue };
         let first = *seen.entry(item.video.as_os_str()).or_insert(item);
-        let (a, b) = (parts[first.id.as_str()], parts[item.id.as_str()]);
+        let a = parts[first.id.as_str()];
         if a != b {
             return Err(Error::input(format!(
                 "{}: the video is in {a} with `{}` and in {b} with `{}`",
@@ -248,30 +306,4 @@ fn check_videos(items: &[Item], splits: &BTreeMap<String, Split>) -> Result<()> 
         }
     }
     Ok(())
-}
-
-/// `ChaCha8` with its own seeding and shuffle, so that a split outlives changes
-/// of the random crates' conveniences.
-struct Shuffler(ChaCha8Rng);
-
-impl Shuffler {
-    fn new(seed: u64) -> Self {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&seed.to_le_bytes());
-        Self(ChaCha8Rng::from_seed(key))
-    }
-
-    /// A number below `n`, which is not 0.
-    fn below(&mut self, n: usize) -> usize {
-        // 64 random bits scaled by n: the bias is n / 2^64
-        let scaled = (u128::from(self.0.next_u64()) * n as u128) >> 64;
-        usize::try_from(scaled).expect("smaller than n")
-    }
-
-    /// Fisher and Yates's shuffle.
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for i in (1..items.len()).rev() {
-            items.swap(i, self.below(i + 1));
-        }
-    }
 }

@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::fault::{Fault, Inspected};
+use super::mirror::{Why, mirror};
 use crate::error::{Error, Result};
+use crate::files::io_reason;
 
 /// One question on one video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,6 +63,35 @@ pub enum PromptStyle {
     Cot,
 }
 
+impl Question {
+    /// The same question about the mirrored video.
+    ///
+    /// # Errors
+    /// Why it has to be left alone: see [`mirror`].
+    pub fn mirrored(&self) -> Result<Self, Why> {
+        let texts = [&self.question, &self.answer].into_iter().chain(&self.choices);
+        let texts: Vec<&str> = texts.map(String::as_str).collect();
+        let mut texts = mirror(&texts)?.into_iter();
+        let mut next = || texts.next().unwrap_or_default();
+        let (question, answer) = (next(), next());
+        Ok(Self { question, answer, choices: texts.collect(), ..self.clone() })
+    }
+
+    /// The same question with its choices in the order `order`: choice `i` is what choice
+    /// `order[i]` was.
+    ///
+    /// # Panics
+    /// Where `order` is not one of the choices' positions.
+    pub fn with_choices(&self, order: &[usize]) -> Self {
+        assert_eq!(order.len(), self.choices.len(), "an order of the choices");
+        Self {
+            choices: order.iter().map(|&i| self.choices[i].clone()).collect(),
+            gold: (0..order.len()).filter(|&i| self.gold.contains(&order[i])).collect(),
+            ..self.clone()
+        }
+    }
+}
+
 /// Reads the questions of `subsets` (`real`, `synthetic`), in that order and in
 /// the order of the files.
 ///
@@ -68,9 +100,17 @@ pub enum PromptStyle {
 pub fn read(data_dir: &Path, subsets: &[String]) -> Result<Vec<Question>> {
     let mut questions = Vec::new();
     for subset in subsets {
-        questions.extend(read_file(&find(data_dir, subset)?, subset)?);
+        questions.extend(inspect(data_dir, subset)?.whole()?);
     }
     Ok(questions)
+}
+
+/// Reads a subset's questions as far as that goes.
+///
+/// # Errors
+/// Where the folder has no file for the subset.
+pub fn inspect(data_dir: &Path, subset: &str) -> Result<Inspected<Question>> {
+    Ok(inspect_file(find(data_dir, subset)?, subset))
 }
 
 /// The letter of a choice: 0 is A.
@@ -152,7 +192,7 @@ fn find(data_dir: &Path, subset: &str) -> Result<PathBuf> {
     let name = format!("{subset}_mc.json");
     let places = [data_dir.join("QA").join(&name), data_dir.join(&name)];
     places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
-        let found = subsets_in(data_dir);
+        let found = subsets(data_dir);
         let help = if found.is_empty() {
             "the folder must hold VLM4D's question files, in QA/ or at its top".to_owned()
         } else {
@@ -163,7 +203,7 @@ fn find(data_dir: &Path, subset: &str) -> Result<PathBuf> {
 }
 
 /// The subsets a data folder has files for, sorted.
-fn subsets_in(data_dir: &Path) -> Vec<String> {
+pub fn subsets(data_dir: &Path) -> Vec<String> {
     let mut found = BTreeSet::new();
     for folder in [data_dir.join("QA"), data_dir.to_path_buf()] {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -174,48 +214,53 @@ fn subsets_in(data_dir: &Path) -> Vec<String> {
     found.into_iter().collect()
 }
 
-fn read_file(path: &Path, subset: &str) -> Result<Vec<Question>> {
-    let shown = path.display();
-    let text = fs::read_to_string(path).map_err(|e| Error::input(format!("{shown}: {e}")))?;
-    let json: Value = serde_json::from_str(&text).map_err(|e| {
-        Error::input(format!("{shown}:{}:{}: not valid JSON: {e}", e.line(), e.column()))
-    })?;
-    let Value::Array(items) = json else {
-        return Err(Error::input(format!("{shown}: not a JSON array of questions")));
+fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) => return Inspected::lost(path, Fault::new(io_reason(&e), "")),
+    };
+    let items: Vec<Value> = match serde_json::from_str(&text) {
+        Ok(Value::Array(items)) => items,
+        Ok(_) => {
+            return Inspected::lost(path, Fault::new("not a JSON array of questions", ITEM));
+        }
+        Err(e) => {
+            let what = format!("not valid JSON: {e}");
+            let fault = Fault { place: Some((e.line(), e.column())), what, help: "" };
+            return Inspected::lost(path, fault);
+        }
     };
     let mut ids = BTreeSet::new();
-    let mut questions = Vec::with_capacity(items.len());
+    let mut read = Inspected { path, items: Vec::with_capacity(items.len()), faults: vec![] };
     for (i, item) in items.iter().enumerate() {
         let name = match item.get("id").and_then(text_of) {
             Some(id) => format!("item {i} (`{}`)", id.trim()),
             None => format!("item {i}"),
         };
-        let question = parse(item, subset).map_err(|fault| {
-            Error::input(format!("{shown}: {name}: {}", fault.what)).help(fault.help)
-        })?;
-        if !ids.insert(question.id.clone()) {
-            return Err(Error::input(format!("{shown}: {name}: this `id` stands in it twice"))
-                .help("give every question its own id"));
+        let question =
+            parse(item, subset).and_then(|question| match ids.insert(question.id.clone()) {
+                true => Ok(question),
+                false => {
+                    Err(fault("this `id` stands in it twice", "give every question its own id"))
+                }
+            });
+        match question {
+            Ok(question) => read.items.push(question),
+            Err(fault) => read.faults.push(fault.of(&name)),
         }
-        questions.push(question);
     }
-    Ok(questions)
+    read
 }
 
-/// What is wrong with an item, before it is known where the item stands.
-struct Fault {
-    what: String,
-    help: &'static str,
-}
+/// What an item of a question file looks like.
+const ITEM: &str = "an item is {id, video, question, choices: {A, B, …}, answer}";
 
 fn fault(what: impl Into<String>, help: &'static str) -> Fault {
-    Fault { what: what.into(), help }
+    Fault::new(what, help)
 }
 
 fn parse(item: &Value, subset: &str) -> Result<Question, Fault> {
-    let object = item.as_object().ok_or_else(|| {
-        fault("not an object", "an item is {id, video, question, choices: {A, B, …}, answer}")
-    })?;
+    let object = item.as_object().ok_or_else(|| fault("not an object", ITEM))?;
     let choices = choices(object)?;
     let answer = field(object, "answer")?;
     let gold: Vec<usize> = (0..choices.len()).filter(|&i| choices[i] == answer).collect();
@@ -251,12 +296,11 @@ fn text_of(value: &Value) -> Option<String> {
 
 /// A field's text, trimmed.
 fn field(object: &Map<String, Value>, name: &str) -> Result<String, Fault> {
-    const HELP: &str = "an item is {id, video, question, choices: {A, B, …}, answer}";
-    let value = object.get(name).ok_or_else(|| fault(format!("`{name}` is missing"), HELP))?;
+    let value = object.get(name).ok_or_else(|| fault(format!("`{name}` is missing"), ITEM))?;
     let text = text_of(value)
-        .ok_or_else(|| fault(format!("`{name}` is neither text nor a number"), HELP))?;
+        .ok_or_else(|| fault(format!("`{name}` is neither text nor a number"), ITEM))?;
     match text.trim() {
-        "" => Err(fault(format!("`{name}` is empty"), HELP)),
+        "" => Err(fault(format!("`{name}` is empty"), ITEM)),
         trimmed => Ok(trimmed.to_owned()),
     }
 }

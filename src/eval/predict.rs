@@ -10,7 +10,6 @@ use super::generate::{Options, generate};
 use super::grade::{grade_ff, grade_mc};
 use crate::data::chat::Chat;
 use crate::data::entry::Entry;
-use crate::data::variant::{Shown, Variant};
 use crate::data::vlm4d::{Format, PromptStyle, letter};
 use crate::error::{Error, Result};
 use crate::features::Videos;
@@ -89,9 +88,7 @@ impl Evaluator<'_> {
         for entry in entries {
             interrupt::check("the evaluation")?;
             let features = match video {
-                true => {
-                    self.videos.features(self.model, &Shown::all(&entry.videos, Variant::Plain))?
-                }
+                true => self.videos.features(self.model, &entry.shown())?,
                 false => vec![],
             };
             for format in entry.formats(&self.recipe.formats) {
@@ -109,8 +106,7 @@ impl Evaluator<'_> {
         video: bool,
         features: &[Tensor<2>],
     ) -> Result<Prediction> {
-        let shown = Shown::all(&entry.videos, Variant::Plain);
-        let grids = if video { self.videos.grids(&shown)? } else { vec![] };
+        let grids = if video { self.videos.grids(&entry.shown())? } else { vec![] };
         let tokens = media_tokens(&self.model.config.vision, &grids);
         let messages = entry.prompt(format, self.recipe.prompt, video);
         let input_ids = self.chat.encode_prompt(&messages, &tokens)?;

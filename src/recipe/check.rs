@@ -5,7 +5,7 @@ use std::fmt::Display;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Data, Eval, Lora, Model, Part, Recipe, Train, Video};
+use super::{Data, Eval, Lora, Model, Part, Recipe, Split, Train, Video};
 use crate::data::hub::{Kind, Repo};
 use crate::error::{Error, Result};
 
@@ -50,6 +50,18 @@ impl Data {
             repository(&self.path, Kind::Dataset, &["data", "path"]),
             check(!self.train.is_empty(), &["data", "train"], "empty", "for example [\"real\"]"),
             check(!self.formats.is_empty(), &["data", "formats"], "empty", FORMATS),
+            check(
+                (0.0..=1.0).contains(&self.mirror),
+                &["data", "mirror"],
+                self.mirror,
+                "a probability between 0 and 1, for example 0.5",
+            ),
+            check(
+                split.file.is_none() || Split { file: None, ..split.clone() } == Split::default(),
+                &["data", "split", "file"],
+                "given beside `by`, `test`, `val` or `seed`",
+                "the file alone says which question is in which part",
+            ),
             check(share(test), &["data", "split", "test"], test, SHARE),
             check(share(val), &["data", "split", "val"], val, SHARE),
             check(

@@ -87,6 +87,14 @@ pub struct Data {
     /// Formats of the training samples.
     #[serde(default = "both_formats")]
     pub formats: Vec<Format>,
+    /// Whether each epoch has its own order of a training question's choices (LLaMA-Factory and
+    /// the paper: no).
+    #[serde(default)]
+    pub shuffle_choices: bool,
+    /// Probability with which a training question is mirrored in an epoch, where it can be: frames
+    /// flipped, left and right exchanged in its texts (LLaMA-Factory and the paper: 0).
+    #[serde(default)]
+    pub mirror: f64,
     /// Train, validation and test shares.
     #[serde(default)]
     pub split: Split,
@@ -113,6 +121,9 @@ pub struct Split {
     /// training be tested on the same questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// A `split.json` to use in place of a drawn one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
 }
 
 /// `[video]`
@@ -366,7 +377,7 @@ fn both_formats() -> Vec<Format> {
 
 impl Default for Split {
     fn default() -> Self {
-        Self { by: By::Video, test: 0.2, val: 0.0, seed: None }
+        Self { by: By::Video, test: 0.2, val: 0.0, seed: None, file: None }
     }
 }
 
@@ -488,6 +499,17 @@ impl Eval {
     }
 }
 
+impl Split {
+    /// How the split was made: `split by video`.
+    pub fn told(&self) -> String {
+        match (&self.file, self.by) {
+            (Some(file), _) => format!("split of {}", file.display()),
+            (None, By::Video) => "split by video".into(),
+            (None, By::Question) => "split by question".into(),
+        }
+    }
+}
+
 impl Data {
     /// `cache_gib` in bytes.
     pub fn cache_bytes(&self) -> u64 {
@@ -560,7 +582,9 @@ impl Recipe {
             resolved.train.best = Some(self.train.best());
         }
         resolved.data.test = self.data.test_subsets();
-        resolved.data.split.seed = Some(self.split_seed());
+        if resolved.data.split.file.is_none() {
+            resolved.data.split.seed = Some(self.split_seed());
+        }
         resolved.eval.max_new_tokens = Some(self.eval.max_new_tokens());
         toml::to_string(&resolved).map_err(|e| Error::run(format!("cannot write the recipe: {e}")))
     }

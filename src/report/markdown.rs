@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use super::data;
 use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
@@ -51,14 +52,11 @@ fn report(
         writeln!(text, "# {title}\n")?;
         writeln!(
             text,
-            "{} trained on {}, tested on {}; split by {} with seed {seed}.\n",
+            "{} trained on {}, tested on {}; {}, seed {seed}.\n",
             recipe.model.path,
             recipe.data.train.join(" + "),
             recipe.data.test_subsets().join(" + "),
-            serde_json::to_value(recipe.data.split.by)
-                .unwrap_or_default()
-                .as_str()
-                .unwrap_or_default()
+            recipe.data.split.told()
         )?;
         for format in [Format::Mc, Format::Ff] {
             let [early, late] =
@@ -76,6 +74,9 @@ fn report(
         }
         training(&mut text, dir)?;
         examples(&mut text, before, after)?;
+        if dir.join(data::PICTURE).is_file() {
+            writeln!(text, "## Data\n\n![What the data holds]({})\n", data::PICTURE)?;
+        }
         writeln!(
             text,
             "## How to read this\n\nAccuracies are percentages of all test questions; a response without an answer counts as wrong. Intervals are 95 % percentiles of a bootstrap over videos. The change is taken on the same questions; p is McNemar's exact test. ✻ marks fewer than {} videos: too few for a sound interval.",

@@ -1,6 +1,7 @@
 //! What people read: the terminal, the report, and runs side by side.
 
 pub mod compare;
+pub mod data;
 pub mod finished;
 pub mod html;
 pub mod markdown;

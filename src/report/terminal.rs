@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
-use crate::data::split::By;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::eval::metrics::{metrics, paired};
@@ -82,6 +82,11 @@ impl Bar {
     /// So many are done.
     pub fn set(&self, done: usize) {
         self.0.set_position(done as u64);
+    }
+
+    /// So many there are.
+    pub fn set_length(&self, all: usize) {
+        self.0.set_length(all as u64);
     }
 
     /// Removes the bar.
@@ -206,19 +211,16 @@ pub fn data(recipe: &Recipe, all: &[Entry], parts: [&[Entry]; 3], terminal: &Ter
         let of = |entries: &[Entry]| entries.iter().filter(|e| e.subset == subset).count();
         let videos: BTreeSet<_> =
             all.iter().filter(|e| e.subset == subset).flat_map(|e| &e.videos).collect();
-        let by = match recipe.data.split.by {
-            By::Video => "video",
-            By::Question => "question",
-        };
         let sizes = ["train", "val", "test"].into_iter().zip(parts);
         let sizes = sizes
-            .filter(|(name, _)| *name != "val" || recipe.data.split.val > 0.0)
+            .filter(|(name, part)| *name != "val" || of(part) > 0)
             .map(|(name, part)| format!("{name} {}", thousands(of(part))));
         terminal.line(&format!(
-            "data   {subset} {} questions on {} videos: {}, split by {by}",
+            "data   {subset} {} questions on {} videos: {}, {}",
             thousands(of(all)),
             thousands(videos.len()),
-            sizes.collect::<Vec<_>>().join("  ")
+            sizes.collect::<Vec<_>>().join("  "),
+            recipe.data.split.told()
         ));
     }
 }
@@ -256,6 +258,22 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
             size(s.bytes as u64)
         ));
     }
+}
+
+/// Prints how many training questions can be mirrored, and why the others are left alone.
+pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
+    let (can, left_alone) = mirrorable(entries);
+    let reasons: Vec<String> =
+        left_alone.iter().map(|(why, n)| format!("{why} {}", thousands(*n))).collect();
+    terminal.line(&match reasons.is_empty() {
+        true => format!("note   all {} training questions can be mirrored", thousands(can)),
+        false => format!(
+            "note   {} of {} training questions can be mirrored; left alone: {}",
+            thousands(can),
+            thousands(entries.len()),
+            reasons.join(", ")
+        ),
+    });
 }
 
 /// Prints the accuracies of one evaluation.

@@ -17,6 +17,7 @@ use self::evaluate::evaluate;
 use self::prepare::{Prepared, adopt_adapter, prepare};
 use self::train::train;
 use crate::data::hub::Repo;
+use crate::data::split::Split;
 use crate::error::{Error, Result};
 use crate::eval::metrics::metrics;
 use crate::eval::predict::Prediction;
@@ -24,8 +25,8 @@ use crate::files;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
 use crate::recipe::Recipe;
-use crate::report::markdown;
 use crate::report::terminal::{self, Terminal};
+use crate::report::{data, markdown};
 use crate::train::log::Log;
 
 /// Folder of a run: `runs/` and the recipe's path without `recipes/` and `.toml`.
@@ -56,7 +57,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
         return Ok(dir);
     }
     let (model, prepared) = prepare(recipe, terminal)?;
-    check_same_inputs(&dir, &prepared.recipe)?;
+    check_same_inputs(&dir, &prepared)?;
     write_inputs(&dir, &prepared)?;
     let before = evaluate(&prepared, &model.valid(), &dir.join("before"), "before", terminal)?;
     let trained = train(&prepared, model, &dir, terminal)?;
@@ -122,13 +123,19 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
 }
 
 /// A run that goes on must have the model and data that it began with.
-fn check_same_inputs(dir: &Path, recipe: &Recipe) -> Result<()> {
+fn check_same_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
     let path = dir.join("recipe.toml");
-    if !path.exists() || Recipe::from_file(&path)?.provenance == recipe.provenance {
+    if !path.exists() {
+        return Ok(());
+    }
+    let split = std::fs::read_to_string(dir.join("split.json")).unwrap_or_default();
+    let split: Option<BTreeMap<String, Split>> = serde_json::from_str(&split).ok();
+    let same_split = split.as_ref() == Some(&prepared.split);
+    if same_split && Recipe::from_file(&path)?.provenance == prepared.recipe.provenance {
         return Ok(());
     }
     Err(Error::input(format!(
-        "{}: was begun with another model, data, device or version of this program",
+        "{}: was begun with another model, data, split, device or version of this program",
         dir.display()
     ))
     .help("move that folder away to start anew"))
@@ -139,6 +146,7 @@ fn write_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
     let json =
         serde_json::to_string_pretty(&prepared.split).map_err(|e| Error::run(e.to_string()))?;
     files::write(&dir.join("split.json"), json + "\n")?;
+    files::write(&dir.join(data::PICTURE), data::picture(&prepared.stats))?;
     files::write(&dir.join("recipe.toml"), prepared.recipe.to_toml()?)
 }
 

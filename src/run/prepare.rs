@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 
 use super::places::{self, Place};
+use crate::data::augment::{Augment, Samples};
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
 use crate::data::split::{self, Split};
-use crate::data::variant::{Shown, Variant};
+use crate::data::stats::Stats;
+use crate::data::variant::Shown;
+use crate::data::vlm4d::Format;
 use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
 use crate::eval::predict::media_tokens;
@@ -25,6 +28,7 @@ use crate::recipe::{Provenance, Recipe};
 use crate::report::terminal::{self, Terminal};
 use crate::train::gradients::Sample;
 use crate::train::loss::label_tokens;
+use crate::train::schedule::Course;
 use crate::train::trainer::counts;
 
 /// Everything that is read before a run starts, but the model.
@@ -37,9 +41,12 @@ pub struct Prepared {
     /// None in full fine-tuning.
     pub adapter: Option<AdapterConfig>,
     pub split: BTreeMap<String, Split>,
+    pub stats: Stats,
     pub test: Vec<Entry>,
     pub videos: Videos,
     pub training: Examples,
+    /// By epoch, which of the training samples it is made of.
+    pub epochs: Vec<Vec<usize>>,
     /// The questions that validate while the run trains, and their answers as samples.
     pub val: Vec<Entry>,
     pub held_back: Examples,
@@ -62,30 +69,31 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepa
     let place = places::questions(&recipe.data.path, terminal)?;
     recipe.data.path.clone_from(&place.path);
     let data = place.dir.clone();
-    let (entries, notes) = entry::read(&data, &recipe.data.subsets())?;
-    let Divided { split, train, val, test } = divide(&recipe, &entries)?;
+    let (entries, mut notes) = entry::read(&data, &recipe.data.subsets())?;
+    let Divided { split, train, val, test, notes: of_split } = divide(&recipe, &entries)?;
+    notes.extend(of_split);
     let used = || train.iter().chain(&val).chain(&test);
     place.videos(used(), terminal)?;
     entry::check_videos(&data, used())?;
     let (model, adapter) = load_model(&recipe, &config, &checkpoint, &chosen, terminal)?;
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
     notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
-    let unique: BTreeSet<PathBuf> = used().flat_map(|e| e.videos.clone()).collect();
-    let unique = Shown::all(&unique.into_iter().collect::<Vec<_>>(), Variant::Plain);
+    let planned = plan_samples(&recipe, &train, terminal)?;
+    let trained_on = planned.distinct.iter().flat_map(|(entry, _)| entry.shown());
+    let asked = val.iter().chain(&test).flat_map(Entry::shown);
+    let unique: BTreeSet<Shown> = trained_on.chain(asked).collect();
+    let unique: Vec<Shown> = unique.into_iter().collect();
     let bar = terminal.bar("videos", unique.len());
     let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
     let videos = Videos::read(&model, &reader, &data, &unique, cache, |done| bar.set(done));
     bar.finish();
     let videos = videos?;
-    let training = examples(&recipe, &config, &chat, &videos, &train)?;
-    if training.samples.is_empty() {
-        return Err(
-            Error::input("there is nothing to train on").help("check data.train and data.split")
-        );
-    }
-    let held_back = examples(&recipe, &config, &chat, &videos, &val)?;
+    let Samples { distinct, epochs } = planned;
+    let training = encode(distinct, &config, &chat, &videos)?;
+    let held_back = Augment::default().samples(&val, &recipe.data.formats, 1).distinct;
+    let held_back = encode(held_back, &config, &chat, &videos)?;
     check_prompts(&recipe, &config, &chat, &videos, val.iter().chain(&test))?;
-    terminal::videos(&videos, uses(&recipe, &training.samples, &test), terminal);
+    terminal::videos(&videos, uses(&recipe, epochs[0].len(), &test), terminal);
     recipe.provenance = Some(Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
         device: chosen.name,
@@ -93,6 +101,7 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepa
         data_sha256: hash::files(&questions_dir(&data), &[".json", ".jsonl"])?,
     });
     let eos_token_ids = eos_token_ids(&checkpoint, &chat)?;
+    let stats = Stats::new(&entries);
     let prepared = Prepared {
         recipe,
         chat,
@@ -100,9 +109,11 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepa
         checkpoint,
         adapter,
         split,
+        stats,
         test,
         videos,
         training,
+        epochs,
         val,
         held_back,
     };
@@ -111,8 +122,8 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepa
 
 /// How often the run needs a video: for each training sample of each epoch, and for each question
 /// before and after. Without the cache each of these would be a decoding and a pass of the tower.
-fn uses(recipe: &Recipe, samples: &[Sample], test: &[Entry]) -> usize {
-    let trained = (recipe.train.epochs * samples.len() as f64).ceil() as usize;
+fn uses(recipe: &Recipe, per_epoch: usize, test: &[Entry]) -> usize {
+    let trained = (recipe.train.epochs * per_epoch as f64).ceil() as usize;
     let per_step = recipe.train.batch_size * recipe.train.grad_accum;
     let most = recipe.train.max_steps.map_or(usize::MAX, |steps| steps.saturating_mul(per_step));
     let asked: usize = test.iter().map(|entry| entry.formats(&recipe.eval.formats).len()).sum();
@@ -124,18 +135,25 @@ fn questions_dir(data: &Path) -> PathBuf {
     if qa.is_dir() { qa } else { data.to_owned() }
 }
 
-/// A split, and the entries to train on and to test.
+/// A split, and the entries of its parts.
 struct Divided {
     split: BTreeMap<String, Split>,
     train: Vec<Entry>,
     val: Vec<Entry>,
     test: Vec<Entry>,
+    /// What is worth telling of the split.
+    notes: Vec<String>,
 }
 
 fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
     let items: Vec<_> = entries.iter().map(Entry::item).collect();
     let shares = &recipe.data.split;
-    let split = split::split(&items, recipe.split_seed(), shares.test, shares.val, shares.by)?;
+    let (split, notes) = if let Some(file) = &shares.file {
+        split::read(file, &items)?
+    } else {
+        let seed = recipe.split_seed();
+        (split::split(&items, seed, shares.test, shares.val, shares.by)?, vec![])
+    };
     let (mut train, mut val, mut test) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (subset, parts) in &split {
         if recipe.data.train.contains(subset) {
@@ -150,7 +168,7 @@ fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
         entries.iter().filter(|e| ids.contains(&e.id)).cloned().collect()
     };
     let (train, val, test) = (of(&train), of(&val), of(&test));
-    Ok(Divided { split, train, val, test })
+    Ok(Divided { split, train, val, test, notes })
 }
 
 /// An adapter to start from decides rank, scale and kind, whatever the recipe says.
@@ -190,34 +208,53 @@ fn load_model(
     Ok((model, adapter))
 }
 
-/// The entries with their answers as labels.
-fn examples(
-    recipe: &Recipe,
+/// What the run will train on, epoch by epoch.
+fn plan_samples(recipe: &Recipe, entries: &[Entry], terminal: &Terminal) -> Result<Samples> {
+    let data = &recipe.data;
+    let (shuffle_choices, mirror) = (data.shuffle_choices, data.mirror);
+    let augment = Augment { seed: recipe.seed, shuffle_choices, mirror };
+    if shuffle_choices && entries.iter().all(|entry| entry.choices.is_empty()) {
+        return Err(Error::input("data.shuffle_choices: no training question has choices")
+            .help("leave it out: a data set of conversations has no choices to put in order"));
+    }
+    if mirror > 0.0 {
+        terminal::mirrored(entries, terminal);
+    }
+    let per_epoch = entries.iter().map(|entry| entry.formats(&data.formats).len()).sum();
+    if per_epoch == 0 {
+        return Err(
+            Error::input("there is nothing to train on").help("check data.train and data.split")
+        );
+    }
+    let course = Course::new(&recipe.train, per_epoch);
+    let epochs = course.steps.div_ceil(course.steps_per_epoch);
+    Ok(augment.samples(entries, &data.formats, epochs))
+}
+
+/// Questions with their answers as labels, ready for the model.
+fn encode(
+    questions: Vec<(Entry, Format)>,
     config: &Config,
     chat: &Chat,
     videos: &Videos,
-    entries: &[Entry],
 ) -> Result<Examples> {
     let mut examples = Examples::default();
-    for entry in entries {
-        let shown = Shown::all(&entry.videos, Variant::Plain);
-        for format in entry.formats(&recipe.data.formats) {
-            let grids = videos.grids(&shown)?;
-            let tokens = media_tokens(&config.vision, &grids);
-            let encoded = chat.encode_sft(&entry.training(format), &tokens)?;
-            check_length(config, &entry.id, encoded.input_ids.len())?;
-            if label_tokens(&encoded.labels) == 0 {
-                return Err(Error::input(format!(
-                    "`{}`: has nothing to learn: its answer is empty",
-                    entry.id
-                )));
-            }
-            let positions = Positions::new(config, &encoded.input_ids, &grids)?;
-            let (input_ids, labels) = (encoded.input_ids, encoded.labels);
-            let sample = Sample { id: entry.id.clone(), input_ids, labels, positions };
-            examples.samples.push(sample);
-            examples.videos.push(shown.clone());
+    for (entry, format) in questions {
+        let shown = entry.shown();
+        let grids = videos.grids(&shown)?;
+        let tokens = media_tokens(&config.vision, &grids);
+        let encoded = chat.encode_sft(&entry.training(format), &tokens)?;
+        check_length(config, &entry.id, encoded.input_ids.len())?;
+        if label_tokens(&encoded.labels) == 0 {
+            return Err(Error::input(format!(
+                "`{}`: has nothing to learn: its answer is empty",
+                entry.id
+            )));
         }
+        let positions = Positions::new(config, &encoded.input_ids, &grids)?;
+        let (input_ids, labels) = (encoded.input_ids, encoded.labels);
+        examples.samples.push(Sample { id: entry.id, input_ids, labels, positions });
+        examples.videos.push(shown);
     }
     Ok(examples)
 }
@@ -232,8 +269,7 @@ fn check_prompts<'a>(
 ) -> Result<()> {
     for entry in entries {
         for format in entry.formats(&recipe.eval.formats) {
-            let shown = Shown::all(&entry.videos, Variant::Plain);
-            let tokens = media_tokens(&config.vision, &videos.grids(&shown)?);
+            let tokens = media_tokens(&config.vision, &videos.grids(&entry.shown())?);
             let prompt =
                 chat.encode_prompt(&entry.prompt(format, recipe.eval.prompt, true), &tokens)?;
             check_length(config, &entry.id, prompt.len() + recipe.eval.max_new_tokens())?;

@@ -100,6 +100,7 @@ pub fn train(
         seed: recipe.seed,
         lora: recipe.lora.as_ref(),
         samples: &prepared.training.samples,
+        epochs: prepared.epochs.clone(),
         media: &SampleMedia { videos: &prepared.videos, examples: &prepared.training },
         checkpoints,
         validator: (!prepared.val.is_empty()).then_some(&held_back),

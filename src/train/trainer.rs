@@ -41,8 +41,11 @@ pub struct Setup<'a> {
     pub seed: u64,
     /// The recipe's `[lora]`; none in full fine-tuning.
     pub lora: Option<&'a Lora>,
-    /// All training samples.
+    /// Each distinct training sample once.
     pub samples: &'a [Sample],
+    /// By epoch, which of `samples` it is made of, always as many; epochs begin anew where there
+    /// are more than lists.
+    pub epochs: Vec<Vec<usize>>,
     /// Their vision features.
     pub media: &'a dyn Media,
     /// Where checkpoints go.
@@ -94,17 +97,19 @@ pub fn order(seed: u64, epoch: usize, samples: usize, shuffle: bool) -> Vec<usiz
 impl Setup<'_> {
     /// Steps and learning rates of the run.
     pub fn course(&self) -> Course {
-        Course::new(self.train, self.samples.len())
+        Course::new(self.train, self.epochs[0].len())
     }
 
     /// The micro-batches of optimiser step `step` (from 0): indices of samples.
     fn micro_batches(&self, step: usize) -> Vec<Vec<usize>> {
         let per_epoch = self.course().steps_per_epoch;
         let (epoch, step) = (step / per_epoch, step % per_epoch);
-        let order = order(self.seed, epoch, self.samples.len(), self.train.shuffle);
+        let samples = &self.epochs[epoch % self.epochs.len()];
+        let order = order(self.seed, epoch, samples.len(), self.train.shuffle);
         let size = self.train.batch_size * self.train.grad_accum;
         let of_step = order.chunks(size).nth(step).unwrap_or_default();
-        of_step.chunks(self.train.batch_size).map(<[usize]>::to_vec).collect()
+        let of_samples = |batch: &[usize]| batch.iter().map(|i| samples[*i]).collect();
+        of_step.chunks(self.train.batch_size).map(of_samples).collect()
     }
 
     /// Loss and summed gradients of optimiser step `step`.

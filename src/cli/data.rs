@@ -1,0 +1,208 @@
+//! `vlm4d-train data …`: making, looking at, checking and splitting data sets.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use crate::data::check::check;
+use crate::data::demo::{self, DemoOptions};
+use crate::data::entry::{self, Entry};
+use crate::data::split::{self, By};
+use crate::data::stats::Stats;
+use crate::data::terms::Counts;
+use crate::error::{Error, Result};
+use crate::report::data;
+use crate::report::terminal::{Terminal, thousands};
+use crate::{files, interrupt};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DataCommand {
+    /// Tell sources, groups, questions per video and answers
+    Stats {
+        #[command(flatten)]
+        data: DataArgs,
+        /// Write the same as a picture
+        #[arg(long, value_name = "FILE.svg")]
+        out: Option<PathBuf>,
+    },
+    /// List what is wrong, file by file; ends with 2 where something is
+    Check {
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Write the split that a run would use
+    Split(SplitArgs),
+    /// Tell how often captions or questions speak of motion
+    Terms {
+        /// Files of captions or questions: JSON, or JSON lines
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Count the strings under these keys only
+        #[arg(long = "field", value_name = "KEY", value_delimiter = ',')]
+        fields: Vec<String>,
+        /// Write a heat map
+        #[arg(long, value_name = "FILE.svg")]
+        out: Option<PathBuf>,
+    },
+    /// Render a small data set in VLM4D's layout
+    Demo {
+        /// Folder to make
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Seed of everything random
+        #[arg(long, default_value_t = DemoOptions::default().seed)]
+        seed: u64,
+        /// Videos of the real set
+        #[arg(long, default_value_t = DemoOptions::default().real_videos)]
+        real_videos: usize,
+        /// Videos of the synthetic set
+        #[arg(long, default_value_t = DemoOptions::default().synthetic_videos)]
+        synthetic_videos: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DataArgs {
+    /// Folder with QA/*_mc.json, with the files at its top, or with a `dataset_info.json`
+    data: PathBuf,
+    /// Subsets to look at; all where left out
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    subsets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SplitArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Seed of the split
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// `video` or `question`
+    #[arg(long, default_value = "video", value_parser = by)]
+    by: By,
+    /// Share that is tested
+    #[arg(long, default_value_t = 0.2)]
+    test: f64,
+    /// Share that validates, taken from training
+    #[arg(long, default_value_t = 0.0)]
+    val: f64,
+}
+
+fn by(text: &str) -> Result<By, String> {
+    match text {
+        "video" => Ok(By::Video),
+        "question" => Ok(By::Question),
+        _ => Err("one of video, question".into()),
+    }
+}
+
+impl DataCommand {
+    pub(super) fn execute(self, terminal: &Terminal) -> Result<()> {
+        match self {
+            Self::Stats { data, out } => stats(&data, out.as_deref(), terminal),
+            Self::Check { data } => check_data(&data, terminal),
+            Self::Split(args) => write_split(&args, terminal),
+            Self::Terms { files, fields, out } => terms(&files, &fields, out.as_deref(), terminal),
+            Self::Demo { out, seed, real_videos, synthetic_videos } => {
+                let options =
+                    DemoOptions { seed, real_videos, synthetic_videos, ..DemoOptions::default() };
+                render_demo(&out, &options, terminal)
+            }
+        }
+    }
+}
+
+impl DataArgs {
+    fn read(&self) -> Result<(Vec<Entry>, Vec<String>)> {
+        entry::read(&self.data, &entry::subsets_or_all(&self.data, &self.subsets)?)
+    }
+}
+
+fn stats(args: &DataArgs, out: Option<&Path>, terminal: &Terminal) -> Result<()> {
+    let (entries, notes) = args.read()?;
+    let stats = Stats::new(&entries);
+    if let Some(out) = out {
+        files::write(out, data::picture(&stats))?;
+    }
+    terminal.line(data::tables(&stats).trim_end());
+    notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
+    Ok(())
+}
+
+fn check_data(args: &DataArgs, terminal: &Terminal) -> Result<()> {
+    interrupt::catch()?;
+    let bar = terminal.bar("videos", 0);
+    let checked = check(&args.data, &args.subsets, |done, all| {
+        bar.set_length(all);
+        bar.set(done);
+    });
+    bar.finish();
+    let checked = checked?;
+    for (file, problems) in &checked.problems {
+        terminal.line(&file.display().to_string());
+        problems.iter().for_each(|what| terminal.line(&format!("  {what}")));
+    }
+    checked.notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
+    let looked_at = format!(
+        "{}: {} questions on {} videos",
+        args.data.display(),
+        thousands(checked.entries),
+        thousands(checked.videos)
+    );
+    let problems: usize = checked.problems.values().map(Vec::len).sum();
+    if problems == 0 {
+        terminal.line(&format!("{looked_at}: nothing is wrong"));
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{looked_at}: {} problem(s) in {} file(s)",
+        thousands(problems),
+        thousands(checked.problems.len())
+    )))
+}
+
+fn write_split(args: &SplitArgs, terminal: &Terminal) -> Result<()> {
+    let (entries, _) = args.data.read()?;
+    let items: Vec<_> = entries.iter().map(Entry::item).collect();
+    let split = split::split(&items, args.seed, args.test, args.val, args.by)?;
+    let json = serde_json::to_string_pretty(&split).map_err(|e| Error::run(e.to_string()))?;
+    files::write(&args.out, json + "\n")?;
+    for (subset, parts) in &split {
+        let [train, val, test] =
+            [&parts.train, &parts.val, &parts.test].map(|ids| thousands(ids.len()));
+        terminal.line(&format!("{subset}: train {train}  val {val}  test {test}"));
+    }
+    Ok(())
+}
+
+fn terms(
+    paths: &[PathBuf],
+    fields: &[String],
+    out: Option<&Path>,
+    terminal: &Terminal,
+) -> Result<()> {
+    let counts: Vec<Counts> =
+        paths.iter().map(|path| Counts::read(path, fields)).collect::<Result<_>>()?;
+    if let Some(out) = out {
+        files::write(out, data::terms_heat_map(&counts))?;
+    }
+    terminal.line(data::terms_table(&counts).trim_end());
+    Ok(())
+}
+
+fn render_demo(out: &Path, options: &DemoOptions, terminal: &Terminal) -> Result<()> {
+    let bar = terminal.bar("videos", options.real_videos + options.synthetic_videos);
+    let summary = demo::render(out, options, |done, _| bar.set(done));
+    bar.finish();
+    let summary = summary?;
+    terminal.line(&format!(
+        "{}: {} questions on {} videos",
+        out.display(),
+        summary.questions,
+        summary.videos
+    ));
+    Ok(())
+}

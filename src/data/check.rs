@@ -1,0 +1,202 @@
+//! A data set → everything that is wrong with it, file by file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use super::entry::{self, Entry};
+use super::fault::Inspected;
+use super::video::{self, Sampling, VideoOptions};
+use super::{sharegpt, vlm4d};
+use crate::error::Result;
+use crate::interrupt;
+
+/// First and last frame: nothing of a video is left unread, and little of it kept.
+const WHOLE: VideoOptions =
+    VideoOptions { sampling: Sampling::LlamaFactory, fps: f64::MAX, max_frames: 2 };
+
+/// What a data set holds and what is wrong with it.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// Questions and conversations that can be read.
+    pub entries: usize,
+    /// Videos that they name.
+    pub videos: usize,
+    /// What is wrong with each file, in the order of their names.
+    pub problems: BTreeMap<PathBuf, Vec<String>>,
+    /// What is worth knowing and keeps nothing from working.
+    pub notes: Vec<String>,
+}
+
+/// Checks `subsets` of the data folder `dir`, or all that it has; `progress` is told how many videos
+/// there are and how many are done.
+///
+/// # Errors
+/// Where there is no such folder or subset, or the user stops it.
+pub fn check(
+    dir: &Path,
+    subsets: &[String],
+    progress: impl FnMut(usize, usize),
+) -> Result<Checked> {
+    let subsets = entry::subsets_or_all(dir, subsets)?;
+    let mut checked = Checked::default();
+    let mut entries = Vec::new();
+    if entry::is_sharegpt(dir) {
+        for subset in &subsets {
+            let read = checked.keep(sharegpt::inspect(dir, subset)?);
+            for conversation in read.items {
+                match Entry::from_conversation(conversation) {
+                    Ok(entry) => entries.push(entry),
+                    Err(error) => checked.add(&read.path, error.to_string()),
+                }
+            }
+        }
+        let (_, elsewhere) = sharegpt::names(dir)?;
+        if !elsewhere.is_empty() {
+            checked
+                .notes
+                .push(format!("not looked at, as not in a file: {}", elsewhere.join(", ")));
+        }
+    } else {
+        let mut questions = Vec::new();
+        for subset in &subsets {
+            questions.extend(checked.keep(vlm4d::inspect(dir, subset)?).items);
+        }
+        checked.notes.extend(vlm4d::notes(&questions));
+        checked.notes.extend(full_stops(&questions));
+        entries.extend(questions.into_iter().map(Entry::from_question));
+    }
+    checked.entries = entries.len();
+    checked.notes.extend(shared_videos(&entries));
+    checked.check_videos(dir, &entries, progress)?;
+    Ok(checked)
+}
+
+impl Checked {
+    fn add(&mut self, path: &Path, what: String) {
+        self.problems.entry(path.to_owned()).or_default().push(what);
+    }
+
+    /// Notes the faults of a file, and hands it on without them.
+    fn keep<T>(&mut self, read: Inspected<T>) -> Inspected<T> {
+        for fault in &read.faults {
+            let place = fault.place.map(|(line, column)| format!("line {line}, column {column}: "));
+            self.add(&read.path, place.unwrap_or_default() + &fault.what);
+        }
+        Inspected { faults: vec![], ..read }
+    }
+
+    fn check_videos(
+        &mut self,
+        dir: &Path,
+        entries: &[Entry],
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let mut users: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+        for entry in entries {
+            for video in &entry.videos {
+                users.entry(video).or_default().push(&entry.id);
+            }
+        }
+        self.videos = users.len();
+        let (there, missing): (Vec<_>, Vec<_>) =
+            users.iter().partition(|(video, _)| dir.join(video).is_file());
+        self.add_missing(dir, &missing);
+        let queue = Mutex::new(there.iter());
+        let (sender, receiver) = channel();
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let (queue, sender) = (&queue, sender.clone());
+                scope.spawn(move || {
+                    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+                    while let Some((video, _)) = next() {
+                        let path = dir.join(video);
+                        let fault = video::read(&path, &WHOLE).err();
+                        // nobody listens any more once the user has stopped
+                        if interrupt::requested() || sender.send((path, fault)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (done, (path, fault)) in receiver.into_iter().enumerate() {
+                if let Some(error) = fault {
+                    let what = error.to_string();
+                    let prefix = format!("{}: ", path.display());
+                    self.add(&path, what.strip_prefix(&prefix).unwrap_or(&what).to_owned());
+                }
+                progress(done + 1, there.len());
+            }
+        });
+        interrupt::check("the check")
+    }
+
+    /// A folder that is missing is one problem, not as many as it should hold videos.
+    fn add_missing(&mut self, dir: &Path, missing: &[(&&Path, &Vec<&str>)]) {
+        let mut folders: BTreeMap<PathBuf, Vec<&Path>> = BTreeMap::new();
+        for (video, users) in missing {
+            let path = dir.join(video);
+            let folder = path.parent().unwrap_or(dir);
+            if !folder.is_dir() {
+                folders.entry(folder.to_owned()).or_default().push(video);
+                continue;
+            }
+            let more = match users.len() - 1 {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            self.add(&path, format!("no such file, used by `{}`{more}", users[0]));
+        }
+        for (folder, videos) in folders {
+            let first = videos[0].file_name().unwrap_or_default().to_string_lossy();
+            let n = videos.len();
+            self.add(
+                &folder,
+                format!("no such folder; {n} video(s) should be in it, {first} first"),
+            );
+        }
+    }
+}
+
+/// Choices of which one alone ends in a full stop, where that gives the answer away.
+fn full_stops(questions: &[vlm4d::Question]) -> Option<String> {
+    let mut odd = 0_usize;
+    let mut gold = 0;
+    for question in questions {
+        let stops = |i: &usize| question.choices[*i].ends_with('.');
+        let with_stop: Vec<usize> = (0..question.choices.len()).filter(stops).collect();
+        if let [only] = with_stop[..] {
+            odd += 1;
+            gold += usize::from(question.gold.contains(&only));
+        }
+    }
+    (odd >= 10 && 2 * gold > odd).then(|| {
+        format!(
+            "where just one choice ends in a full stop ({odd} questions), it is the answer in \
+             {:.0} %: text alone gives them away",
+            100.0 * gold as f64 / odd as f64
+        )
+    })
+}
+
+/// Videos that several subsets share: a split by video refuses those that would cross.
+fn shared_videos(entries: &[Entry]) -> Option<String> {
+    let mut subsets: BTreeMap<&Path, BTreeSet<&str>> = BTreeMap::new();
+    for entry in entries {
+        for video in &entry.videos {
+            subsets.entry(video).or_default().insert(&entry.subset);
+        }
+    }
+    let shared: Vec<_> = subsets.iter().filter(|(_, subsets)| subsets.len() > 1).collect();
+    let (video, by) = shared.first()?;
+    let by: Vec<&str> = by.iter().copied().collect();
+    Some(format!(
+        "{} video(s) stand in more than one subset, {} in {} first: they may cross a split",
+        shared.len(),
+        video.display(),
+        by.join(" and ")
+    ))
+}

@@ -1,0 +1,65 @@
+//! What is wrong with a data set, before it is told which file it stands in.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// One thing wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Line and column, both from 1, where the file cannot be parsed.
+    pub place: Option<(usize, usize)>,
+    /// What is wrong: `item 3 (validation_4): …`.
+    pub what: String,
+    /// How to fix it; empty where that is plain.
+    pub help: &'static str,
+}
+
+impl Fault {
+    /// Something wrong at no place of its own.
+    pub(super) fn new(what: impl Into<String>, help: &'static str) -> Self {
+        Self { place: None, what: what.into(), help }
+    }
+
+    /// The same, said of `part` of the file.
+    pub(super) fn of(self, part: &str) -> Self {
+        Self { what: format!("{part}: {}", self.what), ..self }
+    }
+
+    /// As the error of a run that needs the file.
+    pub fn in_file(self, path: &Path) -> Error {
+        let place = self.place.map(|(line, column)| format!(":{line}:{column}"));
+        let shown = path.display();
+        let error = Error::input(format!("{shown}{}: {}", place.unwrap_or_default(), self.what));
+        if self.help.is_empty() { error } else { error.help(self.help) }
+    }
+}
+
+/// A file, read as far as that goes.
+#[derive(Clone, Debug)]
+pub struct Inspected<T> {
+    /// The file.
+    pub path: PathBuf,
+    /// What could be read.
+    pub items: Vec<T>,
+    /// What could not, in the file's order.
+    pub faults: Vec<Fault>,
+}
+
+impl<T> Inspected<T> {
+    /// A file of which nothing can be read.
+    pub(super) fn lost(path: PathBuf, fault: Fault) -> Self {
+        Self { path, items: vec![], faults: vec![fault] }
+    }
+
+    /// All of the file.
+    ///
+    /// # Errors
+    /// The first thing wrong with it.
+    pub fn whole(self) -> Result<Vec<T>> {
+        match self.faults.into_iter().next() {
+            Some(fault) => Err(fault.in_file(&self.path)),
+            None => Ok(self.items),
+        }
+    }
+}

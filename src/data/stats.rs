@@ -1,0 +1,90 @@
+//! A data set → how many questions of what kind it asks, on how many videos, with which answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::entry::Entry;
+
+/// What a data set holds, subset by subset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// In the order in which they are read.
+    pub subsets: Vec<Subset>,
+}
+
+/// What a subset holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subset {
+    /// `real`.
+    pub name: String,
+    /// Its questions by source and group.
+    pub kinds: BTreeMap<(String, String), Count>,
+    /// All of them.
+    pub all: Count,
+    /// How many videos have so many questions.
+    pub per_video: BTreeMap<usize, usize>,
+    /// How often each letter is (the first) gold, A first; none where there are no choices.
+    pub letters: Vec<usize>,
+    /// How often each answer is gold, in lower case, the commonest first.
+    pub answers: Vec<(String, usize)>,
+}
+
+/// Questions, and the videos they are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Questions or conversations.
+    pub questions: usize,
+    /// Distinct videos.
+    pub videos: usize,
+}
+
+impl Stats {
+    /// Counts `entries`.
+    pub fn new(entries: &[Entry]) -> Self {
+        let mut names: Vec<&str> = Vec::new();
+        for entry in entries {
+            if !names.contains(&&*entry.subset) {
+                names.push(&entry.subset);
+            }
+        }
+        let of = |name: &str| -> Vec<&Entry> {
+            entries.iter().filter(|entry| entry.subset == name).collect()
+        };
+        Self { subsets: names.into_iter().map(|name| Subset::new(name, &of(name))).collect() }
+    }
+}
+
+impl Subset {
+    fn new(name: &str, entries: &[&Entry]) -> Self {
+        let mut subset = Self { name: name.to_owned(), all: count(entries), ..Self::default() };
+        let mut kinds: BTreeMap<(String, String), Vec<&Entry>> = BTreeMap::new();
+        let mut videos: BTreeMap<&Path, usize> = BTreeMap::new();
+        let mut answers: BTreeMap<String, usize> = BTreeMap::new();
+        for entry in entries {
+            kinds.entry((entry.source.clone(), entry.group.clone())).or_default().push(entry);
+            for video in &entry.videos {
+                *videos.entry(video).or_default() += 1;
+            }
+            if let Some(&gold) = entry.gold_choices.first() {
+                if subset.letters.len() < entry.choices.len() {
+                    subset.letters.resize(entry.choices.len(), 0);
+                }
+                subset.letters[gold] += 1;
+            }
+            *answers.entry(entry.gold.to_lowercase()).or_default() += 1;
+        }
+        subset.kinds = kinds.into_iter().map(|(kind, of)| (kind, count(&of))).collect();
+        for questions in videos.into_values() {
+            *subset.per_video.entry(questions).or_default() += 1;
+        }
+        subset.answers = answers.into_iter().collect();
+        // stable: the alphabet among equally common ones
+        subset.answers.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        subset
+    }
+}
+
+fn count(entries: &[&Entry]) -> Count {
+    let videos: BTreeSet<_> = entries.iter().flat_map(|entry| &entry.videos).collect();
+    Count { questions: entries.len(), videos: videos.len() }
+}

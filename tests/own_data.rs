@@ -1,0 +1,178 @@
+//! Data sets of one's own through the whole run: VLM4D's form under another name, and
+//! LLaMA-Factory's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::cli::{Workplace, copy_dir, demo_data, recipe, text, tiny};
+
+/// `recipe` with `data` added to its `[data]`.
+fn with(recipe: &str, data: &str) -> String {
+    recipe.replacen("[video]", &format!("{data}\n[video]"), 1)
+}
+
+fn predictions(place: &Workplace) -> Vec<Value> {
+    let lines = fs::read_to_string(place.path("after/predictions.jsonl")).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn split(place: &Workplace) -> Value {
+    serde_json::from_slice(&fs::read(place.path("split.json")).unwrap()).unwrap()
+}
+
+/// The demo's real questions as `QA/mine_mc.json`, with plain paths to videos under `clips`.
+fn mine() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("own");
+    copy_dir(demo_data(), &data);
+    fs::rename(data.join("videos_real"), data.join("clips")).unwrap();
+    fs::remove_file(data.join("QA/synthetic_mc.json")).unwrap();
+    let questions = fs::read_to_string(data.join("QA/real_mc.json")).unwrap();
+    fs::remove_file(data.join("QA/real_mc.json")).unwrap();
+    let mut items: Vec<Value> = serde_json::from_str(&questions).unwrap();
+    for item in &mut items {
+        let url = item["video"].as_str().unwrap();
+        let (_, path) = url.split_once("/videos_real/").unwrap();
+        item["video"] = format!("clips/{path}").into();
+    }
+    fs::write(data.join("QA/mine_mc.json"), json!(items).to_string()).unwrap();
+    (dir, data)
+}
+
+#[test]
+fn own_questions_go_through_the_whole_run() {
+    let (_dir, data) = mine();
+    let recipe = recipe(&tiny(), &data, "max_steps = 1\ngrad_accum = 1");
+    let place = Workplace::new(&with(&recipe, "train = [\"mine\"]"));
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("data   mine "), "{}", text(&output.stdout));
+    let predictions = predictions(&place);
+    assert!(!predictions.is_empty());
+    for prediction in predictions {
+        assert_eq!(prediction["subset"], "mine");
+        assert!(prediction["id"].as_str().unwrap().starts_with("mine/"));
+        assert!(prediction["video"].as_str().unwrap().starts_with("clips/"));
+    }
+    let place = Workplace::new(&recipe);
+    let output = place.run();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("the folder has the subsets mine"));
+}
+
+/// A `split.json` given back draws the same parts, with whatever seed.
+#[test]
+fn a_split_can_be_given_back() {
+    let (_dir, data) = mine();
+    let steps = "max_steps = 1\ngrad_accum = 1";
+    let drawn = "train = [\"mine\"]\nsplit = { by = \"question\", test = 0.3, val = 0.1 }";
+    let first = Workplace::new(&with(&recipe(&tiny(), &data, steps), drawn));
+    assert!(first.run().status.success());
+    let file = first.path("split.json").display().to_string();
+    let given = format!("train = [\"mine\"]\nsplit = {{ file = {file:?} }}");
+    let again = with(&recipe(&tiny(), &data, steps), &given);
+    let second = Workplace::new(&format!("seed = 7\n{again}"));
+    let output = second.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(split(&second), split(&first));
+    let ids = |place: &Workplace| -> Vec<Value> {
+        predictions(place).into_iter().map(|p| p["id"].clone()).collect()
+    };
+    assert_eq!(ids(&second), ids(&first));
+    assert!(text(&output.stdout).contains("split of "), "{}", text(&output.stdout));
+    // questions that are in no part are told
+    let mut smaller = split(&first);
+    let dropped = smaller["mine"]["train"].as_array_mut().unwrap().pop().unwrap();
+    fs::write(first.path("smaller.json"), smaller.to_string()).unwrap();
+    let third = Workplace::new(&again.replace("split.json", "smaller.json"));
+    let output = third.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let note = "note   1 question(s) of `mine` are in no part of ";
+    assert!(text(&output.stdout).contains(note), "{}", text(&output.stdout));
+    assert_eq!(split(&third), smaller);
+    // what cannot be
+    let twice = |part: &str, id: &Value| {
+        let mut wrong = split(&first);
+        wrong["mine"][part].as_array_mut().unwrap().push(id.clone());
+        wrong
+    };
+    for (wrong, wanted) in [
+        (twice("test", &dropped), format!("{} is in train and in test", dropped.as_str().unwrap())),
+        (twice("val", &json!("mine/none")), "`mine/none` is no question of the data".into()),
+        (json!({"real": smaller["mine"]}), "has no subset `mine`".into()),
+        (json!([]), "wrong.json:1:".into()),
+    ] {
+        fs::write(first.path("wrong.json"), wrong.to_string()).unwrap();
+        let place = Workplace::new(&again.replace("split.json", "wrong.json"));
+        let output = place.run();
+        assert_eq!(output.status.code(), Some(2), "{wanted}");
+        let stderr = text(&output.stderr).replace('`', "");
+        assert!(stderr.contains(&wanted.replace('`', "")), "no {wanted} in {stderr}");
+    }
+    let both = again.replace("split = {", "split = { test = 0.1,");
+    let output = Workplace::new(&both).run();
+    assert!(
+        text(&output.stderr).contains("`file` is given beside `by`, `test`, `val` or `seed`"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+/// A folder of LLaMA-Factory's with ten videos and two turns on each.
+fn talks(dir: &Path, image: bool) -> PathBuf {
+    let data = dir.join("data");
+    copy_dir(demo_data(), &data);
+    fs::write(data.join("i.png"), "").unwrap();
+    let mut videos: Vec<PathBuf> = Vec::new();
+    for folder in fs::read_dir(data.join("videos_real")).unwrap() {
+        videos.extend(fs::read_dir(folder.unwrap().path()).unwrap().map(|f| f.unwrap().path()));
+    }
+    videos.sort();
+    let rows: Vec<Value> = videos
+        .iter()
+        .map(|video| {
+            let ask = if image { "<image><video>Where to?" } else { "<video>Where to?" };
+            let images: &[&str] = if image { &["i.png"] } else { &[] };
+            json!({"videos": [video.strip_prefix(dir).unwrap()], "images": images, "messages": [
+                {"role": "user", "content": ask}, {"role": "assistant", "content": "To the left."},
+                {"role": "user", "content": "Really?"}, {"role": "assistant", "content": "Left."}]})
+        })
+        .collect();
+    fs::write(data.join("talks.json"), json!(rows).to_string()).unwrap();
+    let info = json!({"talks": {"file_name": "talks.json", "formatting": "sharegpt",
+        "columns": {"messages": "messages", "videos": "videos", "images": "images"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user",
+            "assistant_tag": "assistant"}}});
+    fs::write(data.join("dataset_info.json"), info.to_string()).unwrap();
+    data
+}
+
+#[test]
+fn conversations_go_through_the_whole_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = talks(dir.path(), false);
+    let recipe = recipe(&tiny(), &data, "max_steps = 2\ngrad_accum = 1");
+    let place = Workplace::new(&with(&recipe, "train = [\"talks\"]\nmirror = 0.5"));
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let predictions = predictions(&place);
+    assert_eq!(predictions.len(), 2, "two of ten conversations, freeform");
+    assert!(predictions.iter().all(|p| p["format"] == "ff" && p["gold"] == "Left."));
+    assert!(predictions.iter().all(|p| p["n_video_tokens"].as_u64().unwrap() > 0));
+    let note = "note   all 8 training questions can be mirrored";
+    assert!(text(&output.stdout).contains(note), "{}", text(&output.stdout));
+    let refused = |data: &str, wanted: &str| {
+        let place = Workplace::new(&with(&recipe, data));
+        let output = place.run();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(wanted), "{}", text(&output.stderr));
+        assert!(!place.path("recipe.toml").exists());
+    };
+    refused("train = [\"talks\"]\nshuffle_choices = true", "no training question has choices");
+    refused("train = [\"talk\"]", "no data set `talk`\n  help: the file has talks");
+    talks(dir.path(), true);
+    refused("train = [\"talks\"]", "`talks/0`: images cannot be trained on yet");
+}
