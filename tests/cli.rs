@@ -165,6 +165,18 @@ fn without_an_adapter_the_whole_model_is_trained() {
 }
 
 #[test]
+fn a_run_that_diverges_says_where() {
+    let train = "max_steps = 9\ngrad_accum = 2\nsave_steps = 1\nwarmup_ratio = 0.0";
+    let wild = recipe(&tiny(), demo_data(), train).replace("lr = 1e-3", "lr = 1e30");
+    let place = Workplace::new(&wild);
+    let output = place.run();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("error: step ") && stderr.contains("`real/validation_"), "{stderr}");
+    assert!(stderr.contains("the last good checkpoint is runs/r/checkpoints/step-"), "{stderr}");
+}
+
+#[test]
 fn a_run_is_validated_while_it_trains() {
     let held_back = recipe(&tiny(), demo_data(), "max_steps = 4\neval_steps = 2\npatience = 3")
         .replace("[video]", "split = { val = 0.2 }\n[video]");

@@ -3,6 +3,7 @@
 mod support;
 
 mod augment;
+mod board;
 mod cache;
 mod chat;
 mod cli;

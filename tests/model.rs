@@ -34,6 +34,7 @@ pub fn media(name: &str) -> Media {
 }
 
 /// One row of a golden batch: the real tokens, their labels and the media in order of appearance.
+#[derive(Clone)]
 pub struct Row {
     pub range: std::ops::Range<usize>,
     pub input_ids: Vec<u32>,

@@ -96,3 +96,16 @@ pub fn relative_difference(got: &[f32], want: &[f32]) -> f64 {
         |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     norm(&mut got.iter().zip(want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied()).max(1e-12)
 }
+
+/// The Python of `VLM4D_PYTHON`, else `python3`, where it has the package; else says that a test is
+/// skipped.
+pub fn python(package: &str) -> Option<String> {
+    let python = std::env::var("VLM4D_PYTHON").unwrap_or_else(|_| "python3".into());
+    let import = format!("import {package}");
+    let output = std::process::Command::new(&python).args(["-c", &import]).output();
+    if output.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    println!("skipped: `{python}` has no package {package}; VLM4D_PYTHON may name one that has");
+    None
+}

@@ -39,6 +39,20 @@ impl Batch {
         Self { samples: rows.iter().map(sample).collect(), rows }
     }
 
+    /// `n` samples: these over and over, each later one with one label less.
+    pub fn repeat(&self, n: usize) -> Self {
+        let (mut samples, mut rows) = (Vec::new(), Vec::new());
+        for i in 0..n {
+            let from = i % self.samples.len();
+            let mut sample = self.samples[from].clone();
+            let labelled = sample.labels.iter_mut().filter(|label| **label >= 0);
+            labelled.take(i / self.samples.len()).for_each(|label| *label = -100);
+            samples.push(sample);
+            rows.push(self.rows[from].clone());
+        }
+        Self { samples, rows }
+    }
+
     /// Ids, grids and features of row `i`.
     pub fn prompt(&self, model: &QwenVl, i: usize) -> (Vec<u32>, Vec<MediaGrid>, Vec<Tensor<2>>) {
         let row = &self.rows[i];
@@ -272,6 +286,49 @@ fn accumulation_does_not_change_the_gradient() {
             }
         }
     }
+}
+
+/// As the issue that accumulation has had elsewhere: one sample eight times, two four times, or
+/// eight at once are the same step.
+#[test]
+fn steps_do_not_depend_on_how_they_are_cut() {
+    let file = "tiny-qwen2-vl/forward_batch.safetensors";
+    let init = "tiny-qwen2-vl/lora_init.safetensors";
+    let adapters = [(1, 8), (2, 4), (8, 1)].map(|(batch_size, grad_accum)| {
+        let mut model = with_adapter("tiny-qwen2-vl", init);
+        let rows = Batch::read(&model, file, &[], &["vid_odd".into(), "vid_down".into()]);
+        // Eight samples of three lengths; the labels differ in number too.
+        let batch = rows.repeat(8);
+        let train = Train { batch_size, grad_accum, lr: 1e-3, ..Train::default() };
+        let setup = setup(&train, &batch.samples, &batch);
+        let mut optimiser = AdamW::new(0.0);
+        for step in 0..3 {
+            let (_, gradients) = setup.gradients(&model, step).unwrap();
+            model = optimiser.update(model, |_| 1e-3, &gradients);
+        }
+        parameters::trained_values(&model, "").into_values().flat_map(values).collect::<Vec<_>>()
+    });
+    for other in &adapters[1..] {
+        let difference = relative_difference(other, &adapters[0]);
+        assert!(difference < 1e-6, "{difference:e}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_its_sample() {
+    let name = "tiny-qwen2-vl";
+    let model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
+    let broken = parameters::replace(model.clone(), "", |name, value| {
+        name.ends_with("layers.1.mlp.up_proj.lora_B.weight").then(|| value.mul_scalar(f32::NAN))
+    });
+    let file = format!("{name}/forward_video.safetensors");
+    let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
+    let train = one_batch(1, true);
+    let error = setup(&train, &batch.samples, &batch).gradients(&broken, 4).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("step 5: the loss of `{file}` is NaN")), "{text}");
+    assert!(text.contains("no checkpoint was saved yet"), "{text}");
+    assert_eq!(error.exit_code(), 1);
 }
 
 #[test]

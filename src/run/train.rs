@@ -106,6 +106,9 @@ pub fn train(
         validator: (!prepared.val.is_empty()).then_some(&held_back),
     };
     let mut log = Log::open(dir, start.optimiser.step)?;
+    if start.optimiser.step == 0 {
+        log.recipe(&recipe.to_toml()?)?;
+    }
     let course = setup.course();
     let progress = terminal.steps(&course, start.optimiser.step);
     let trained = setup.run(model, start, &mut log, |event| match event {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tensorboard_rs::summary_writer::SummaryWriter;
 
+use super::board::Board;
 use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::files::failed;
@@ -43,7 +43,7 @@ pub struct Record {
 pub struct Log {
     path: PathBuf,
     validations: PathBuf,
-    board: SummaryWriter,
+    board: Board,
 }
 
 impl Log {
@@ -58,7 +58,7 @@ impl Log {
         if validations.exists() {
             keep_until(&validations, last_step)?;
         }
-        Ok(Self { path, validations, board: SummaryWriter::new(dir) })
+        Ok(Self { path, validations, board: Board::open(dir, last_step)? })
     }
 
     /// Appends one step.
@@ -77,9 +77,8 @@ impl Log {
             ("speed/samples_per_second", rate(record.samples)),
             ("memory/bytes", record.memory_bytes as f64),
         ] {
-            self.board.add_scalar(tag, value as f32, record.step);
+            self.board.scalar(tag, value, record.step)?;
         }
-        self.board.flush();
         Ok(())
     }
 
@@ -90,19 +89,28 @@ impl Log {
     pub fn validation(&mut self, validation: &Validation) -> Result<()> {
         append(&self.validations, validation)?;
         let (scores, step) = (&validation.scores, validation.step);
-        self.board.add_scalar("validation/loss", scores.loss as f32, step);
+        self.board.scalar("validation/loss", scores.loss, step)?;
         for (format, share) in &scores.accuracy {
             let tag = format!("validation/accuracy_{}", format_name(*format));
-            self.board.add_scalar(&tag, *share as f32, step);
+            self.board.scalar(&tag, *share, step)?;
         }
-        self.board.flush();
         Ok(())
     }
 
     /// Adds an accuracy to the TensorBoard events.
-    pub fn accuracy(&mut self, tag: &str, share: f64, step: usize) {
-        self.board.add_scalar(tag, share as f32, step);
-        self.board.flush();
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn accuracy(&mut self, tag: &str, share: f64, step: usize) -> Result<()> {
+        self.board.scalar(tag, share, step)
+    }
+
+    /// Adds the recipe to the TensorBoard events.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn recipe(&mut self, toml: &str) -> Result<()> {
+        self.board.text("recipe", &format!("```toml\n{toml}```\n"), 0)
     }
 }
 

@@ -19,6 +19,7 @@ use super::schedule::{Course, Rates};
 use super::validation::{Scores, Track, Validation, Validator};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::model::host::host;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
 use crate::recipe::{Lora, Part, Train};
@@ -137,7 +138,11 @@ impl Setup<'_> {
             }
             let features = self.media.features(model, *i)?;
             let sample = &self.samples[*i];
-            loss += weight * add_sample(model, sample, &features, *weight, method, &mut sums)?;
+            let total = add_sample(model, sample, &features, *weight, method, &mut sums)?;
+            if !total.is_finite() {
+                return Err(self.broken(step, &format!("the loss of `{}` is {total}", sample.id)));
+            }
+            loss += weight * total;
         }
         Ok((loss, sums))
     }
@@ -207,7 +212,9 @@ impl Setup<'_> {
         let (start, step) = (Instant::now(), optimiser.step);
         let (loss, mut gradients) = self.gradients(&model, step)?;
         let grad_norm = clip(&mut gradients, self.train.max_grad_norm)?;
-        self.check_finite(step, loss, grad_norm)?;
+        if !grad_norm.is_finite() {
+            return Err(self.broken(step, &self.not_finite(step, grad_norm, &gradients)?));
+        }
         let (lr, factor) = (course.lr(step), course.factor(step));
         let model = optimiser.update(model, |name| rates.of(name) * factor, &gradients);
         let ids: Vec<usize> = self.micro_batches(step).concat();
@@ -265,24 +272,33 @@ impl Setup<'_> {
         }
     }
 
-    fn check_finite(&self, step: usize, loss: f64, grad_norm: f64) -> Result<()> {
-        if loss.is_finite() && grad_norm.is_finite() {
-            return Ok(());
+    /// Which gradients are no numbers, and what samples they are of.
+    fn not_finite(&self, step: usize, norm: f64, gradients: &Named) -> Result<String> {
+        let mut broken = Vec::new();
+        for (name, gradient) in gradients {
+            if !host(gradient.clone().square().sum())?[0].is_finite() {
+                broken.push(format!("`{name}`"));
+            }
         }
+        let first = broken.first().map_or_else(String::new, |name| {
+            format!(" ({} of {} tensors, {name} first)", broken.len(), gradients.len())
+        });
         let samples = self.micro_batches(step).concat();
-        let ids: Vec<&str> = samples.iter().map(|i| &*self.samples[*i].id).collect();
-        Err(Error::run(format!(
-            "step {}: the loss is {loss} and the gradient's norm {grad_norm}; samples {}",
-            step + 1,
-            ids.join(", ")
-        ))
-        .help(match checkpoint::newest(&self.checkpoints)? {
-            Some((at, dir)) => format!(
-                "the last good checkpoint is {} (step {at}); lower train.lr or use dtype = \"f32\"",
-                dir.display()
-            ),
-            None => "lower train.lr or use dtype = \"f32\"".into(),
-        }))
+        let ids: Vec<String> =
+            samples.iter().map(|i| format!("`{}`", self.samples[*i].id)).collect();
+        Ok(format!("the gradient's norm is {norm}{first}; samples {}", ids.join(", ")))
+    }
+
+    /// The error of a run whose numbers are none; `step` counts from 0.
+    fn broken(&self, step: usize, what: &str) -> Error {
+        let advice = "lower train.lr, or use dtype = \"f32\", in a recipe of another name";
+        let last = checkpoint::newest(&self.checkpoints).ok().flatten();
+        Error::run(format!("step {}: {what}", step + 1)).help(match last {
+            Some((at, dir)) => {
+                format!("the last good checkpoint is {} (step {at}); {advice}", dir.display())
+            }
+            None => format!("no checkpoint was saved yet; {advice}"),
+        })
     }
 }
 

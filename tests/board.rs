@@ -1,0 +1,66 @@
+//! The event files, read by TensorBoard itself.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use vlm4d_train::data::vlm4d::Format;
+use vlm4d_train::train::log::{Log, Record};
+use vlm4d_train::train::validation::{Scores, Validation};
+
+use crate::support::python;
+
+fn record(step: usize, loss: f64) -> Record {
+    Record {
+        step,
+        epoch: step as f64 / 2.0,
+        loss,
+        lr: 0.5,
+        grad_norm: 0.25,
+        samples: 4,
+        tokens: 64,
+        seconds: 2.0,
+        memory_bytes: 1 << 20,
+    }
+}
+
+#[test]
+fn tensorboard_reads_every_event() {
+    let Some(python) = python("tensorboard") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(dir.path(), 0).unwrap();
+    log.recipe("seed = 42\n").unwrap();
+    for step in 1..=5 {
+        log.step(&record(step, step as f64)).unwrap();
+    }
+    drop(log);
+    // Killed, and gone on from the checkpoint of step 3: what it said of 4 and 5 is void.
+    let mut log = Log::open(dir.path(), 3).unwrap();
+    for step in 4..=6 {
+        log.step(&record(step, 10.0 * step as f64)).unwrap();
+    }
+    let scores = Scores { loss: 1.5, accuracy: [(Format::Mc, 0.75)].into() };
+    log.validation(&Validation { step: 6, epoch: 3.0, scores, best: true }).unwrap();
+    log.accuracy("accuracy/mc", 0.5, 6).unwrap();
+    drop(log);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_tensorboard.py");
+    let output = Command::new(python).arg(script).arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let scalars = &read["scalars"];
+    let losses = json!([[1, 1.0], [2, 2.0], [3, 3.0], [4, 40.0], [5, 50.0], [6, 60.0]]);
+    assert_eq!(scalars["train/loss"], losses);
+    for (tag, value) in [
+        ("train/lr", 0.5),
+        ("train/grad_norm", 0.25),
+        ("train/epoch", 3.0),
+        ("speed/tokens_per_second", 32.0),
+        ("speed/samples_per_second", 2.0),
+        ("memory/bytes", f64::from(1 << 20)),
+        ("validation/loss", 1.5),
+        ("validation/accuracy_mc", 0.75),
+        ("accuracy/mc", 0.5),
+    ] {
+        assert_eq!(scalars[tag].as_array().unwrap().last().unwrap(), &json!([6, value]), "{tag}");
+    }
+    assert_eq!(read["text"]["recipe"], json!(["```toml\nseed = 42\n```\n"]));
+}
