@@ -37,6 +37,18 @@ struct RunArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Say what a run would need: parameters, tokens, steps, memory and time; runs nothing
+    Plan {
+        /// The recipe
+        #[arg(value_name = "RECIPE.toml")]
+        recipe: PathBuf,
+        /// Folder under which the run would get its own
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        runs: PathBuf,
+        /// Memory of the device, where it is not this machine's
+        #[arg(long, value_name = "GIB")]
+        memory: Option<f64>,
+    },
     /// Grade answers in VLM4D's released-output format
     Grade {
         /// Files of answers
@@ -72,6 +84,10 @@ impl Cli {
         let terminal = Terminal;
         match self.command {
             None => run_recipes(&self.run, &terminal),
+            Some(Command::Plan { recipe, runs, memory }) => {
+                let bytes = memory.map(|gib| (gib * f64::from(1 << 30)) as usize);
+                run::plan::plan(&recipe, &runs, bytes, &terminal)
+            }
             Some(Command::Grade { files, out, data }) => {
                 grade_files(&files, out.as_deref(), data.as_deref(), &terminal)
             }

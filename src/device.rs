@@ -16,6 +16,32 @@ pub struct Chosen {
     pub dtype: DType,
 }
 
+/// Whether a recipe would run on the CPU, and its type of weights and activations, without any
+/// accelerator being touched: `auto` is a GPU where the program is built for one.
+///
+/// # Errors
+/// Where the device's name is none.
+pub fn planned(model: &Model) -> Result<(bool, DType)> {
+    let on_cpu = match model.device.as_str() {
+        "cpu" => true,
+        "auto" => !cfg!(feature = "cuda"),
+        name => {
+            gpu_index(name)?;
+            false
+        }
+    };
+    let bf16 = model.dtype == Dtype::Bf16 || (!on_cpu && model.dtype == Dtype::Auto);
+    Ok((on_cpu, if bf16 { DType::BF16 } else { DType::F32 }))
+}
+
+/// `N` of `cuda:N`.
+fn gpu_index(name: &str) -> Result<usize> {
+    let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+    index.ok_or_else(|| {
+        Error::input(format!("`model.device` is `{name}`")).help("auto, cpu, or cuda:0")
+    })
+}
+
 /// The device that a recipe asks for.
 ///
 /// # Errors
@@ -25,13 +51,7 @@ pub fn choose(model: &Model) -> Result<Chosen> {
     let wanted = match (model.device.as_str(), gpus.is_empty()) {
         ("auto", true) | ("cpu", _) => None,
         ("auto", false) => Some(0),
-        (name, _) => match name.strip_prefix("cuda:").map(str::parse::<usize>) {
-            Some(Ok(index)) => Some(index),
-            _ => {
-                return Err(Error::input(format!("`model.device` is `{name}`"))
-                    .help("auto, cpu, or cuda:0"));
-            }
-        },
+        (name, _) => Some(gpu_index(name)?),
     };
     let Some(index) = wanted else {
         let dtype = if model.dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 };

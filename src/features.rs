@@ -16,7 +16,9 @@ use burn::tensor::{DType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::data::cache::{Cache, Key};
-use crate::data::processor::{Patches, PixelBudget, PreprocessorConfig, fit, patchify};
+use crate::data::processor::{
+    Patches, PixelBudget, PreprocessorConfig, fit, fitted_size, patchify,
+};
 use crate::data::variant::Shown;
 use crate::data::video::{self, Frames, VideoOptions};
 use crate::error::{Error, Result};
@@ -26,9 +28,9 @@ use crate::model::rope::MediaGrid;
 use crate::{hash, interrupt, recipe};
 
 /// Decoded videos that may wait for the vision tower.
-const AHEAD: usize = 4;
+pub const AHEAD: usize = 4;
 /// Bytes of frames and features that are kept in memory.
-const IN_MEMORY: usize = 2 << 30;
+pub const IN_MEMORY: usize = 2 << 30;
 
 /// How every video of a run is read.
 #[derive(Clone, Debug)]
@@ -48,6 +50,28 @@ impl Reader {
         let (sampling, fps, max_frames) = (recipe.sampling, recipe.fps, recipe.max_frames);
         let budget = PixelBudget::new(sampling, recipe.min_pixels, recipe.max_pixels, &config)?;
         Ok(Self { options: VideoOptions { sampling, fps, max_frames }, budget, config })
+    }
+
+    /// What reading a video would give, from its header: its grid, and the bytes of its sampled
+    /// frames as decoded and as resized.
+    ///
+    /// # Errors
+    /// Where it is no video or cannot be sampled.
+    pub fn outline(&self, path: &Path) -> Result<(MediaGrid, [usize; 2])> {
+        let video = video::probe(path)?;
+        let VideoOptions { sampling, fps, max_frames } = self.options;
+        let wrong = |e: String| Error::input(format!("{}: {e}", path.display()));
+        let len = sampling.indices(&video, fps, max_frames).map_err(wrong)?.len();
+        let (height, width) =
+            fitted_size(video.height, video.width, sampling, &self.config, self.budget)
+                .map_err(|e| wrong(e.to_string()))?;
+        let t = len.div_ceil(self.config.temporal_patch_size);
+        let side = self.config.patch_size;
+        let seconds = self.config.temporal_patch_size as f64 / sampling.sample_fps(&video, len);
+        let grid_thw = [t, height / side, width / side];
+        let grid = MediaGrid { grid_thw, second_per_grid: Some(seconds) };
+        let bytes = |height: usize, width: usize| len * height * width * 3;
+        Ok((grid, [bytes(video.height, video.width), bytes(height, width)]))
     }
 
     /// Decodes and resizes the sampled frames of one video.

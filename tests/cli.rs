@@ -36,7 +36,7 @@ pub fn recipe(model: &Path, data: &Path, extra: &str) -> String {
 }
 
 /// A folder to work in, with `recipes/r.toml` in it.
-pub struct Workplace(TempDir);
+pub struct Workplace(pub TempDir);
 
 impl Workplace {
     pub fn new(recipe: &str) -> Self {

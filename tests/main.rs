@@ -20,6 +20,7 @@ mod llamafactory;
 mod mirror;
 mod model;
 mod own_data;
+mod plan;
 mod processor;
 mod questions;
 mod resume;

@@ -297,7 +297,7 @@ fn pass(
 /// As [`resize`].
 pub fn llamafactory_resize(mut frames: Frames, budget: PixelBudget) -> Result<Frames> {
     frames.pad_to_even();
-    for step in [reduce, enlarge, widen, squeeze] {
+    for step in LLAMAFACTORY_STEPS {
         let (h, w) = step(frames.height, frames.width, budget);
         if (h, w) != (frames.height, frames.width) {
             frames = resize(&frames, h, w)?;
@@ -305,6 +305,12 @@ pub fn llamafactory_resize(mut frames: Frames, budget: PixelBudget) -> Result<Fr
     }
     Ok(frames)
 }
+
+/// One size (height, width) from another.
+type Step = fn(usize, usize, PixelBudget) -> (usize, usize);
+
+/// LLaMA-Factory resizes for each of these that changes the size.
+const LLAMAFACTORY_STEPS: [Step; 4] = [reduce, enlarge, widen, squeeze];
 
 fn reduce(h: usize, w: usize, budget: PixelBudget) -> (usize, usize) {
     if h * w > budget.max_pixels { scale(h, w, budget.max_pixels) } else { (h, w) }
@@ -402,12 +408,34 @@ pub fn fit(
     config: &PreprocessorConfig,
     budget: PixelBudget,
 ) -> Result<Frames> {
-    let (frames, budget) = match sampling {
-        Sampling::LlamaFactory => (llamafactory_resize(frames, budget)?, config.pixels),
-        Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => (frames, budget),
+    let (height, width) = fitted_size(frames.height, frames.width, sampling, config, budget)?;
+    let frames = match sampling {
+        Sampling::LlamaFactory => llamafactory_resize(frames, budget)?,
+        Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => frames,
     };
-    let (height, width) = smart_resize(frames.height, frames.width, config.factor(), budget)?;
     resize(&frames, height, width)
+}
+
+/// The size (height, width) to which [`fit`] brings frames of `height` × `width`.
+///
+/// # Errors
+/// As [`smart_resize`].
+pub fn fitted_size(
+    height: usize,
+    width: usize,
+    sampling: Sampling,
+    config: &PreprocessorConfig,
+    budget: PixelBudget,
+) -> Result<(usize, usize)> {
+    let (height, width, budget) = match sampling {
+        Sampling::LlamaFactory => {
+            let within = |(h, w), step: Step| step(h, w, budget);
+            let (h, w) = LLAMAFACTORY_STEPS.into_iter().fold((height, width), within);
+            (h, w, config.pixels)
+        }
+        Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => (height, width, budget),
+    };
+    smart_resize(height, width, config.factor(), budget)
 }
 
 /// Sampled frames to patches: [`fit`], then [`patchify`].

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod config;
+pub mod cost;
 pub mod cpu;
 pub mod host;
 pub mod hub;

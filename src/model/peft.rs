@@ -14,11 +14,12 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::config::Config;
 use super::host::{host, write_tensors};
 use super::lora::Lora;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
-use super::weights::{TensorFiles, module_name, to_hub, transposed};
+use super::weights::{TensorFiles, hub_name, module_name, shapes, to_hub, transposed};
 use crate::error::{Error, Result};
 use crate::files::{self, io_reason};
 use crate::recipe::{self, Part, TargetModules};
@@ -198,16 +199,54 @@ pub fn pattern(recipe: &recipe::Lora) -> String {
     }
 }
 
+/// What matches the names of the layers that `recipe` gives an adapter.
+fn matcher(recipe: &recipe::Lora) -> Result<Regex> {
+    Regex::new(&format!("^(?:{})$", pattern(recipe))).map_err(|e| {
+        let reason = e.to_string().lines().last().unwrap_or_default().to_owned();
+        Error::input(format!("`lora.target_modules`: not a regular expression: {reason}"))
+    })
+}
+
+fn no_layer(recipe: &recipe::Lora) -> Error {
+    let pattern = pattern(recipe);
+    Error::input(format!("`lora.target_modules`: `{pattern}` matches no linear layer"))
+        .help("\"all-linear\", or names such as [\"q_proj\", \"v_proj\"]")
+}
+
+/// Hub name and size of each tensor of the adapter that `recipe` asks for, from shapes alone.
+///
+/// # Errors
+/// As [`attach`]; where the adapter to start from cannot be read.
+pub fn sizes(recipe: &recipe::Lora, config: &Config) -> Result<Vec<(String, usize)>> {
+    if let Some(dir) = &recipe.from {
+        let files = TensorFiles::open([dir.join("adapter_model.safetensors")])?;
+        let sizes = files.names().map(|name| {
+            let module = name.strip_prefix(PREFIX).unwrap_or(name);
+            (hub_name(module), files.shape(name).unwrap_or_default().iter().product())
+        });
+        return Ok(sizes.collect());
+    }
+    let (matches, r) = (matcher(recipe)?, recipe.r);
+    let mut sizes = Vec::new();
+    for (name, shape) in shapes(config)? {
+        let (Some(layer), [o, i]) = (name.strip_suffix(".weight"), &shape[..]) else { continue };
+        if layer != "model.embed_tokens" && matches.is_match(&module_name(layer)) {
+            sizes.push((format!("{layer}.lora_A.weight"), r * i));
+            sizes.push((format!("{layer}.lora_B.weight"), r * o));
+            if recipe.use_dora {
+                sizes.push((format!("{layer}.lora_magnitude_vector"), *o));
+            }
+        }
+    }
+    if sizes.is_empty() { Err(no_layer(recipe)) } else { Ok(sizes) }
+}
+
 /// Attaches new adapters to the layers that `recipe` names; returns how many.
 ///
 /// # Errors
 /// Where the pattern is malformed or matches nothing.
 pub fn attach(model: &mut QwenVl, recipe: &recipe::Lora, seed: u64) -> Result<usize> {
-    let pattern = pattern(recipe);
-    let matches = Regex::new(&format!("^(?:{pattern})$")).map_err(|e| {
-        let reason = e.to_string().lines().last().unwrap_or_default().to_owned();
-        Error::input(format!("`lora.target_modules`: not a regular expression: {reason}"))
-    })?;
+    let matches = matcher(recipe)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let scaling = scaling(recipe.r, recipe.alpha(), recipe.use_rslora);
     let mut attached = 0;
@@ -220,10 +259,7 @@ pub fn attach(model: &mut QwenVl, recipe: &recipe::Lora, seed: u64) -> Result<us
         }
     }
     match attached {
-        0 => {
-            Err(Error::input(format!("`lora.target_modules`: `{pattern}` matches no linear layer"))
-                .help("\"all-linear\", or names such as [\"q_proj\", \"v_proj\"]"))
-        }
+        0 => Err(no_layer(recipe)),
         n => Ok(n),
     }
 }

@@ -386,7 +386,7 @@ fn seconds(s: f64) -> String {
 }
 
 /// `11:40` or `2:03:10`.
-fn clock(left: Duration) -> String {
+pub fn clock(left: Duration) -> String {
     let s = left.as_secs();
     match s / 3600 {
         0 => format!("{}:{:02}", s / 60, s % 60),

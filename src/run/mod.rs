@@ -5,6 +5,7 @@
 
 mod evaluate;
 pub mod places;
+pub mod plan;
 mod prepare;
 mod train;
 

@@ -11,6 +11,7 @@ use crate::report::terminal::{self, Terminal};
 
 /// What a checkpoint needs, by the ends of names.
 const CHECKPOINT: [&str; 4] = [".safetensors", ".json", ".txt", ".jinja"];
+const A_CHECKPOINT: &str = "model.path is a checkpoint folder in hub layout";
 /// What questions stand in.
 const QUESTIONS: [&str; 2] = [".json", ".jsonl"];
 
@@ -29,7 +30,19 @@ pub struct Place {
 /// Where there is none, or it cannot be downloaded.
 pub fn checkpoint(path: &str, terminal: &Terminal) -> Result<Place> {
     let top = |file: &str| !file.contains('/') && CHECKPOINT.iter().any(|end| file.ends_with(end));
-    locate(path, "model.path is a checkpoint folder in hub layout", top, terminal)
+    locate(path, A_CHECKPOINT, top, terminal)
+}
+
+/// As [`checkpoint`], but without the weights.
+///
+/// # Errors
+/// As [`checkpoint`].
+pub fn checkpoint_without_weights(path: &str, terminal: &Terminal) -> Result<Place> {
+    let small = |file: &str| {
+        let ends = CHECKPOINT.iter().any(|end| file.ends_with(end));
+        !file.contains('/') && ends && !file.ends_with(".safetensors")
+    };
+    locate(path, A_CHECKPOINT, small, terminal)
 }
 
 /// The data set at `path`; from the hub: its questions. The videos follow with

@@ -136,16 +136,16 @@ fn questions_dir(data: &Path) -> PathBuf {
 }
 
 /// A split, and the entries of its parts.
-struct Divided {
-    split: BTreeMap<String, Split>,
-    train: Vec<Entry>,
-    val: Vec<Entry>,
-    test: Vec<Entry>,
+pub struct Divided {
+    pub split: BTreeMap<String, Split>,
+    pub train: Vec<Entry>,
+    pub val: Vec<Entry>,
+    pub test: Vec<Entry>,
     /// What is worth telling of the split.
-    notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
-fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
+pub fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
     let items: Vec<_> = entries.iter().map(Entry::item).collect();
     let shares = &recipe.data.split;
     let (split, notes) = if let Some(file) = &shares.file {
@@ -209,7 +209,7 @@ fn load_model(
 }
 
 /// What the run will train on, epoch by epoch.
-fn plan_samples(recipe: &Recipe, entries: &[Entry], terminal: &Terminal) -> Result<Samples> {
+pub fn plan_samples(recipe: &Recipe, entries: &[Entry], terminal: &Terminal) -> Result<Samples> {
     let data = &recipe.data;
     let (shuffle_choices, mirror) = (data.shuffle_choices, data.mirror);
     let augment = Augment { seed: recipe.seed, shuffle_choices, mirror };

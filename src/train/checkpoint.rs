@@ -5,13 +5,14 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::optimiser::AdamW;
 use super::validation::Track;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::host::{HostTensors, host, write_tensors};
+use crate::model::host::{Outline, f32_bytes, host, write_file};
 use crate::model::lora::cast;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
@@ -70,22 +71,12 @@ pub fn save(
     let whole = path(checkpoints, optimiser.step);
     let temporary = whole.with_added_extension("partial");
     files::create_dir(&temporary)?;
-    let flat = |named: Named| -> Result<HostTensors> {
-        named
-            .into_iter()
-            .map(|(name, tensor)| {
-                let values = host(tensor)?;
-                let n = values.len();
-                Ok((name, (values, vec![n])))
-            })
-            .collect()
-    };
     let mut trained = parameters::trained_values(model, "");
     trained.extend(optimiser.masters.clone());
-    write_tensors(&temporary.join("trained.safetensors"), &flat(trained)?)?;
+    write(&temporary.join("trained.safetensors"), &trained)?;
     for (i, file) in MOMENTS.iter().enumerate() {
         let moment = optimiser.moments.iter().map(|(name, m)| (name.clone(), m[i].clone()));
-        write_tensors(&temporary.join(file), &flat(moment.collect())?)?;
+        write(&temporary.join(file), &moment.collect())?;
     }
     let state = serde_json::to_string(&State { step: optimiser.step, track: track.clone() });
     files::write(&temporary.join("state.json"), state.map_err(|e| Error::run(e.to_string()))?)?;
@@ -159,6 +150,17 @@ pub fn load_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
 fn damaged(dir: &Path, what: &str) -> Error {
     Error::input(format!("{}: {what}", dir.display()))
         .help("remove this checkpoint to start the training anew")
+}
+
+/// Writes flat f32 tensors, one at a time.
+fn write(path: &Path, tensors: &Named) -> Result<()> {
+    let outline = |(name, tensor): (&String, &Tensor<1>)| Outline {
+        name: name.clone(),
+        dtype: Dtype::F32,
+        shape: tensor.dims().to_vec(),
+    };
+    let outlines: Vec<Outline> = tensors.iter().map(outline).collect();
+    write_file(path, &outlines, |outline| Ok(f32_bytes(&host(tensors[&outline.name].clone())?)))
 }
 
 fn read(path: &Path, device: &Device) -> Result<Named> {

@@ -1,0 +1,475 @@
+//! `plan`: what a run would need, from headers alone: parameters, tokens, steps, memory and time.
+//!
+//! Neither weights nor frames are read, and no accelerator is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use burn::tensor::{DType, Device, Tensor};
+
+use super::prepare::{Divided, adopt_adapter, divide, plan_samples};
+use super::{folder, places};
+use crate::data::augment::Samples;
+use crate::data::chat::Chat;
+use crate::data::entry::{self, Entry};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::eval::predict::media_tokens;
+use crate::features::{AHEAD, IN_MEMORY, Reader};
+use crate::model::config::Config;
+use crate::model::peft;
+use crate::model::rope::MediaGrid;
+use crate::model::weights;
+use crate::recipe::{Part, Recipe};
+use crate::report::terminal::{self, Terminal, clock, size, thousands};
+use crate::train::gradients::LOGITS_AT_ONCE;
+use crate::train::loss::label_tokens;
+use crate::train::schedule::Course;
+use crate::train::trainer::Count;
+
+/// What the program holds before any weight is loaded: code, libraries, question files.
+const BASE_BYTES: usize = 80 << 20;
+/// Bytes in memory of one byte of `tokenizer.json`.
+const TOKENIZER: usize = 8;
+/// Share of the speed of one large matrix product that a whole pass reaches on the CPU.
+const CPU_SHARE: f64 = 0.5;
+/// What is assumed of a GPU: an H100's 989 TFLOP/s in bf16, and 40 % of them.
+const GPU_FLOPS: f64 = 0.4 * 989e12;
+
+/// What makes videos take fewer tokens.
+const SMALLER: &str = "lower video.max_pixels or video.max_frames";
+
+/// One part of a phase's memory.
+struct Term {
+    what: &'static str,
+    bytes: usize,
+    /// What makes it smaller.
+    lower: &'static str,
+}
+
+/// A phase of a run.
+struct Phase {
+    name: &'static str,
+    terms: Vec<Term>,
+    /// Arithmetic, and how often.
+    flops: f64,
+    times: String,
+}
+
+impl Phase {
+    fn bytes(&self) -> usize {
+        self.terms.iter().map(|term| term.bytes).sum()
+    }
+}
+
+/// One sample or prompt: its tokens, those with a label, and its videos.
+struct Sequence {
+    tokens: usize,
+    labels: usize,
+    video_tokens: usize,
+}
+
+/// Everything that the estimate is made from.
+struct Facts {
+    recipe: Recipe,
+    config: Config,
+    counts: BTreeMap<Part, Count>,
+    on_cpu: bool,
+    /// Bytes of one weight and of one number of an activation.
+    width: usize,
+    tokenizer_bytes: usize,
+    grids: BTreeMap<PathBuf, MediaGrid>,
+    /// Bytes of the largest video's sampled frames, as decoded and as resized.
+    frames: [usize; 2],
+    course: Course,
+    training: Vec<Sequence>,
+    validation: Vec<Sequence>,
+    prompts: Vec<Sequence>,
+}
+
+/// Prints what the recipe at `path` would need. `memory` is what there is, in bytes; on the CPU
+/// that of this machine where left out.
+///
+/// # Errors
+/// Wrong input, or a run that does not fit.
+pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal) -> Result<()> {
+    let mut recipe = Recipe::from_file(path)?;
+    adopt_adapter(&mut recipe)?;
+    terminal.line(&format!(
+        "{} → {} (a plan: nothing is run)",
+        path.display(),
+        folder(runs, path).display()
+    ));
+    let facts = gather(recipe, terminal)?;
+    let phases = facts.phases();
+    facts.print_sizes(terminal);
+    let speed = if facts.on_cpu { CPU_SHARE * matrix_speed(&facts.config)? } else { GPU_FLOPS };
+    terminal.line("phase        memory      time");
+    for phase in &phases {
+        let time = clock(Duration::from_secs_f64(phase.flops / speed));
+        let memory = size(phase.bytes() as u64);
+        terminal.line(&format!("{:<10} {memory:>8} {time:>9}   {}", phase.name, phase.times));
+    }
+    let assumed = match facts.on_cpu {
+        true => format!("{:.0} GFLOP/s, half of what a matrix product reaches here", speed / 1e9),
+        false => "40 % of an H100's 989 TFLOP/s".into(),
+    };
+    terminal
+        .line(&format!("note   times are of arithmetic at {assumed}; reading videos adds to them"));
+    let Some(peak) = phases.iter().max_by_key(|phase| phase.bytes()) else { return Ok(()) };
+    let memory = memory.or_else(|| if facts.on_cpu { available_bytes() } else { None });
+    verdict(peak, memory, terminal)
+}
+
+/// Says whether the largest phase fits, and what to lower where it does not.
+fn verdict(peak: &Phase, memory: Option<usize>, terminal: &Terminal) -> Result<()> {
+    let need = size(peak.bytes() as u64);
+    let mut terms: Vec<&Term> = peak.terms.iter().collect();
+    terms.sort_by_key(|term| std::cmp::Reverse(term.bytes));
+    let parts: Vec<String> = terms
+        .iter()
+        .take(4)
+        .map(|term| format!("{} {}", term.what, size(term.bytes as u64)))
+        .collect();
+    terminal.line(&format!("peak   {need} in `{}`: {}", peak.name, parts.join(", ")));
+    let Some(memory) = memory else {
+        terminal.line("note   how much memory the device has is not known here; --memory GIB says");
+        return Ok(());
+    };
+    let have = size(memory as u64);
+    if peak.bytes() <= memory {
+        terminal.line(&format!("fits   {need} of {have}"));
+        return Ok(());
+    }
+    let mut lower: Vec<&str> = Vec::new();
+    for term in terms.iter().filter(|term| !term.lower.is_empty()) {
+        if !lower.contains(&term.lower) {
+            lower.push(term.lower);
+        }
+    }
+    let what =
+        format!("the run needs about {need} of memory in `{}`, and there are {have}", peak.name);
+    Err(Error::input(what).help(lower.join("; or ")))
+}
+
+fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
+    let (on_cpu, dtype) = device::planned(&recipe.model)?;
+    let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
+    recipe.model.path = place.path;
+    let checkpoint = place.dir;
+    let config = Config::from_dir(&checkpoint)?;
+    let chat = Chat::load(&checkpoint)?;
+    let reader = Reader::new(&recipe.video, &checkpoint)?;
+    let place = places::questions(&recipe.data.path, terminal)?;
+    let data = place.dir.clone();
+    let (entries, _) = entry::read(&data, &recipe.data.subsets())?;
+    let Divided { train, val, test, .. } = divide(&recipe, &entries)?;
+    let used = || train.iter().chain(&val).chain(&test);
+    place.videos(used(), terminal)?;
+    entry::check_videos(&data, used())?;
+    let counts = counts(&recipe, &config)?;
+    let device = if on_cpu { "cpu" } else { "a GPU" };
+    terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
+    terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
+    let videos: BTreeSet<PathBuf> = used().flat_map(|e| e.videos.clone()).collect();
+    let bar = terminal.bar("headers", videos.len());
+    let (mut grids, mut frames) = (BTreeMap::new(), [0; 2]);
+    for video in videos {
+        let (grid, bytes) = reader.outline(&data.join(&video))?;
+        frames = [0, 1].map(|i| frames[i].max(bytes[i]));
+        grids.insert(video, grid);
+        bar.set(grids.len());
+    }
+    bar.finish();
+    let media = |entry: &Entry| -> Vec<usize> {
+        let grids: Vec<MediaGrid> = entry.videos.iter().map(|video| grids[video]).collect();
+        media_tokens(&config.vision, &grids)
+    };
+    let prompts = |entries: &[Entry]| -> Result<Vec<Sequence>> {
+        let mut all = Vec::new();
+        for entry in entries {
+            let media = media(entry);
+            for format in entry.formats(&recipe.eval.formats) {
+                let messages = entry.prompt(format, recipe.eval.prompt, true);
+                let tokens = chat.encode_prompt(&messages, &media)?.len();
+                all.push(Sequence { tokens, labels: 1, video_tokens: media.iter().sum() });
+            }
+        }
+        Ok(all)
+    };
+    let (validation, prompts) = (prompts(&val)?, prompts(&test)?);
+    let Samples { distinct, epochs } = plan_samples(&recipe, &train, terminal)?;
+    let training = distinct.iter().map(|(entry, format)| {
+        let media = media(entry);
+        let encoded = chat.encode_sft(&entry.training(*format), &media)?;
+        let labels = label_tokens(&encoded.labels);
+        let tokens = encoded.input_ids.len();
+        Ok(Sequence { tokens, labels, video_tokens: media.iter().sum() })
+    });
+    let training = training.collect::<Result<Vec<_>>>()?;
+    let file = std::fs::metadata(checkpoint.join("tokenizer.json"));
+    Ok(Facts {
+        tokenizer_bytes: file.map_or(0, |file| file.len() as usize),
+        width: dtype.size(),
+        config,
+        counts,
+        on_cpu,
+        grids,
+        frames,
+        course: Course::new(&recipe.train, epochs[0].len()),
+        training,
+        validation,
+        prompts,
+        recipe,
+    })
+}
+
+/// Parameters of each part, an adapter's too, from shapes alone.
+fn counts(recipe: &Recipe, config: &Config) -> Result<BTreeMap<Part, Count>> {
+    let mut counts = BTreeMap::<Part, Count>::new();
+    let frozen = recipe.train.frozen();
+    for (name, shape) in weights::shapes(config)? {
+        let (part, n) = (Part::of(&name), shape.iter().product::<usize>());
+        let count = counts.entry(part).or_default();
+        count.all += n;
+        let trained = recipe.lora.is_none() && !frozen.contains(&part);
+        count.trained += if trained { n } else { 0 };
+    }
+    let adapter = recipe.lora.as_ref().map(|lora| peft::sizes(lora, config)).transpose()?;
+    for (name, n) in adapter.into_iter().flatten() {
+        let count = counts.entry(Part::of(&name)).or_default();
+        count.all += n;
+        count.trained += n;
+    }
+    Ok(counts)
+}
+
+impl Facts {
+    fn tower_is_trained(&self) -> bool {
+        [Part::Vision, Part::Merger].iter().any(|part| self.counts[part].trained > 0)
+    }
+
+    /// Bytes of what is kept of all videos: their features, or their frames where the tower is
+    /// trained.
+    fn kept(&self) -> usize {
+        let of = |grid: &MediaGrid| match self.tower_is_trained() {
+            true => grid.grid_thw.iter().product::<usize>() * self.config.vision.patch_dim(),
+            false => grid.tokens(&self.config.vision) * self.config.text.hidden_size * self.width,
+        };
+        self.grids.values().map(of).sum::<usize>().min(IN_MEMORY)
+    }
+
+    /// What every phase holds.
+    fn held(&self) -> Vec<Term> {
+        let trained: usize = self.counts.values().map(|count| count.trained).sum();
+        let all: usize = self.counts.values().map(|count| count.all).sum();
+        let adapter = if self.recipe.lora.is_some() { trained } else { 0 };
+        let base = BASE_BYTES + TOKENIZER * self.tokenizer_bytes;
+        vec![
+            Term { what: "program", bytes: base, lower: "" },
+            Term {
+                what: "weights",
+                bytes: (all - adapter) * self.width + 4 * adapter,
+                lower: if self.width == 4 && !self.on_cpu {
+                    "set model.dtype = \"bf16\""
+                } else {
+                    "take a smaller model"
+                },
+            },
+        ]
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let mut phases = vec![self.reading()];
+        let questions = |n: usize| format!("{} questions", thousands(n));
+        if !self.prompts.is_empty() {
+            phases.push(self.asking("before", &self.prompts, 1, &questions(self.prompts.len())));
+        }
+        phases.push(self.training());
+        if !self.validation.is_empty() {
+            let course = self.course;
+            let every = self.recipe.train.eval_steps.unwrap_or(course.steps_per_epoch);
+            let times = course.steps.div_ceil(every);
+            let text = format!("{times} × {}", questions(self.validation.len()));
+            phases.push(self.asking("validation", &self.validation, times, &text));
+        }
+        if !self.prompts.is_empty() {
+            phases.push(self.asking("after", &self.prompts, 1, &questions(self.prompts.len())));
+        }
+        phases
+    }
+
+    /// Decoding and the vision tower; frames wait in memory for it.
+    fn reading(&self) -> Phase {
+        let vision = &self.config.vision;
+        let patches = |grid: &MediaGrid| grid.grid_thw.iter().product::<usize>();
+        let largest = self.grids.values().map(patches).max().unwrap_or(0);
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
+        let waiting =
+            workers * self.frames[0] + (workers + AHEAD).min(self.grids.len()) * self.frames[1];
+        let tower = match self.tower_is_trained() {
+            true => 0,
+            false => largest * (2 * 4 * vision.patch_dim() + self.width * vision.block()),
+        };
+        let mut terms = self.held();
+        terms.push(Term { what: "frames", bytes: waiting, lower: SMALLER });
+        terms.push(Term { what: "vision tower", bytes: tower, lower: SMALLER });
+        terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
+        let flops = match self.tower_is_trained() {
+            true => 0.0,
+            false => self.grids.values().map(|grid| self.config.tower(grid.grid_thw)).sum(),
+        };
+        let times = format!(
+            "{} videos of at most {} patches",
+            thousands(self.grids.len()),
+            thousands(largest)
+        );
+        Phase { name: "videos", terms, flops, times }
+    }
+
+    fn asking(&self, name: &'static str, asked: &[Sequence], times: usize, text: &str) -> Phase {
+        let controls = if name == "validation" { 0 } else { self.recipe.eval.controls.len() };
+        let text_config = &self.config.text;
+        let new = self.recipe.eval.max_new_tokens();
+        let longest = asked.iter().map(|s| s.tokens).max().unwrap_or(0);
+        let mut terms = self.held();
+        let bytes = self.width * (longest + new) * text_config.cache();
+        terms.push(Term { what: "keys and values", bytes, lower: SMALLER });
+        let bytes = self.width * longest * text_config.tape();
+        terms.push(Term { what: "activations", bytes, lower: SMALLER });
+        terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
+        let prompt = |s: &Sequence| {
+            let blind = controls as f64 * text_config.forward(s.tokens - s.video_tokens);
+            let answer = (1 + controls) as f64
+                * new as f64
+                * (text_config.forward(1) + text_config.logits());
+            text_config.forward(s.tokens) + blind + answer
+        };
+        let flops = times as f64 * asked.iter().map(prompt).sum::<f64>();
+        Phase { name, terms, flops, times: format!("{text}, {new} new tokens at most") }
+    }
+
+    fn training(&self) -> Phase {
+        let (text, train) = (&self.config.text, &self.recipe.train);
+        let trained: usize = self.counts.values().map(|count| count.trained).sum();
+        let longest = self.training.iter().map(|s| s.tokens).max().unwrap_or(0);
+        let labels = self.training.iter().map(|s| s.labels).max().unwrap_or(0);
+        let layers = text.num_hidden_layers;
+        let mut terms = self.held();
+        terms.push(Term {
+            what: "gradients and moments",
+            bytes: trained
+                * (3 * 4 + if self.width < 4 && self.recipe.lora.is_none() { 4 } else { 0 }),
+            lower: if self.recipe.lora.is_some() {
+                "lower lora.r"
+            } else {
+                "train an adapter: add [lora]"
+            },
+        });
+        terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
+        let tape = self.width * longest * text.tape();
+        if train.recompute {
+            let inputs = self.width * longest * layers * text.hidden_size;
+            terms.push(Term { what: "layer inputs", bytes: inputs, lower: SMALLER });
+            let layer = "one layer and its gradients";
+            terms.push(Term { what: layer, bytes: 2 * tape, lower: SMALLER });
+        } else {
+            let lower = "set train.recompute = true";
+            terms.push(Term { what: "activations", bytes: (layers + 1) * tape, lower });
+        }
+        let logits = (labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
+        terms.push(Term { what: "logits", bytes: 3 * 4 * logits, lower: SMALLER });
+        if self.recipe.lora.is_none() && self.counts[&Part::Language].trained > 0 {
+            let embedding = text.vocab_size * text.hidden_size;
+            terms.push(Term {
+                what: "the embedding's gradient",
+                bytes: 2 * 4 * embedding,
+                lower: "train an adapter: add [lora]",
+            });
+        }
+        let vision = &self.config.vision;
+        if self.tower_is_trained() {
+            let patches = self.training.iter().map(|s| s.video_tokens).max().unwrap_or(0)
+                * vision.merge_unit();
+            let bytes = patches
+                * (2 * 4 * vision.patch_dim() + self.width * (vision.tape() + vision.block()));
+            terms.push(Term {
+                what: "vision tower",
+                bytes,
+                lower: "freeze the vision tower, or lower video.max_pixels or video.max_frames",
+            });
+        }
+        let course = self.course;
+        let samples = course.steps * train.batch_size * train.grad_accum;
+        // Gradients with respect to inputs, and where weights are trained to them too.
+        let backward = if self.recipe.lora.is_some() { 1.0 } else { 2.0 };
+        let passes = 1.0 + backward + f64::from(u8::from(train.recompute));
+        let of = |s: &Sequence| {
+            passes * text.forward(s.tokens) + (1.0 + backward) * s.labels as f64 * text.logits()
+        };
+        let mean = self.training.iter().map(of).sum::<f64>() / self.training.len() as f64;
+        let tower = if self.tower_is_trained() {
+            let all: f64 = self.grids.values().map(|grid| self.config.tower(grid.grid_thw)).sum();
+            (1.0 + 2.0 * backward) * all / self.grids.len().max(1) as f64
+        } else {
+            0.0
+        };
+        let times = format!(
+            "{} steps of {} samples",
+            thousands(course.steps),
+            train.batch_size * train.grad_accum
+        );
+        Phase { name: "training", terms, flops: samples as f64 * (mean + tower), times }
+    }
+
+    fn print_sizes(&self, terminal: &Terminal) {
+        let n = self.training.len();
+        let mean = |of: fn(&Sequence) -> usize| {
+            self.training.iter().map(of).sum::<usize>() as f64 / n as f64
+        };
+        let longest = self.training.iter().map(|s| s.tokens).max().unwrap_or(0);
+        terminal.line(&format!(
+            "tokens {:.0} a training sample, {} the longest; {:.0} of them video, {:.1} learned",
+            mean(|s| s.tokens),
+            thousands(longest),
+            mean(|s| s.video_tokens),
+            mean(|s| s.labels)
+        ));
+        let course = self.course;
+        terminal.line(&format!(
+            "steps  {} of {} samples, {} an epoch, {} of warm-up",
+            thousands(course.steps),
+            self.recipe.train.batch_size * self.recipe.train.grad_accum,
+            thousands(course.steps_per_epoch),
+            course.warmup
+        ));
+    }
+}
+
+/// Floating-point operations a second of a product of the model's own size on this CPU.
+fn matrix_speed(config: &Config) -> Result<f64> {
+    let device = Device::flex();
+    let (t, i, o) = (512, config.text.hidden_size, config.text.intermediate_size);
+    let ones = |shape: [usize; 2]| Tensor::<2>::ones(shape, (&device, DType::F32));
+    let (x, w) = (ones([t, i]), ones([i, o]));
+    let product =
+        || crate::model::host::host(x.clone().matmul(w.clone()).narrow(0, 0, 1)).map(drop);
+    product()?;
+    let (start, mut n) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_millis(200) {
+        product()?;
+        n += 1;
+    }
+    Ok(2.0 * (n * t * i * o) as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Bytes that a new process can have on this machine.
+fn available_bytes() -> Option<usize> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.split_whitespace().next()?.parse().ok()?;
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(usize::MAX);
+    Some(limit.min(1024 * kib))
+}
