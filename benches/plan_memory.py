@@ -4,7 +4,7 @@
     python benches/plan_memory.py [--work DIR]
 
 Makes checkpoints of three sizes with random weights (needs torch and transformers; tokenizer and
-processor are those of tests/golden/ckpt/tiny-qwen2-vl), a demo set, and runs one optimiser step per
+processor are those of tests/golden/ckpt/tiny-qwen2-vl), a demo set, and runs two optimiser steps per
 case with a short evaluation. Prints the plan's peak, the process's peak and their ratio.
 """
 
@@ -112,7 +112,7 @@ def main():
         (work / "r.toml").write_text(
             f'[model]\npath = "{model}"\n[data]\npath = "demo"\ncache = ""\n'
             f"[video]\nfps = 8.0\nmax_frames = {frames}\nmax_pixels = {tokens * 28 * 28}\n"
-            f"{lora}[train]\nmax_steps = 1\ngrad_accum = 2\n{train}\n"
+            f"{lora}[train]\nmax_steps = 2\ngrad_accum = 1\n{train}\n"
             "[eval]\nmax_new_tokens = 2\ncontrols = []\n"
         )
         text, _ = peak_of([program, "plan", "r.toml"], work)

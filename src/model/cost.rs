@@ -12,11 +12,12 @@ impl TextConfig {
         (width(self.num_attention_heads), 2 * width(self.num_key_value_heads))
     }
 
-    /// Numbers that one decoder layer keeps for each token while it has a tape: what enters its
-    /// norms and projections, rotated queries and keys, and the three inner states of the MLP.
+    /// Numbers that one decoder layer keeps for each token while it has a tape: what enters and
+    /// leaves its norms, queries, keys and values, attention's output, and the three inner states
+    /// of the MLP.
     pub fn tape(&self) -> usize {
         let (q, kv) = self.attention_widths();
-        6 * self.hidden_size + 2 * q + 2 * kv + 3 * self.intermediate_size
+        4 * self.hidden_size + 2 * q + kv + 3 * self.intermediate_size
     }
 
     /// Numbers that the cache of keys and values holds for each token, over all layers.
@@ -48,14 +49,16 @@ impl VisionConfig {
     pub fn block(&self) -> usize {
         6 * self.embed_dim + 2 * self.intermediate_size
     }
-
-    /// Numbers that all blocks keep for each patch while they have a tape.
-    pub fn tape(&self) -> usize {
-        self.depth * (10 * self.embed_dim + 3 * self.intermediate_size)
-    }
 }
 
 impl Config {
+    /// Numbers that the vision tower's blocks keep for each patch while they have a tape.
+    pub fn tower_tape(&self) -> usize {
+        let states = if self.family == Family::Qwen2_5Vl { 3 } else { 2 };
+        let vision = &self.vision;
+        vision.depth * (7 * vision.embed_dim + states * vision.intermediate_size)
+    }
+
     /// Arithmetic of the vision tower over a video of `grid_thw` patches.
     pub fn tower(&self, [t, h, w]: [usize; 3]) -> f64 {
         let vision = &self.vision;

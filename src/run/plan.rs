@@ -393,7 +393,8 @@ impl Facts {
             let patches = self.training.iter().map(|s| s.video_tokens).max().unwrap_or(0)
                 * vision.merge_unit();
             let bytes = patches
-                * (2 * 4 * vision.patch_dim() + self.width * (vision.tape() + vision.block()));
+                * (2 * 4 * vision.patch_dim()
+                    + self.width * (self.config.tower_tape() + vision.block()));
             terms.push(Term {
                 what: "vision tower",
                 bytes,
