@@ -173,25 +173,18 @@ fn forward_block(
     let into = MatrixMut::new(scores, [rows, n], n);
     product(into, (queries, keys.transposed()), sizes.scale(), Write::Over, Threads::One);
     let mut sums = [0.0; BLOCK];
-    vectorised(|| {
-        for (i, row) in scores.chunks_mut(n).take(rows).enumerate() {
-            let (seen, hidden) = row.split_at_mut(sizes.seen(start + i));
-            let largest = max(seen);
-            sums[i] = exp_and_sum(seen, largest);
-            hidden.fill(0.0);
-            log_sums[i * h + head] = largest + sums[i].ln();
-        }
-    });
+    for (i, row) in scores.chunks_mut(n).take(rows).enumerate() {
+        let (seen, hidden) = row.split_at_mut(sizes.seen(start + i));
+        softmax(seen, &mut log_sums[i * h + head], &mut sums[i]);
+        hidden.fill(0.0);
+    }
     let probabilities = Matrix::new(scores, [rows, n], n);
     let into = MatrixMut::new(&mut y[head * d..], [rows, d], h * d);
     product(into, (probabilities, values), 1.0, Write::Over, Threads::One);
-    vectorised(|| {
-        for (i, sum) in sums[..rows].iter().enumerate() {
-            let scale = 1.0 / sum;
-            let from = (i * h + head) * d;
-            y[from..from + d].iter_mut().for_each(|y| *y *= scale);
-        }
-    });
+    for (i, sum) in sums[..rows].iter().enumerate() {
+        let from = (i * h + head) * d;
+        divide(&mut y[from..from + d], *sum);
+    }
 }
 
 /// `dq`, `dk` and `dv` are those of the query head, `[t, d]` and `[s, d]`.
@@ -215,23 +208,17 @@ fn backward_block(
     let square = [rows, n];
     one(MatrixMut::new(probabilities, square, n), (queries, keys.transposed()), scale, Write::Over);
     one(MatrixMut::new(slopes, square, n), (dy, values.transposed()), scale, Write::Over);
-    vectorised(|| {
-        let both = probabilities.chunks_mut(n).zip(slopes.chunks_mut(n)).take(rows).enumerate();
-        for (i, (p, slope)) in both {
-            let query = start + i;
-            let seen = sizes.seen(query);
-            let log_sum = saved.log_sums[(entry * t + query) * h + head];
-            let dy = &gradient.from(entry, head, query)[..d];
-            let y = &saved.y.from(entry, head, query)[..d];
-            let mean = scale * sum_of(dy, y, |a, b| a * b);
-            for (p, slope) in p[..seen].iter_mut().zip(&mut slope[..seen]) {
-                *p = exp(*p - log_sum);
-                *slope = *p * (*slope - mean);
-            }
-            p[seen..].fill(0.0);
-            slope[seen..].fill(0.0);
-        }
-    });
+    let both = probabilities.chunks_mut(n).zip(slopes.chunks_mut(n)).take(rows).enumerate();
+    for (i, (p, slope)) in both {
+        let query = start + i;
+        let seen = sizes.seen(query);
+        let log_sum = saved.log_sums[(entry * t + query) * h + head];
+        let dy = &gradient.from(entry, head, query)[..d];
+        let y = &saved.y.from(entry, head, query)[..d];
+        score_slopes(&mut p[..seen], &mut slope[..seen], log_sum, scale, [dy, y]);
+        p[seen..].fill(0.0);
+        slope[seen..].fill(0.0);
+    }
     let (p, slopes) = (Matrix::new(probabilities, square, n), Matrix::new(slopes, square, n));
     let into = MatrixMut::new(&mut dq[start * d..], [rows, d], d);
     one(into, (slopes, keys), 1.0, Write::Over);
@@ -253,4 +240,38 @@ fn sum_groups(per_query_head: Vec<f32>, group: usize, head: usize) -> Vec<f32> {
         }
     }
     sums
+}
+
+vectorised! {
+    /// `scores` → `e^(score − largest)`, their sum, and `log Σ e^score`.
+    pub fn softmax(scores: &mut [f32], log_sum: &mut f32, sum: &mut f32) {
+        let largest = max(scores);
+        *sum = exp_and_sum(scores, largest);
+        *log_sum = largest + sum.ln();
+    }
+}
+
+vectorised! {
+    pub fn divide(y: &mut [f32], by: f32) {
+        let scale = 1.0 / by;
+        y.iter_mut().for_each(|y| *y *= scale);
+    }
+}
+
+vectorised! {
+    /// One query's scores → probabilities, and the slopes of its probabilities → those of its
+    /// scores. `outputs` are the gradient of its output and the output.
+    pub fn score_slopes(
+        p: &mut [f32],
+        slope: &mut [f32],
+        log_sum: f32,
+        scale: f32,
+        outputs: [&[f32]; 2],
+    ) {
+        let mean = scale * sum_of(outputs[0], outputs[1], |a, b| a * b);
+        for (p, slope) in p.iter_mut().zip(slope) {
+            *p = exp(*p - log_sum);
+            *slope = *p * (*slope - mean);
+        }
+    }
 }

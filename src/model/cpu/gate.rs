@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 
 use super::layout::{Dense, tensor};
 use super::record::Operation;
-use super::vector::{CHUNK, each_chunk, each_chunk_of_two, sigmoid};
+use super::vector::{CHUNK, each_chunk, each_chunk_of_two, sigmoid, vectorised};
 
 #[derive(Clone, Debug)]
 pub struct SwiGlu;
@@ -17,10 +17,7 @@ impl Operation<2> for SwiGlu {
         let (g, u) = (gate.values(), up.values());
         let mut y = vec![0.0; g.len()];
         each_chunk(&mut y, CHUNK, |i, y| {
-            let from = i * CHUNK;
-            for ((y, g), u) in y.iter_mut().zip(&g[from..]).zip(&u[from..]) {
-                *y = g * sigmoid(*g) * u;
-            }
+            swiglu(&g[i * CHUNK..], &u[i * CHUNK..], y);
         });
         (tensor(y, gate.shape()), [gate, up])
     }
@@ -36,12 +33,7 @@ impl Operation<2> for SwiGlu {
         let (mut dg, mut du) = (vec![0.0; g.len()], vec![0.0; g.len()]);
         each_chunk_of_two([&mut dg, &mut du], [CHUNK; 2], |i, [dg, du]| {
             let from = i * CHUNK;
-            let inputs = g[from..].iter().zip(&u[from..]).zip(&dy[from..]);
-            for ((dg, du), ((g, u), dy)) in dg.iter_mut().zip(du).zip(inputs) {
-                let s = sigmoid(*g);
-                *du = dy * g * s;
-                *dg = dy * u * s * (1.0 + g * (1.0 - s));
-            }
+            swiglu_backward(&g[from..], &u[from..], &dy[from..], dg, du);
         });
         let shape = gate.shape();
         [wanted[0].then(|| tensor(dg, shape.clone())), wanted[1].then(|| tensor(du, shape))]
@@ -62,9 +54,7 @@ impl Operation<1> for QuickGelu {
         let from = x.values();
         let mut y = vec![0.0; from.len()];
         each_chunk(&mut y, CHUNK, |i, y| {
-            for (y, x) in y.iter_mut().zip(&from[i * CHUNK..]) {
-                *y = x * sigmoid(SLOPE * x);
-            }
+            quick_gelu(&from[i * CHUNK..], y);
         });
         (tensor(y, x.shape()), x)
     }
@@ -74,12 +64,43 @@ impl Operation<1> for QuickGelu {
         let (from, dy) = (x.values(), gradient.values());
         let mut dx = vec![0.0; from.len()];
         each_chunk(&mut dx, CHUNK, |i, dx| {
-            let at = i * CHUNK;
-            for ((dx, x), dy) in dx.iter_mut().zip(&from[at..]).zip(&dy[at..]) {
-                let s = sigmoid(SLOPE * x);
-                *dx = dy * s * (1.0 + SLOPE * x * (1.0 - s));
-            }
+            quick_gelu_backward(&from[i * CHUNK..], &dy[i * CHUNK..], dx);
         });
         [Some(tensor(dx, x.shape()))]
+    }
+}
+
+vectorised! {
+    pub fn swiglu(g: &[f32], u: &[f32], y: &mut [f32]) {
+        for ((y, g), u) in y.iter_mut().zip(g).zip(u) {
+            *y = g * sigmoid(*g) * u;
+        }
+    }
+}
+
+vectorised! {
+    pub fn swiglu_backward(g: &[f32], u: &[f32], dy: &[f32], dg: &mut [f32], du: &mut [f32]) {
+        for ((dg, du), ((g, u), dy)) in dg.iter_mut().zip(du).zip(g.iter().zip(u).zip(dy)) {
+            let s = sigmoid(*g);
+            *du = dy * g * s;
+            *dg = dy * u * s * (1.0 + g * (1.0 - s));
+        }
+    }
+}
+
+vectorised! {
+    pub fn quick_gelu(x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid(SLOPE * x);
+        }
+    }
+}
+
+vectorised! {
+    pub fn quick_gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+            let s = sigmoid(SLOPE * x);
+            *dx = dy * s * (1.0 + SLOPE * x * (1.0 - s));
+        }
     }
 }

@@ -5,7 +5,7 @@ use burn::tensor::Shape;
 
 use super::layout::{Rows, tensor};
 use super::record::Operation;
-use super::vector::each_chunk;
+use super::vector::{each_chunk, vectorised};
 
 /// Cosines and sines, `[1, i, 1, d]` or `[1, 1, j, d]`.
 #[derive(Clone, Debug)]
@@ -68,31 +68,36 @@ impl Operation<1> for Rotate {
     type Saved = ();
 
     fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, ()) {
-        let y = self.tables.map(x, |x, [cos, sin], y| {
-            let (half, ((low, high), (y_low, y_high))) = halves(x, y);
-            for i in 0..half {
-                y_low[i] = low[i] * cos[i] - high[i] * sin[i];
-                y_high[i] = high[i] * cos[half + i] + low[i] * sin[half + i];
-            }
-        });
+        let y = self.tables.map(x, |x, [cos, sin], y| turn(x, cos, sin, y));
         (y, ())
     }
 
     fn backward(&self, (): (), gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
-        let gradient = self.tables.map(gradient, |g, [cos, sin], dx| {
-            let (half, ((low, high), (dx_low, dx_high))) = halves(g, dx);
-            for i in 0..half {
-                dx_low[i] = low[i] * cos[i] + high[i] * sin[half + i];
-                dx_high[i] = high[i] * cos[half + i] - low[i] * sin[i];
-            }
-        });
+        let gradient = self.tables.map(gradient, |g, [cos, sin], dx| turn_back(g, cos, sin, dx));
         [Some(gradient)]
     }
 }
 
-type Halves<'a, 'b> = ((&'a [f32], &'a [f32]), (&'b mut [f32], &'b mut [f32]));
+vectorised! {
+    pub fn turn(x: &[f32], cos: &[f32], sin: &[f32], y: &mut [f32]) {
+        let half = x.len() / 2;
+        let ((low, high), (y_low, y_high)) = (x.split_at(half), y.split_at_mut(half));
+        let ((cos_low, cos_high), (sin_low, sin_high)) = (cos.split_at(half), sin.split_at(half));
+        for i in 0..half {
+            y_low[i] = low[i] * cos_low[i] - high[i] * sin_low[i];
+            y_high[i] = high[i] * cos_high[i] + low[i] * sin_high[i];
+        }
+    }
+}
 
-fn halves<'a, 'b>(x: &'a [f32], y: &'b mut [f32]) -> (usize, Halves<'a, 'b>) {
-    let half = x.len() / 2;
-    (half, (x.split_at(half), y.split_at_mut(half)))
+vectorised! {
+    pub fn turn_back(g: &[f32], cos: &[f32], sin: &[f32], dx: &mut [f32]) {
+        let half = g.len() / 2;
+        let ((low, high), (dx_low, dx_high)) = (g.split_at(half), dx.split_at_mut(half));
+        let ((cos_low, cos_high), (sin_low, sin_high)) = (cos.split_at(half), sin.split_at(half));
+        for i in 0..half {
+            dx_low[i] = low[i] * cos_low[i] + high[i] * sin_high[i];
+            dx_high[i] = high[i] * cos_high[i] - low[i] * sin_low[i];
+        }
+    }
 }

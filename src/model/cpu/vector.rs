@@ -1,6 +1,6 @@
 //! Loops that the compiler turns into vector instructions, and the pieces they are made of.
 //!
-//! A program for any x86-64 would use four lanes: [`vectorised`] compiles its loop for what newer
+//! A program for any x86-64 would use four lanes: [`vectorised`] compiles a loop for what newer
 //! processors have too, and chooses when it runs.
 
 use rayon::prelude::*;
@@ -14,37 +14,76 @@ const PARALLEL: usize = 32 * 1024;
 /// Numbers that one task of an element-wise loop works on: they fit the cache.
 pub const CHUNK: usize = 8 * 1024;
 
-/// Runs `f` compiled for the vector instructions that this processor has.
-#[inline]
-pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn with_avx512<R>(f: impl FnOnce() -> R) -> R {
-            f()
+/// Compiles a function three times, for AVX-512, for AVX2 and for any processor; the best that
+/// this processor has is run.
+///
+/// A function and no closure: only of functions can it be demanded that they are compiled into
+/// their caller, with its instructions.
+macro_rules! vectorised {
+    ($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        pub fn $name($($arg: $type),*) {
+            #[allow(clippy::inline_always, reason = "its instructions are those of its caller")]
+            #[inline(always)]
+            fn plain($($arg: $type),*) $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn with_avx512($($arg: $type),*) {
+                    plain($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn with_avx2($($arg: $type),*) {
+                    plain($($arg),*)
+                }
+                match $crate::model::cpu::vector::Instructions::here() {
+                    // SAFETY: the processor was asked for the instructions.
+                    $crate::model::cpu::vector::Instructions::Avx512 => {
+                        return unsafe { with_avx512($($arg),*) };
+                    }
+                    // SAFETY: as above.
+                    $crate::model::cpu::vector::Instructions::Avx2 => {
+                        return unsafe { with_avx2($($arg),*) };
+                    }
+                    $crate::model::cpu::vector::Instructions::Any => {}
+                }
+            }
+            plain($($arg),*)
         }
-        #[target_feature(enable = "avx2,fma")]
-        fn with_avx2<R>(f: impl FnOnce() -> R) -> R {
-            f()
-        }
+    };
+}
+pub(super) use vectorised;
+
+/// Vector instructions of an x86-64 processor.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub enum Instructions {
+    Avx512,
+    Avx2,
+    Any,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Instructions {
+    /// What this processor has; asked once, then remembered by the standard library.
+    #[inline]
+    pub fn here() -> Self {
         let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let has_avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        // SAFETY: the processor was just asked for the instructions.
-        if has_avx2 && has_avx512 {
-            return unsafe { with_avx512(f) };
-        } else if has_avx2 {
-            return unsafe { with_avx2(f) };
+        match (has_avx2, has_avx512) {
+            (true, true) => Self::Avx512,
+            (true, false) => Self::Avx2,
+            (false, _) => Self::Any,
         }
     }
-    f()
 }
 
-/// Hands `f` each chunk of `out` with its index, vectorised, on all threads where that pays.
+/// Hands `f` each chunk of `out` with its index, on all threads where that pays.
 pub fn each_chunk(out: &mut [f32], chunk: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    let run = |(i, out): (usize, &mut [f32])| vectorised(|| f(i, out));
+    let run = |(i, out): (usize, &mut [f32])| f(i, out);
     match out.len() < PARALLEL {
         true => out.chunks_mut(chunk).enumerate().for_each(run),
         false => out.par_chunks_mut(chunk).enumerate().for_each(run),
@@ -57,7 +96,7 @@ pub fn each_chunk_of_two(
     chunks: [usize; 2],
     f: impl Fn(usize, [&mut [f32]; 2]) + Sync,
 ) {
-    let run = |(i, (a, b)): (usize, (&mut [f32], &mut [f32]))| vectorised(|| f(i, [a, b]));
+    let run = |(i, (a, b)): (usize, (&mut [f32], &mut [f32]))| f(i, [a, b]);
     let parallel = outs.iter().any(|out| out.len() >= PARALLEL);
     let [a, b] = outs;
     if parallel {
