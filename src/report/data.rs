@@ -168,9 +168,10 @@ pub fn picture(stats: &Stats) -> String {
         let videos = histogram(subset).into_iter().filter(|(_, n)| *n > 0);
         let videos = videos.map(|(name, n)| (format!("{name} on a video"), n, thousands(n)));
         groups.push((format!("{name}: videos by their questions"), videos.collect()));
-        let answers = common(subset).into_iter().map(|(answer, n)| {
-            let share = percent(n, subset.all.questions);
-            (short(&answer), n, format!("{} ({share} %)", thousands(n)))
+        let answers = common(subset).into_iter().enumerate().map(|(i, (answer, n))| {
+            let behind = format!("{} ({} %)", thousands(n), percent(n, subset.all.questions));
+            // the rest has no bar: it would outgrow each answer's own
+            (short(&answer), if i < ANSWERS { n } else { 0 }, behind)
         });
         groups.push((format!("{name}: answers"), answers.collect()));
     }
@@ -236,24 +237,24 @@ pub fn terms_table(files: &[Counts]) -> String {
 /// The heat map of `data terms`: a row for each term, a column for each file; the darker the larger
 /// the share of its records that have the term.
 pub fn terms_heat_map(files: &[Counts]) -> String {
-    const TOP: f64 = 96.0;
     let wide = (WIDTH - LEFT - 12.0) / files.len().max(1) as f64;
-    let room = ((wide - 8.0) / 8.0) as usize;
+    let fits = |file: &Counts| file.name.chars().count() as f64 * 8.0 < wide;
+    let top = if files.iter().all(fits) { 60.0 } else { 130.0 };
     let mut body = text("head", [12.0, 24.0], "start", "Texts that have a word of motion, %");
     for (c, file) in files.iter().enumerate() {
         let x = LEFT + wide * (c as f64 + 0.5);
-        if file.name.chars().count() <= room {
-            body += &text("", [x, TOP - 10.0], "middle", &file.name);
+        if fits(file) {
+            body += &text("", [x, top - 10.0], "middle", &file.name);
         } else {
             let _ = write!(
                 body,
                 "<text transform=\"translate({x:.1} {:.1}) rotate(-35)\">{}</text>",
-                TOP - 8.0,
-                escape(&short(&file.name))
+                top - 8.0,
+                escape(&file.name.chars().take(20).collect::<String>())
             );
         }
     }
-    let mut y = TOP;
+    let mut y = top;
     let mut kind = "";
     for (i, term) in TERMS.iter().enumerate() {
         if term.kind != kind {
@@ -277,7 +278,7 @@ pub fn terms_heat_map(files: &[Counts]) -> String {
                 ROW - 2.0,
                 0.04 + 0.96 * share.sqrt()
             );
-            let class = if share.sqrt() > 0.5 { "on" } else { "" };
+            let class = if share.sqrt() > 0.8 { "on" } else { "" };
             let label = percent(file.having[i], file.records);
             body += &text(class, [x + wide / 2.0, y + 14.0], "middle", &label);
             body += "</g>";
