@@ -110,7 +110,7 @@ def main():
             make(model, SHAPES[shape])
         shutil.rmtree(work / "runs", ignore_errors=True)
         (work / "r.toml").write_text(
-            f'[model]\npath = "{model}"\n[data]\npath = "demo"\ncache = ""\n'
+            f'[model]\npath = "{model}"\n[data]\npath = "demo"\ncache_gib = 0\n'
             f"[video]\nfps = 8.0\nmax_frames = {frames}\nmax_pixels = {tokens * 28 * 28}\n"
             f"{lora}[train]\nmax_steps = 2\ngrad_accum = 1\n{train}\n"
             "[eval]\nmax_new_tokens = 2\ncontrols = []\n"

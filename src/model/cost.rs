@@ -17,7 +17,7 @@ impl TextConfig {
     /// of the MLP.
     pub fn tape(&self) -> usize {
         let (q, kv) = self.attention_widths();
-        4 * self.hidden_size + 2 * q + kv + 3 * self.intermediate_size
+        5 * self.hidden_size + 2 * q + kv + 3 * self.intermediate_size
     }
 
     /// Numbers that the cache of keys and values holds for each token, over all layers.
