@@ -24,7 +24,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vlm4d_train::eval::generate::{Options, generate};
+use vlm4d_train::eval::generate::{Options, Prompt, generate};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::host::write_tensors;
 use vlm4d_train::model::peft;
@@ -261,14 +261,15 @@ fn answer(
     videos: &Videos,
     task: Task,
 ) -> Result<Vec<f64>, Failure> {
-    let options =
-        Options { max_new_tokens: if task == Task::Letter { 1 } else { 16 }, ..Options::default() };
+    let max_new_tokens = if task == Task::Letter { 1 } else { 16 };
+    let options = Options::default();
     let mut seconds = vec![];
     for (i, entry) in entries.iter().enumerate() {
         let start = Instant::now();
-        let prompt = &entry.input_ids[..entry.prompt_len];
+        let input_ids = entry.input_ids[..entry.prompt_len].to_vec();
+        let prompt = Prompt { input_ids, max_new_tokens };
         let features = videos.features(model, i)?;
-        generate(model, prompt, &[entry.grid()], &features, &options, |_| ())?;
+        generate(model, &[prompt], &[entry.grid()], &features, &options, |_, _| ())?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     Ok(seconds)

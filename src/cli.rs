@@ -49,6 +49,21 @@ enum Command {
         #[arg(long, value_name = "GIB")]
         memory: Option<f64>,
     },
+    /// Ask the test questions of a recipe, without training
+    Eval {
+        /// Recipe that names checkpoint and data
+        #[arg(value_name = "RECIPE.toml")]
+        recipe: PathBuf,
+        /// Adapter in PEFT's format; without it the checkpoint is asked by itself
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
+        /// Folder for the results [default: eval/ in the recipe's own folder]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Folder under which each recipe has its own
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        runs: PathBuf,
+    },
     /// Grade answers in VLM4D's released-output format
     Grade {
         /// Files of answers
@@ -87,6 +102,11 @@ impl Cli {
             Some(Command::Plan { recipe, runs, memory }) => {
                 let bytes = memory.map(|gib| (gib * f64::from(1 << 30)) as usize);
                 run::plan::plan(&recipe, &runs, bytes, &terminal)
+            }
+            Some(Command::Eval { recipe, adapter, out, runs }) => {
+                interrupt::catch()?;
+                run::evaluation(&recipe, adapter.as_deref(), out.as_deref(), &runs, &terminal)?;
+                Ok(())
             }
             Some(Command::Grade { files, out, data }) => {
                 grade_files(&files, out.as_deref(), data.as_deref(), &terminal)

@@ -54,6 +54,7 @@ impl RunFolder<'_> {
             device: "cpu".into(),
             model_sha256: format!("hash of {}", self.model),
             data_sha256: "data".into(),
+            adapter_sha256: None,
         });
         for (stage, right) in ["before", "after"].into_iter().zip(self.right) {
             std::fs::create_dir_all(dir.join(stage)).unwrap();
@@ -80,8 +81,10 @@ impl RunFolder<'_> {
                     source: if i % 2 == 0 { "davis" } else { "ego4d" }.into(),
                     group: if i % 2 == 0 { "exo-centric" } else { "ego-centric" }.into(),
                     video: format!("videos_real/davis/{}.mp4", i / 2),
+                    shown: None,
                     format,
                     prompt: PromptStyle::Do,
+                    rotation: None,
                     question: format!("Where does number {i} go?"),
                     choices: ["left", "right", "up", "down"].map(str::to_owned).into(),
                     gold: "left".into(),

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod alone;
 mod augment;
 mod board;
 mod cache;
@@ -11,10 +12,12 @@ mod compare;
 mod cpu;
 mod data;
 mod demo;
+mod evaluation;
 mod full;
 mod generate;
 mod grade;
 mod hub;
+mod judge;
 mod kinds;
 mod llamafactory;
 mod mirror;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::predict::Prediction;
+use super::rounds::{CIRCULAR, TRAIN};
 use super::stats::{self, Metric, Outcome, Pair, Paired};
 use crate::data::vlm4d::Format;
 
@@ -14,8 +15,19 @@ pub struct Metrics {
     /// `mc` and `ff`.
     #[serde(flatten)]
     pub formats: BTreeMap<Format, FormatMetrics>,
-    /// The same under each control.
+    /// The same under each control; `train` are questions that were trained on.
     pub controls: BTreeMap<String, BTreeMap<Format, FormatMetrics>>,
+}
+
+/// Accuracy where a question counts only if it is answered rightly under every rotation of its
+/// choices. Source: MMBench's CircularEval.
+#[derive(Clone, Debug, Serialize)]
+pub struct Circular {
+    /// Right under every rotation.
+    #[serde(flatten)]
+    pub overall: Metric,
+    /// Accuracy under each rotation by itself, that by 0 first.
+    pub rotations: Vec<f64>,
 }
 
 /// Accuracy in one format.
@@ -26,8 +38,17 @@ pub struct FormatMetrics {
     pub overall: Metric,
     /// Responses without an answer; they count as wrong.
     pub unanswered: usize,
-    /// Who graded.
+    /// Who graded; with how many responses each where several did.
     pub grader: String,
+    /// Multiple choice under all rotations of the choices, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circular: Option<Circular>,
+    /// After training: what it changed, on the same questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<Paired>,
+    /// Of a control: what the questions as they are get more, on the same questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gain: Option<Paired>,
     /// Accuracy of guessing; none for freeform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
@@ -39,14 +60,45 @@ pub struct FormatMetrics {
     pub group: BTreeMap<String, Metric>,
 }
 
-/// Metrics of an evaluation and of its controls, by name.
+/// Metrics of an evaluation and of its other rounds, by name.
 pub fn metrics(
     predictions: &[Prediction],
-    controls: &BTreeMap<String, Vec<Prediction>>,
+    others: &BTreeMap<String, Vec<Prediction>>,
     seed: u64,
 ) -> Metrics {
-    let of_controls = controls.iter().map(|(name, p)| (name.clone(), by_format(p, seed)));
-    Metrics { formats: by_format(predictions, seed), controls: of_controls.collect() }
+    let mut formats = by_format(predictions, seed);
+    if let (Some(rotated), Some(mc)) = (others.get(CIRCULAR), formats.get_mut(&Format::Mc)) {
+        mc.circular = Some(circular(predictions, rotated, seed));
+    }
+    let controls = others.iter().filter(|(name, _)| *name != CIRCULAR).map(|(name, of)| {
+        let mut control = by_format(of, seed);
+        if name != TRAIN {
+            for (format, metrics) in &mut control {
+                metrics.gain = Some(paired(of, predictions, *format, seed));
+            }
+        }
+        (name.clone(), control)
+    });
+    Metrics { controls: controls.collect(), formats }
+}
+
+/// A question of `plain` counts where it and all its rotations are right.
+fn circular(plain: &[Prediction], rotated: &[Prediction], seed: u64) -> Circular {
+    let mc = || plain.iter().filter(|p| p.format == Format::Mc);
+    let mut rotations: BTreeMap<usize, Vec<bool>> = BTreeMap::new();
+    let mut all: BTreeMap<&str, bool> = BTreeMap::new();
+    for p in mc().chain(rotated) {
+        rotations.entry(p.rotation.unwrap_or(0)).or_default().push(p.correct);
+        *all.entry(&p.id).or_insert(true) &= p.correct;
+    }
+    let outcomes: Vec<Outcome> =
+        mc().map(|p| Outcome { correct: all[&*p.id], ..outcome(p) }).collect();
+    let share =
+        |right: &Vec<bool>| right.iter().filter(|r| **r).count() as f64 / right.len().max(1) as f64;
+    Circular {
+        overall: stats::metric(&outcomes, seed),
+        rotations: rotations.values().map(share).collect(),
+    }
 }
 
 fn by_format(predictions: &[Prediction], seed: u64) -> BTreeMap<Format, FormatMetrics> {
@@ -68,12 +120,29 @@ fn format_metrics(predictions: &[&Prediction], seed: u64) -> FormatMetrics {
     FormatMetrics {
         overall: breakdown.overall,
         unanswered: predictions.iter().filter(|p| p.extracted.is_none()).count(),
-        grader: predictions.first().map_or_else(String::new, |p| p.grader.clone()),
+        grader: graders(predictions),
+        circular: None,
+        change: None,
+        gain: None,
         chance: stats::chance(&guesses),
         subset: breakdown.subset,
         source: breakdown.source,
         group: breakdown.group,
     }
+}
+
+/// Who graded: the one grader, or each with the number of its responses.
+fn graders(predictions: &[&Prediction]) -> String {
+    let mut graders: BTreeMap<&str, usize> = BTreeMap::new();
+    for p in predictions {
+        *graders.entry(&p.grader).or_default() += 1;
+    }
+    let several = graders.len() > 1;
+    let named = graders.iter().map(|(name, n)| match several {
+        true => format!("{name} ({n})"),
+        false => (*name).to_owned(),
+    });
+    named.collect::<Vec<_>>().join(", ")
 }
 
 /// What the statistics have to know of a prediction.

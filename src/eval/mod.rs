@@ -2,6 +2,10 @@
 
 pub mod generate;
 pub mod grade;
+pub mod judge;
+pub mod letters;
 pub mod metrics;
 pub mod predict;
+pub mod rounds;
 pub mod stats;
+pub mod view;

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::generate::{Options, generate};
-use super::grade::{grade_ff, grade_mc};
+use super::generate::{Options, Prompt, Response, generate};
+use super::grade::{self, Verdict, grade_ff, grade_mc};
+use super::letters::Letters;
+use super::view::View;
 use crate::data::chat::Chat;
 use crate::data::entry::Entry;
-use crate::data::vlm4d::{Format, PromptStyle, letter};
+use crate::data::vlm4d::{Format, PromptStyle};
 use crate::error::{Error, Result};
 use crate::features::Videos;
 use crate::files::{self, io_reason};
@@ -18,7 +19,7 @@ use crate::interrupt;
 use crate::model::config::VisionConfig;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
-use crate::recipe::Eval;
+use crate::recipe::{Eval, Scoring};
 
 /// A graded response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,19 +32,25 @@ pub struct Prediction {
     pub source: String,
     /// The paper's group.
     pub group: String,
-    /// The video, relative to the data folder; what intervals are resampled over.
+    /// The question's video, relative to the data folder; what intervals are resampled over.
     pub video: String,
+    /// The video that was shown instead, where it was another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<String>,
     /// Multiple choice or freeform.
     pub format: Format,
     /// Direct output or chain of thought.
     pub prompt: PromptStyle,
+    /// By how many places the choices were rotated, in circular evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<usize>,
     /// The question.
     pub question: String,
-    /// Its choices.
+    /// Its choices, as they were shown.
     pub choices: Vec<String>,
     /// The gold answer's text.
     pub gold: String,
-    /// What the model wrote.
+    /// What the model wrote; nothing where the letters' probabilities decide.
     pub response: String,
     /// What it was taken to answer; none where it did not answer.
     pub extracted: Option<String>,
@@ -51,11 +58,50 @@ pub struct Prediction {
     pub correct: bool,
     /// Who graded it.
     pub grader: String,
-    /// Log-probability of each letter at the first position of the answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Log-probability of each letter where the answer stands: at the response's first token, or
+    /// with chain of thought at the last token that is the letter taken (spelled as there, with or
+    /// without a space before it). None for freeform, and where a chain of thought ends without a
+    /// letter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub letter_logprobs: Option<BTreeMap<char, f32>>,
     /// Tokens of the prompt that stand for video.
     pub n_video_tokens: usize,
+}
+
+/// A question, how it is asked, and with its choices rotated by how many places.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The question, its choices rotated.
+    pub entry: Entry,
+    /// Multiple choice or freeform.
+    pub format: Format,
+    /// 0, or a rotation of circular evaluation.
+    pub rotation: usize,
+}
+
+impl Ask {
+    /// Every entry in every one of `formats` that it can be asked in.
+    pub fn all<'a>(entries: impl IntoIterator<Item = &'a Entry>, formats: &[Format]) -> Vec<Self> {
+        let asks = entries.into_iter().flat_map(|entry| {
+            let formats = entry.formats(formats).into_iter();
+            formats.map(|format| Self { entry: entry.clone(), format, rotation: 0 })
+        });
+        asks.collect()
+    }
+
+    /// Every multiple-choice question of `entries` with its choices rotated, once for each
+    /// rotation but the first, which is the question itself.
+    pub fn rotations<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<Self> {
+        let with_choices = |entry: &&Entry| entry.formats(&[Format::Mc]) == [Format::Mc];
+        let asks = entries.into_iter().filter(with_choices).flat_map(|entry| {
+            let n = entry.choices.len();
+            (1..n).map(move |rotation| {
+                let order: Vec<usize> = (0..n).map(|i| (i + rotation) % n).collect();
+                Self { entry: entry.with_choices(&order), format: Format::Mc, rotation }
+            })
+        });
+        asks.collect()
+    }
 }
 
 /// Asks a model questions.
@@ -73,68 +119,126 @@ pub struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    /// Asks every entry in every format; without `video` the questions are asked blind.
-    /// `progress` is told after each question, with how many are done.
+    /// Asks everything under `view`; predictions come in the order of `asks`. `progress` is told
+    /// how many are done.
     ///
     /// # Errors
     /// Where a prompt does not fit its media or the device fails.
     pub fn run(
         &self,
-        entries: &[&Entry],
-        video: bool,
+        asks: &[Ask],
+        view: &View,
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<Prediction>> {
-        let mut predictions = Vec::new();
-        for entry in entries {
-            interrupt::check("the evaluation")?;
-            let features = match video {
-                true => self.videos.features(self.model, &entry.shown())?,
-                false => vec![],
-            };
-            for format in entry.formats(&self.recipe.formats) {
-                predictions.push(self.ask(entry, format, video, &features)?);
-                progress(predictions.len());
-            }
+        let mut done: BTreeMap<usize, Prediction> = BTreeMap::new();
+        for group in self.groups(asks, view) {
+            let predictions = self.answer(asks, &group, view)?;
+            done.extend(group.into_iter().zip(predictions));
+            progress(done.len());
         }
-        Ok(predictions)
+        Ok(done.into_values().collect())
     }
 
-    fn ask(
-        &self,
-        entry: &Entry,
-        format: Format,
-        video: bool,
-        features: &[Tensor<2>],
-    ) -> Result<Prediction> {
-        let grids = if video { self.videos.grids(&entry.shown())? } else { vec![] };
+    /// Which of `asks` are answered together: those on one video, whose tokens are then read
+    /// once; without video as many as a batch holds.
+    pub fn groups(&self, asks: &[Ask], view: &View) -> Vec<Vec<usize>> {
+        let mut order = Vec::new();
+        let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for (i, ask) in asks.iter().enumerate() {
+            let shown = view.shown(&ask.entry);
+            let group = groups.entry(shown.clone()).or_default();
+            if group.is_empty() {
+                order.push(shown);
+            }
+            group.push(i);
+        }
+        let size = |blind: bool| if blind { self.recipe.batch_size } else { usize::MAX };
+        let groups = order.into_iter().flat_map(|shown| {
+            let group = groups.remove(&shown).unwrap_or_default();
+            group.chunks(size(shown.is_empty())).map(<[usize]>::to_vec).collect::<Vec<_>>()
+        });
+        groups.collect()
+    }
+
+    /// Answers the questions `group` of `asks`, which are shown the same videos.
+    ///
+    /// # Errors
+    /// Where a prompt does not fit its media, the device fails, or the user asked to stop.
+    pub fn answer(&self, asks: &[Ask], group: &[usize], view: &View) -> Result<Vec<Prediction>> {
+        interrupt::check("the evaluation")?;
+        let asks: Vec<&Ask> = group.iter().map(|i| &asks[*i]).collect();
+        let Some(first) = asks.first() else { return Ok(vec![]) };
+        let shown = view.shown(&first.entry);
+        let features = self.videos.features(self.model, &shown)?;
+        let grids = self.videos.grids(&shown)?;
         let tokens = media_tokens(&self.model.config.vision, &grids);
-        let messages = entry.prompt(format, self.recipe.prompt, video);
-        let input_ids = self.chat.encode_prompt(&messages, &tokens)?;
-        let letters: Vec<char> = match format {
-            Format::Mc => (0..entry.choices.len()).map(letter).collect(),
-            Format::Ff => vec![],
-        };
+        let prompts = asks.iter().map(|ask| self.prompt(ask, view, &tokens));
+        let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
+        let most = asks.iter().map(|ask| ask.entry.choices.len()).max().unwrap_or_default();
+        let letters = Letters::new(&self.chat.tokenizer, most, self.recipe.prompt)?;
         let options = Options {
-            max_new_tokens: self.recipe.max_new_tokens(),
             eos_token_ids: self.eos_token_ids.clone(),
-            repetition_penalty: None,
-            watch: self.letter_ids(&letters)?,
+            watch: letters.tokens(),
+            watch_every_step: self.recipe.prompt == PromptStyle::Cot,
+            batch_size: self.recipe.batch_size,
+            ..Options::default()
         };
-        let response = generate(self.model, &input_ids, &grids, features, &options, |_| ())?;
+        let responses = generate(self.model, &prompts, &grids, &features, &options, |_, _| ())?;
+        let pairs = asks.iter().zip(responses);
+        let predictions = pairs.map(|(ask, response)| {
+            let other = matches!(view, View::Others(_)).then(|| shown.first()).flatten();
+            Ok(Prediction {
+                shown: other.map(|shown| shown.video.display().to_string()),
+                n_video_tokens: tokens.iter().sum(),
+                ..self.prediction(ask, &response, &letters)?
+            })
+        });
+        predictions.collect()
+    }
+
+    fn prompt(&self, ask: &Ask, view: &View, tokens: &[usize]) -> Result<Prompt> {
+        let messages = ask.entry.prompt(ask.format, self.recipe.prompt, view.has_video());
+        let input_ids = self.chat.encode_prompt(&messages, tokens)?;
+        let max_new_tokens = match self.by_probability(ask) {
+            true => 0,
+            false => self.recipe.max_new_tokens(),
+        };
+        Ok(Prompt { input_ids, max_new_tokens })
+    }
+
+    fn by_probability(&self, ask: &Ask) -> bool {
+        self.recipe.scoring == Scoring::Logprob && ask.format == Format::Mc
+    }
+
+    fn prediction(&self, ask: &Ask, response: &Response, letters: &Letters) -> Result<Prediction> {
+        let Ask { entry, format, rotation } = ask;
         let text = self.chat.tokenizer.decode(&response.ids, true)?;
-        let verdict = match format {
-            Format::Mc => grade_mc(&text, &entry.choices, &entry.gold_choices),
-            Format::Ff => grade_ff(&text, &entry.gold),
+        let n = entry.choices.len();
+        let (verdict, logprobs) = match format {
+            Format::Ff => (grade_ff(&text, &entry.gold), None),
+            Format::Mc if self.by_probability(ask) => {
+                let logprobs = letters.at_start(response, n);
+                (likeliest(&logprobs, &entry.gold_choices), Some(logprobs))
+            }
+            Format::Mc => {
+                let verdict = grade_mc(&text, &entry.choices, &entry.gold_choices);
+                let logprobs = match self.recipe.prompt {
+                    PromptStyle::Do => Some(letters.at_start(response, n)),
+                    PromptStyle::Cot => letters.at_answer(response, n, verdict.extracted.as_ref()),
+                };
+                (verdict, logprobs)
+            }
         };
-        let logprobs = letters.into_iter().zip(response.watched).collect();
         Ok(Prediction {
             id: entry.id.clone(),
             subset: entry.subset.clone(),
             source: entry.source.clone(),
             group: entry.group.clone(),
             video: entry.item().video.display().to_string(),
-            format,
+            shown: None,
+            format: *format,
             prompt: self.recipe.prompt,
+            rotation: (*rotation > 0).then_some(*rotation),
             question: entry.question.clone(),
             choices: entry.choices.clone(),
             gold: entry.gold.clone(),
@@ -142,21 +246,19 @@ impl Evaluator<'_> {
             extracted: verdict.extracted,
             correct: verdict.correct,
             grader: verdict.grader.to_owned(),
-            letter_logprobs: (format == Format::Mc).then_some(logprobs),
-            n_video_tokens: tokens.iter().sum(),
+            letter_logprobs: logprobs,
+            n_video_tokens: 0,
         })
     }
+}
 
-    fn letter_ids(&self, letters: &[char]) -> Result<Vec<u32>> {
-        let ids = letters.iter().map(|letter| {
-            let ids = self.chat.tokenizer.encode(&letter.to_string())?;
-            match ids[..] {
-                [id] => Ok(id),
-                _ => Err(Error::input(format!("the tokenizer has no single token for `{letter}`"))
-                    .help("the letters' probabilities need one; use a Qwen-VL tokenizer")),
-            }
-        });
-        ids.collect()
+/// The letter with the highest log-probability, the first of several, as the answer.
+fn likeliest(logprobs: &BTreeMap<char, f32>, gold: &[usize]) -> Verdict {
+    let best = logprobs.iter().enumerate().reduce(|a, b| if b.1.1 > a.1.1 { b } else { a });
+    Verdict {
+        extracted: best.map(|(_, (letter, _))| letter.to_string()),
+        correct: best.is_some_and(|(i, _)| gold.contains(&i)),
+        grader: grade::LOGPROB,
     }
 }
 

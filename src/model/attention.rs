@@ -1,8 +1,9 @@
 //! Attention: the one function through which every head of both towers goes.
 
-use burn::tensor::{Tensor, module, ops::AttentionModuleOptions};
+use burn::tensor::{DType, Tensor, module, ops::AttentionModuleOptions};
 
 use super::cpu;
+use super::lora::cast;
 
 /// Scaled dot-product attention with grouped key and value heads.
 ///
@@ -23,4 +24,45 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
         None,
         AttentionModuleOptions { is_causal, ..Default::default() },
     )
+}
+
+/// Attention of `b` continuations of one trunk, without a copy of the trunk per continuation.
+///
+/// `q: [b, heads, t, d]` sees all of the trunk's keys and values, `[1, kv_heads, p, d]`, and of
+/// its own tail's, `[b, kv_heads, s, d]`, what `bias: [b, 1, t, s]` (0 or −∞, f32) lets it →
+/// `[b, heads, t, d]`. One softmax over both, in f32. Without a tape.
+pub fn branched_attention(
+    q: Tensor<4>,
+    trunk: (Tensor<4>, Tensor<4>),
+    tail: (Tensor<4>, Tensor<4>),
+    bias: Option<Tensor<4>>,
+) -> Tensor<4> {
+    let ([b, heads, t, d], dtype) = (q.dims(), q.dtype());
+    let ([_, kv, _, _], [_, _, s, _]) = (trunk.0.dims(), tail.0.dims());
+    // The heads of a group share their keys: they are further queries of the same keys, and so
+    // are the branches before the trunk.
+    let rows = heads / kv * t;
+    let to_trunk = |x: Tensor<4>| -> Tensor<4> {
+        let width = x.dims()[3];
+        x.swap_dims(0, 1).reshape([1, kv, b * rows, width])
+    };
+    let to_tail = |x: Tensor<4>| -> Tensor<4> {
+        let width = x.dims()[3];
+        x.reshape([kv, b, rows, width]).swap_dims(0, 1)
+    };
+    let [trunk_k, trunk_v, tail_k, tail_v] =
+        [trunk.0, trunk.1, tail.0, tail.1].map(|x| cast(x, DType::F32));
+    let q = cast(q, DType::F32).div_scalar((d as f64).sqrt()).reshape([b, kv, rows, d]);
+    let trunk_scores = to_trunk(q.clone()).matmul(trunk_k.transpose());
+    let mut tail_scores = q.matmul(tail_k.transpose());
+    if let Some(bias) = bias {
+        tail_scores = (tail_scores.reshape([b, heads, t, s]) + bias).reshape([b, kv, rows, s]);
+    }
+    let tail_scores = to_trunk(tail_scores);
+    let highest = trunk_scores.clone().max_dim(3).max_pair(tail_scores.clone().max_dim(3));
+    let trunk_weights = (trunk_scores - highest.clone()).exp();
+    let tail_weights = (tail_scores - highest).exp();
+    let total = trunk_weights.clone().sum_dim(3) + tail_weights.clone().sum_dim(3);
+    let y = to_tail(trunk_weights.matmul(trunk_v)) + to_tail(tail_weights).matmul(tail_v);
+    cast((y / to_tail(total)).reshape([b, heads, t, d]), dtype)
 }

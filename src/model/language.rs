@@ -145,11 +145,10 @@ impl SelfAttention {
         let q = context.rotary.apply(heads(self.q_proj.forward(x.clone(), context.train)));
         let k = context.rotary.apply(heads(self.k_proj.forward(x.clone(), context.train)));
         let v = heads(self.v_proj.forward(x, context.train));
-        let (k, v) = match cache {
-            Some((cache, layer)) => cache.extend(layer, k, v),
-            None => (k, v),
+        let y = match cache {
+            Some((cache, layer)) => cache.attend(layer, q, k, v),
+            None => attention(q, k, v, true),
         };
-        let y = attention(q, k, v, true);
         let width = y.dims()[1] * self.head_dim;
         self.o_proj.forward(y.swap_dims(1, 2).reshape([b, t, width]), context.train)
     }

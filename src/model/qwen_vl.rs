@@ -120,7 +120,13 @@ impl QwenVl {
 
     /// What all layers share for tokens at `positions`; `train` switches dropout on.
     pub fn context(&self, positions: &Positions, train: bool) -> Context {
-        Context { rotary: Rotary::text(&self.config.text, positions, &self.device()), train }
+        let batch = std::slice::from_ref(positions);
+        Context { rotary: Rotary::text(&self.config.text, batch, &self.device()), train }
+    }
+
+    /// What all layers share for a batch of rows of equal length, without dropout.
+    pub fn batch_context(&self, batch: &[Positions]) -> Context {
+        Context { rotary: Rotary::text(&self.config.text, batch, &self.device()), train: false }
     }
 
     /// Hidden states after the final norm of one whole prompt: `[1, t, hidden]`.

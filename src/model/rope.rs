@@ -83,6 +83,17 @@ impl Positions {
         let row: Vec<i64> = (first..first + n as i64).collect();
         Self { rows: [row.clone(), row.clone(), row] }
     }
+
+    /// The positions of tokens `range`; beyond the end the last token's go on as text.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Self {
+        let t = self.rows[0].len();
+        let beyond = Self::text(self.next(), range.end.saturating_sub(t));
+        let of = |row: usize| {
+            let inside = &self.rows[row][range.start.min(t)..range.end.min(t)];
+            [inside, &beyond.rows[row]].concat()
+        };
+        Self { rows: [of(0), of(1), of(2)] }
+    }
 }
 
 fn pads_disagree(how: &str) -> Error {
@@ -120,18 +131,21 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Tables of the language model for one prompt: `[1, 1, t, d]`.
-    pub fn text(config: &TextConfig, positions: &Positions, device: &Device) -> Self {
+    /// Tables of the language model for a batch of `b` prompts of equal length: `[b, 1, t, d]`.
+    pub fn text(config: &TextConfig, batch: &[Positions], device: &Device) -> Self {
         let half = config.head_dim / 2;
         let frequencies = inverse_frequencies(config.rope_theta, half);
         let row_of: Vec<usize> = (0..3).flat_map(|s| vec![s; config.mrope_section[s]]).collect();
-        let angles = (0..positions.rows[0].len()).flat_map(|i| {
-            let rows = &positions.rows;
+        let tokens =
+            batch.iter().flat_map(|one| (0..one.rows[0].len()).map(move |i| (&one.rows, i)));
+        let angles = tokens.flat_map(|(rows, i)| {
             let position = |f: usize| rows[row_of[f]][i] as f32;
             (0..half).map(|f| position(f) * frequencies[f]).collect::<Vec<_>>()
         });
         let [cos, sin] = tables(&angles.collect::<Vec<_>>(), half, device);
-        Self { cos: cos.unsqueeze(), sin: sin.unsqueeze() }
+        let t = cos.dims()[0] / batch.len();
+        let shape = [batch.len(), 1, t, config.head_dim];
+        Self { cos: cos.reshape(shape), sin: sin.reshape(shape) }
     }
 
     /// Tables of the vision tower for patches at `(y, x)`: `[1, patches, 1, d]`.

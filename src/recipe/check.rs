@@ -5,8 +5,11 @@ use std::fmt::Display;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Data, Eval, Lora, Model, Part, Recipe, Split, Train, Video};
+use super::{
+    Data, Eval, Judge, JudgeKind, Lora, Model, Part, Recipe, Scoring, Split, Train, Video,
+};
 use crate::data::hub::{Kind, Repo};
+use crate::data::vlm4d::PromptStyle;
 use crate::error::{Error, Result};
 
 /// Whether a value can be; where it stands, what is wrong with it and how to fix it.
@@ -202,6 +205,25 @@ impl Eval {
         vec![
             check(!self.formats.is_empty(), &["eval", "formats"], "empty", FORMATS),
             check(self.max_new_tokens != Some(0), &["eval", "max_new_tokens"], 0, COUNT),
+            check(self.batch_size >= 1, &["eval", "batch_size"], self.batch_size, COUNT),
+            check(
+                (0.0..=1.0).contains(&self.train_share),
+                &["eval", "train_share"],
+                self.train_share,
+                "a share of the training questions, between 0 and 1",
+            ),
+            check(
+                self.scoring == Scoring::Text || self.prompt == PromptStyle::Do,
+                &["eval", "scoring"],
+                "\"logprob\" with prompt = \"cot\"",
+                "a chain of thought does not start with its letter: set prompt = \"do\"",
+            ),
+            check(
+                (1..self.controls.len()).all(|i| !self.controls[..i].contains(&self.controls[i])),
+                &["eval", "controls"],
+                "a list that names a control twice",
+                "name each control once",
+            ),
         ]
     }
 }
@@ -217,6 +239,55 @@ fn repository(path: &str, kind: Kind, keys: &'static [&'static str]) -> Check {
         _ => None,
     };
     check(wrong.is_none(), keys, wrong.unwrap_or_default(), REPOSITORY)
+}
+
+impl Judge {
+    fn checks(&self) -> Vec<Check> {
+        const OPENAI: &str = "it needs kind = \"openai\"";
+        let openai = self.kind == JudgeKind::Openai;
+        let (url, model) = (self.url.as_deref(), self.model.as_deref());
+        let named = url.is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"));
+        let price = |price: Option<f64>| price.is_none_or(|p| p >= 0.0 && p.is_finite());
+        let both = self.input_price.is_some() == self.output_price.is_some();
+        let key = |key| -> &'static [&'static str] {
+            match key {
+                "url" => &["eval", "judge", "url"],
+                "model" => &["eval", "judge", "model"],
+                _ => &["eval", "judge", "input_price"],
+            }
+        };
+        let mut checks = vec![
+            check(named, key("url"), url.unwrap_or(""), "it starts with http:// or https://"),
+            check(
+                self.concurrency >= 1,
+                &["eval", "judge", "concurrency"],
+                self.concurrency,
+                COUNT,
+            ),
+            check(
+                positive(self.timeout_s) && self.timeout_s <= 86_400.0,
+                &["eval", "judge", "timeout_s"],
+                self.timeout_s,
+                "seconds: more than 0, and a day at most",
+            ),
+            check(
+                both && price(self.input_price) && price(self.output_price),
+                key("input_price"),
+                "without `output_price`, or a price is negative",
+                "give both prices of a million tokens, or neither",
+            ),
+        ];
+        for (name, value) in [("url", url), ("model", model)] {
+            let shown = format!("{}, which only an endpoint has", value.unwrap_or(""));
+            checks.push(check(openai || value.is_none(), key(name), shown, OPENAI));
+        }
+        if openai && model.is_none_or(|model| model.trim().is_empty()) {
+            let what = "`model` is missing".to_owned();
+            let keys = &["eval", "judge", "model"];
+            checks.push(Check { ok: false, keys, what, help: "name the endpoint's model" });
+        }
+        checks
+    }
 }
 
 fn positive(x: f64) -> bool {
@@ -239,6 +310,7 @@ impl Source<'_> {
         checks.extend(recipe.eval.checks());
         checks.push(recipe.freeze_check());
         checks.extend(recipe.validation_checks());
+        checks.extend(recipe.eval.judge.checks());
         checks.extend(recipe.lora.iter().flat_map(Lora::checks));
         match checks.into_iter().find(|check| !check.ok) {
             None => Ok(()),

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use super::controls::{self, cell};
 use super::data;
 use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::{FormatMetrics, metrics, paired};
-use crate::eval::predict::{self, Prediction};
+use crate::eval::predict::Prediction;
 use crate::eval::stats::{Metric, Paired};
 use crate::files;
 use crate::recipe::Recipe;
@@ -47,6 +48,10 @@ fn report(
 ) -> Result<String> {
     let mut text = String::new();
     let seed = recipe.seed;
+    let [asked_before, asked_after] =
+        ["before", "after"].map(|stage| controls::read(&dir.join(stage), seed));
+    let (asked_before, asked_after) = (asked_before?, asked_after?);
+    let rounds = [("before", &asked_before), ("after", &asked_after)];
     let title = dir.file_name().unwrap_or_default().to_string_lossy();
     let formatted = (|| {
         writeln!(text, "# {title}\n")?;
@@ -69,7 +74,7 @@ fn report(
                     &late,
                     &paired(before, after, format, seed),
                 )?;
-                control(&mut text, dir, format, &late, seed)?;
+                writeln!(text, "{}", controls::section(&rounds, format))?;
             }
         }
         training(&mut text, dir)?;
@@ -141,35 +146,6 @@ fn accuracy_table(
         writeln!(text, "Guessing would get {:.1}.", 100.0 * chance)?;
     }
     writeln!(text)
-}
-
-fn cell(metric: &Metric) -> String {
-    let [low, high] = metric.ci95.map(|share| 100.0 * share);
-    let small = if metric.small { " ✻" } else { "" };
-    format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
-}
-
-/// What the accuracy after training rests on: the same questions asked blind.
-fn control(
-    text: &mut String,
-    dir: &Path,
-    format: Format,
-    late: &FormatMetrics,
-    seed: u64,
-) -> std::fmt::Result {
-    let Ok(blind) = predict::read(&dir.join("after/predictions_no_video.jsonl")) else {
-        return Ok(());
-    };
-    let Some(blind) = metrics(&blind, &BTreeMap::new(), seed).formats.remove(&format) else {
-        return Ok(());
-    };
-    let gain = 100.0 * (late.overall.accuracy - blind.overall.accuracy);
-    writeln!(
-        text,
-        "Without the video the trained model gets {} in {}: seeing it is worth {gain:+.1} points.\n",
-        cell(&blind.overall),
-        format_name(format)
-    )
 }
 
 fn training(text: &mut String, dir: &Path) -> std::fmt::Result {

@@ -1,6 +1,8 @@
 //! What people read: the terminal, the report, and runs side by side.
 
+pub mod alone;
 pub mod compare;
+pub mod controls;
 pub mod data;
 pub mod finished;
 pub mod html;

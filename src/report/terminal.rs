@@ -13,7 +13,8 @@ use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
-use crate::eval::metrics::{metrics, paired};
+use crate::eval::judge::Cost;
+use crate::eval::metrics::{Metrics, metrics, paired};
 use crate::eval::predict::{self, Prediction};
 use crate::eval::stats::Metric;
 use crate::features::Videos;
@@ -279,6 +280,43 @@ pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
 /// Prints the accuracies of one evaluation.
 pub fn accuracy(name: &str, predictions: &[Prediction], seed: u64, terminal: &Terminal) {
     terminal.line(&accuracy_line(name, predictions, seed));
+}
+
+/// Prints circular accuracy and the controls, with what the questions as they are get more.
+pub fn controls(metrics: &Metrics, terminal: &Terminal) {
+    if let Some(circular) = metrics.formats.get(&Format::Mc).and_then(|mc| mc.circular.as_ref()) {
+        let n = circular.rotations.len();
+        let overall = percent(&circular.overall);
+        terminal
+            .line(&format!("         mc {overall}, right under all {n} rotations of the choices"));
+    }
+    for (name, formats) in &metrics.controls {
+        let parts = formats.iter().map(|(format, of)| {
+            let gain = of.gain.map_or_else(String::new, |gain| {
+                let [low, high] = gain.ci95.map(|share| 100.0 * share);
+                format!(", {:+.1} [{low:+.1}, {high:+.1}] as it is", 100.0 * gain.difference)
+            });
+            format!("{} {}{gain}", format_name(*format), percent(&of.overall))
+        });
+        let parts: Vec<String> = parts.collect();
+        terminal.line(&format!("         {:<12} {}", name.replace('_', " "), parts.join("   ")));
+    }
+}
+
+/// Prints what judging took.
+pub fn judged(judge: &str, label: &str, cost: &Cost, terminal: &Terminal) {
+    let price = cost.price.map_or_else(String::new, |price| format!(", cost {price:.4}"));
+    let retries = match cost.retries {
+        0 => String::new(),
+        n => format!(", {n} sent again"),
+    };
+    terminal.line(&format!(
+        "judge  {label}: {judge} on {} freeform responses that the rules do not accept, {} more from its cache{retries}; {} + {} tokens{price}",
+        cost.asked,
+        cost.cached,
+        thousands(cost.prompt_tokens as usize),
+        thousands(cost.completion_tokens as usize)
+    ));
 }
 
 fn accuracy_line(name: &str, predictions: &[Prediction], seed: u64) -> String {

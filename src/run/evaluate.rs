@@ -1,62 +1,159 @@
 //! Asking the test questions, plainly and under each control.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::Path;
 
 use super::prepare::Prepared;
-use crate::data::entry::Entry;
 use crate::error::{Error, Result};
-use crate::eval::metrics::metrics;
+use crate::eval::judge::Judge;
+use crate::eval::metrics::{metrics, paired};
 use crate::eval::predict::{self, Evaluator, Prediction};
+use crate::eval::rounds::Round;
 use crate::files;
 use crate::model::qwen_vl::QwenVl;
-use crate::recipe::Control;
 use crate::report::terminal::{self, Terminal};
 
-/// Asks all test questions, and again under each control; writes predictions and metrics. What is
-/// already there is read instead.
+/// Asks all test questions, and again under each control; writes predictions and metrics into
+/// `dir`. What is already there is read instead. `earlier` is what a change is measured against.
 pub fn evaluate(
     prepared: &Prepared,
     model: &QwenVl,
+    judge: Option<&Judge>,
+    earlier: Option<&[Prediction]>,
     dir: &Path,
-    name: &str,
     terminal: &Terminal,
 ) -> Result<Vec<Prediction>> {
-    let done = dir.join("predictions.jsonl");
-    if done.exists() {
-        let predictions = predict::read(&done)?;
-        terminal::accuracy(name, &predictions, prepared.recipe.seed, terminal);
-        return Ok(predictions);
-    }
+    let name = &*dir.file_name().unwrap_or_default().to_string_lossy();
     files::create_dir(dir)?;
-    let recipe = &prepared.recipe.eval;
-    let entries: Vec<&Entry> = prepared.test.iter().collect();
-    let questions: usize = entries.iter().map(|e| e.formats(&recipe.formats).len()).sum();
+    let recipe = &prepared.recipe;
     let evaluator = Evaluator {
         model,
         chat: &prepared.chat,
         videos: &prepared.videos,
-        recipe,
+        recipe: &recipe.eval,
         eos_token_ids: prepared.eos_token_ids.clone(),
     };
-    let ask = |label: &str, video: bool| {
-        let bar = terminal.bar(label, questions);
-        let predictions = evaluator.run(&entries, video, |done| bar.set(done));
-        bar.finish();
-        predictions
-    };
-    let predictions = ask(name, true)?;
-    let mut controls = BTreeMap::new();
-    for control in &recipe.controls {
-        let Control::NoVideo = control;
-        let blind = ask(&format!("{name}, no video"), false)?;
-        predict::write(&dir.join("predictions_no_video.jsonl"), &blind)?;
-        controls.insert("no_video".to_owned(), blind);
+    let mut plain = Vec::new();
+    let mut others = BTreeMap::new();
+    for round in &prepared.rounds {
+        let predictions = ask(&evaluator, round, judge, dir, name, terminal)?;
+        match &round.name {
+            None => plain = predictions,
+            Some(name) => drop(others.insert(name.clone(), predictions)),
+        }
     }
-    let metrics = metrics(&predictions, &controls, prepared.recipe.seed);
+    let mut metrics = metrics(&plain, &others, recipe.seed);
+    if let Some(earlier) = earlier {
+        for (format, of) in &mut metrics.formats {
+            of.change = Some(paired(earlier, &plain, *format, recipe.seed));
+        }
+    }
     let json = serde_json::to_string_pretty(&metrics).map_err(|e| Error::run(e.to_string()))?;
     files::write(&dir.join("metrics.json"), json + "\n")?;
-    predict::write(&done, &predictions)?;
-    terminal::accuracy(name, &predictions, prepared.recipe.seed, terminal);
+    terminal::accuracy(name, &plain, recipe.seed, terminal);
+    terminal::controls(&metrics, terminal);
+    Ok(plain)
+}
+
+/// The predictions of one round, read where they are written already. An evaluation that was
+/// stopped goes on behind the last questions that it answered.
+fn ask(
+    evaluator: &Evaluator,
+    round: &Round,
+    judge: Option<&Judge>,
+    dir: &Path,
+    stage: &str,
+    terminal: &Terminal,
+) -> Result<Vec<Prediction>> {
+    let path = dir.join(round.file());
+    if path.exists() {
+        return predict::read(&path);
+    }
+    let label = match &round.name {
+        None => stage.to_owned(),
+        Some(name) => format!("{stage}, {}", name.replace('_', " ")),
+    };
+    let groups = evaluator.groups(&round.asks, &round.view);
+    let so_far = path.with_added_extension("so-far");
+    let mut answers = SoFar::open(&so_far, &groups)?;
+    let bar = terminal.bar(&label, round.asks.len());
+    for group in &groups {
+        if !answers.has(group) {
+            let predictions = evaluator.answer(&round.asks, group, &round.view)?;
+            answers.add(group, predictions)?;
+        }
+        bar.set(answers.predictions.len());
+    }
+    bar.finish();
+    let mut predictions: Vec<Prediction> = answers.predictions.into_values().collect();
+    if let Some(judge) = judge {
+        judged(judge, &mut predictions, &label, terminal)?;
+    }
+    predict::write(&path, &predictions)?;
+    std::fs::remove_file(&so_far).map_err(|e| files::failed(&so_far, &e))?;
     Ok(predictions)
+}
+
+/// Has the judge decide what the rules leave open, and says what it took.
+fn judged(
+    judge: &Judge,
+    predictions: &mut [Prediction],
+    label: &str,
+    terminal: &Terminal,
+) -> Result<()> {
+    let bar = terminal.bar("judging", predictions.len());
+    let cost = judge.apply(predictions, |done| bar.set(done));
+    bar.finish();
+    terminal::judged(judge.name(), label, &cost?, terminal);
+    Ok(())
+}
+
+/// Predictions as they come, on disk too, group by group.
+struct SoFar<'a> {
+    path: &'a Path,
+    file: File,
+    predictions: BTreeMap<usize, Prediction>,
+}
+
+impl<'a> SoFar<'a> {
+    /// Reads what an earlier start left at `path`: whole groups only, so that the others are
+    /// answered in the same batches as without a stop.
+    fn open(path: &'a Path, groups: &[Vec<usize>]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let mut predictions = BTreeMap::new();
+        let mut kept = String::new();
+        for group in groups {
+            let own: Vec<&str> = lines.by_ref().take(group.len()).collect();
+            let parsed: Result<Vec<Prediction>, _> =
+                own.iter().map(|line| serde_json::from_str(line)).collect();
+            match parsed {
+                Ok(parsed) if parsed.len() == group.len() => {
+                    predictions.extend(group.iter().copied().zip(parsed));
+                    kept += &own.concat();
+                }
+                _ => break,
+            }
+        }
+        files::write(path, kept)?;
+        let file =
+            OpenOptions::new().append(true).open(path).map_err(|e| files::failed(path, &e))?;
+        Ok(Self { path, file, predictions })
+    }
+
+    fn has(&self, group: &[usize]) -> bool {
+        group.iter().all(|i| self.predictions.contains_key(i))
+    }
+
+    fn add(&mut self, group: &[usize], predictions: Vec<Prediction>) -> Result<()> {
+        let lines = predictions.iter().map(|p| Ok(serde_json::to_string(p)? + "\n"));
+        let text: String = lines
+            .collect::<Result<_, serde_json::Error>>()
+            .map_err(|e| Error::run(e.to_string()))?;
+        self.file.write_all(text.as_bytes()).map_err(|e| files::failed(self.path, &e))?;
+        self.predictions.extend(group.iter().copied().zip(predictions));
+        Ok(())
+    }
 }

@@ -3,6 +3,7 @@
 //! All input is read and checked before the run's folder is made. What a run has already written
 //! is not done again: started once more, it goes on from its last checkpoint.
 
+mod alone;
 mod evaluate;
 pub mod places;
 pub mod plan;
@@ -14,12 +15,14 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
+pub use self::alone::evaluation;
 use self::evaluate::evaluate;
-use self::prepare::{Prepared, adopt_adapter, prepare};
+use self::prepare::{Prepared, Purpose, adopt_adapter, prepare};
 use self::train::train;
 use crate::data::hub::Repo;
 use crate::data::split::Split;
 use crate::error::{Error, Result};
+use crate::eval::judge::Judge;
 use crate::eval::metrics::metrics;
 use crate::eval::predict::Prediction;
 use crate::files;
@@ -57,13 +60,18 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
         terminal::results(&dir, terminal)?;
         return Ok(dir);
     }
-    let (model, prepared) = prepare(recipe, terminal)?;
+    let (model, prepared) = prepare(recipe, Purpose::Run, terminal)?;
+    let judge = Judge::of(&prepared.recipe, &model.valid(), &prepared.chat)?;
     check_same_inputs(&dir, &prepared)?;
     write_inputs(&dir, &prepared)?;
-    let before = evaluate(&prepared, &model.valid(), &dir.join("before"), "before", terminal)?;
+    let ask = |model: &QwenVl, earlier: Option<&[Prediction]>, stage: &str| {
+        let judge = judge.as_ref();
+        evaluate(&prepared, &model.valid(), judge, earlier, &dir.join(stage), terminal)
+    };
+    let before = ask(&model, None, "before")?;
     let trained = train(&prepared, model, &dir, terminal)?;
     let saved = save(&prepared, &trained.model, &dir)?;
-    let after = evaluate(&prepared, &trained.model.valid(), &dir.join("after"), "after", terminal)?;
+    let after = ask(&trained.model, Some(&before), "after")?;
     terminal::change(&before, &after, prepared.recipe.seed, terminal);
     log_accuracies(&prepared, &dir, trained.step, [&before, &after])?;
     markdown::write(&dir, &prepared.recipe, &before, &after)?;

@@ -16,7 +16,9 @@ use crate::data::variant::Shown;
 use crate::data::vlm4d::Format;
 use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
-use crate::eval::predict::media_tokens;
+use crate::eval::predict::{Ask, media_tokens};
+use crate::eval::rounds::{Round, rounds};
+use crate::eval::view::View;
 use crate::features::{Reader, Videos};
 use crate::hash;
 use crate::model::config::Config;
@@ -42,7 +44,8 @@ pub struct Prepared {
     pub adapter: Option<AdapterConfig>,
     pub split: BTreeMap<String, Split>,
     pub stats: Stats,
-    pub test: Vec<Entry>,
+    /// What is asked before and after.
+    pub rounds: Vec<Round>,
     pub videos: Videos,
     pub training: Examples,
     /// By epoch, which of the training samples it is made of.
@@ -59,7 +62,20 @@ pub struct Examples {
     pub videos: Vec<Vec<Shown>>,
 }
 
-pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepared)> {
+/// What the preparation is for.
+#[derive(Clone, Copy)]
+pub enum Purpose<'a> {
+    /// A whole run.
+    Run,
+    /// An evaluation alone, with this adapter or none.
+    Evaluation(Option<&'a Path>),
+}
+
+pub fn prepare(
+    mut recipe: Recipe,
+    purpose: Purpose,
+    terminal: &Terminal,
+) -> Result<(QwenVl, Prepared)> {
     let chosen = device::choose(&recipe.model)?;
     let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
     recipe.model.path = path;
@@ -72,15 +88,32 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepa
     let (entries, mut notes) = entry::read(&data, &recipe.data.subsets())?;
     let Divided { split, train, val, test, notes: of_split } = divide(&recipe, &entries)?;
     notes.extend(of_split);
-    let used = || train.iter().chain(&val).chain(&test);
+    let rounds = rounds(&recipe, &test, &train)?;
+    let [learned, validating] = match purpose {
+        Purpose::Run => [&train[..], &val[..]],
+        Purpose::Evaluation(_) => [&train[..0], &val[..0]],
+    };
+    let used = || {
+        let asked = rounds.iter().flat_map(|round| &round.asks).map(|ask| &ask.entry);
+        learned.iter().chain(validating).chain(asked)
+    };
     place.videos(used(), terminal)?;
     entry::check_videos(&data, used())?;
-    let (model, adapter) = load_model(&recipe, &config, &checkpoint, &chosen, terminal)?;
+    let (model, adapter) = match purpose {
+        Purpose::Run => load_model(&recipe, &config, &checkpoint, &chosen, terminal)?,
+        Purpose::Evaluation(adapter) => {
+            load_to_ask(&recipe, adapter, &config, &checkpoint, &chosen, terminal)?
+        }
+    };
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
     notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
-    let planned = plan_samples(&recipe, &train, terminal)?;
+    let planned = match purpose {
+        Purpose::Run => plan_samples(&recipe, &train, terminal)?,
+        Purpose::Evaluation(_) => Samples { distinct: vec![], epochs: vec![] },
+    };
     let trained_on = planned.distinct.iter().flat_map(|(entry, _)| entry.shown());
-    let asked = val.iter().chain(&test).flat_map(Entry::shown);
+    let asked = rounds.iter().flat_map(|r| r.asks.iter().flat_map(|ask| r.view.shown(&ask.entry)));
+    let asked = asked.chain(validating.iter().flat_map(Entry::shown));
     let unique: BTreeSet<Shown> = trained_on.chain(asked).collect();
     let unique: Vec<Shown> = unique.into_iter().collect();
     let bar = terminal.bar("videos", unique.len());
@@ -90,15 +123,22 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepa
     let videos = videos?;
     let Samples { distinct, epochs } = planned;
     let training = encode(distinct, &config, &chat, &videos)?;
-    let held_back = Augment::default().samples(&val, &recipe.data.formats, 1).distinct;
+    let held_back = Augment::default().samples(validating, &recipe.data.formats, 1).distinct;
     let held_back = encode(held_back, &config, &chat, &videos)?;
-    check_prompts(&recipe, &config, &chat, &videos, val.iter().chain(&test))?;
-    terminal::videos(&videos, uses(&recipe, epochs[0].len(), &test), terminal);
+    let asks = Ask::all(validating, &recipe.eval.formats);
+    let validation = Round { name: None, asks, view: View::PLAIN };
+    check_prompts(&recipe, &config, &chat, &videos, rounds.iter().chain([&validation]))?;
+    let per_epoch = epochs.first().map_or(0, Vec::len);
+    terminal::videos(&videos, uses(&recipe, per_epoch, &rounds), terminal);
     recipe.provenance = Some(Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
         device: chosen.name,
         model_sha256: hash::files(&checkpoint, &[".safetensors", ".json", ".txt", ".jinja"])?,
         data_sha256: hash::files(&questions_dir(&data), &[".json", ".jsonl"])?,
+        adapter_sha256: match purpose {
+            Purpose::Evaluation(Some(dir)) => Some(hash::files(dir, &[".safetensors", ".json"])?),
+            _ => None,
+        },
     });
     let eos_token_ids = eos_token_ids(&checkpoint, &chat)?;
     let stats = Stats::new(&entries);
@@ -110,7 +150,7 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepa
         adapter,
         split,
         stats,
-        test,
+        rounds,
         videos,
         training,
         epochs,
@@ -122,11 +162,11 @@ pub fn prepare(mut recipe: Recipe, terminal: &Terminal) -> Result<(QwenVl, Prepa
 
 /// How often the run needs a video: for each training sample of each epoch, and for each question
 /// before and after. Without the cache each of these would be a decoding and a pass of the tower.
-fn uses(recipe: &Recipe, per_epoch: usize, test: &[Entry]) -> usize {
+fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
     let trained = (recipe.train.epochs * per_epoch as f64).ceil() as usize;
     let per_step = recipe.train.batch_size * recipe.train.grad_accum;
     let most = recipe.train.max_steps.map_or(usize::MAX, |steps| steps.saturating_mul(per_step));
-    let asked: usize = test.iter().map(|entry| entry.formats(&recipe.eval.formats).len()).sum();
+    let asked: usize = rounds.iter().filter(|r| r.view.has_video()).map(|r| r.asks.len()).sum();
     trained.min(most) + 2 * asked
 }
 
@@ -208,6 +248,31 @@ fn load_model(
     Ok((model, adapter))
 }
 
+/// Loads the checkpoint, and onto it the adapter where there is one; nothing of it is trained.
+fn load_to_ask(
+    recipe: &Recipe,
+    adapter: Option<&Path>,
+    config: &Config,
+    checkpoint: &Path,
+    chosen: &Chosen,
+    terminal: &Terminal,
+) -> Result<(QwenVl, Option<AdapterConfig>)> {
+    // What is wrong with the adapter is told before the checkpoint is read.
+    if let Some(dir) = adapter {
+        if dir.join("config.json").is_file() && !dir.join("adapter_config.json").is_file() {
+            return Err(Error::input(format!("{}: is a checkpoint, no adapter", dir.display()))
+                .help("give it as model.path of the recipe"));
+        }
+        AdapterConfig::from_dir(dir)?;
+    }
+    let files = TensorFiles::from_dir(checkpoint)?;
+    let mut model = weights::load(config, &files, chosen.dtype, &chosen.device)?;
+    let adapter = adapter.map(|dir| peft::load(&mut model, dir, 0.0)).transpose()?;
+    let model = model.train();
+    terminal::model(&places::name(&recipe.model.path), &counts(&model), &chosen.name, terminal);
+    Ok((model, adapter))
+}
+
 /// What the run will train on, epoch by epoch.
 pub fn plan_samples(recipe: &Recipe, entries: &[Entry], terminal: &Terminal) -> Result<Samples> {
     let data = &recipe.data;
@@ -265,14 +330,18 @@ fn check_prompts<'a>(
     config: &Config,
     chat: &Chat,
     videos: &Videos,
-    entries: impl Iterator<Item = &'a Entry>,
+    rounds: impl Iterator<Item = &'a Round>,
 ) -> Result<()> {
-    for entry in entries {
-        for format in entry.formats(&recipe.eval.formats) {
-            let tokens = media_tokens(&config.vision, &videos.grids(&entry.shown())?);
-            let prompt =
-                chat.encode_prompt(&entry.prompt(format, recipe.eval.prompt, true), &tokens)?;
-            check_length(config, &entry.id, prompt.len() + recipe.eval.max_new_tokens())?;
+    for round in rounds {
+        let prompt = |ask: &Ask| {
+            let grids = videos.grids(&round.view.shown(&ask.entry))?;
+            let tokens = media_tokens(&config.vision, &grids);
+            let video = round.view.has_video();
+            chat.encode_prompt(&ask.entry.prompt(ask.format, recipe.eval.prompt, video), &tokens)
+        };
+        for ask in &round.asks {
+            let tokens = prompt(ask)?.len() + recipe.eval.max_new_tokens();
+            check_length(config, &ask.entry.id, tokens)?;
         }
     }
     Ok(())

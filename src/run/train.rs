@@ -5,9 +5,9 @@ use std::path::Path;
 use burn::tensor::Tensor;
 
 use super::prepare::{Examples, Prepared};
-use crate::data::entry::Entry;
 use crate::error::Result;
-use crate::eval::predict::{Evaluator, Prediction};
+use crate::eval::predict::{Ask, Evaluator, Prediction};
+use crate::eval::view::View;
 use crate::features::Videos;
 use crate::model::qwen_vl::QwenVl;
 use crate::recipe::Best;
@@ -68,11 +68,9 @@ impl HeldBack<'_> {
             recipe: &prepared.recipe.eval,
             eos_token_ids: prepared.eos_token_ids.clone(),
         };
-        let entries: Vec<&Entry> = prepared.val.iter().collect();
-        let formats = &prepared.recipe.eval.formats;
-        let questions = entries.iter().map(|entry| entry.formats(formats).len()).sum();
-        let bar = self.terminal.bar("validation", questions);
-        let predictions = evaluator.run(&entries, true, |done| bar.set(done));
+        let asks = Ask::all(&prepared.val, &prepared.recipe.eval.formats);
+        let bar = self.terminal.bar("validation", asks.len());
+        let predictions = evaluator.run(&asks, &View::PLAIN, |done| bar.set(done));
         bar.finish();
         predictions
     }

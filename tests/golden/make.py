@@ -3,7 +3,7 @@
 
     python make.py [--out DIR] [--only PART ...]
 
-Parts, in order: checkpoints, processor, tables, models, shapes, manifest. Two runs with the
+Parts, in order: checkpoints, processor, tables, models, answers, shapes, manifest. Two runs with the
 versions in requirements.txt write the same bytes; README.md says how to set them up and what each
 file holds.
 
@@ -1314,6 +1314,72 @@ def generation_goldens(model, processor, config, media):
     return tensors, report
 
 
+# ------------------------------------------------------------------------------ answers
+
+# VLM4D's prompts, word for word from its evaluation's prompt files.
+VLM4D_PROMPTS = {
+    ("mc", "do"): "\nQuestion: $question\n$options\n\nDo not generate any intermediate reasoning "
+    "process. Answer directly with the option letter from the given choices.\n",
+    ("ff", "do"): "\nQuestion: $question\n\nDo not generate any intermediate reasoning process. "
+    "Directly output the final short answer.\n",
+    ("mc", "cot"): "\nQuestion: $question\n$options\n\nAnswer the given multiple-choice question "
+    "step by step. Begin by explaining your reasoning process clearly. In the last sentence of "
+    "your response, you must conclude by stating the final answer using the following format: "
+    "'Therefore, the final answer is: $LETTER' (without quotes), where $LETTER must be only one of "
+    "the options (A or B or C or D). Think step by step before answering.",
+    ("ff", "cot"): "\nQuestion: $question\n\nAnswer the given question step by step. Begin by "
+    "explaining your reasoning process clearly. Conclude by stating the final answer using the "
+    "following format: 'Therefore, the final answer is: 'Answer: $ANSWER' (without quotes), where "
+    "$ANSWER is the final answer of the question. Think step by step before answering.",
+}
+VLM4D_QUESTIONS = [
+    ("From the camera's point of view, which direction is the car moving?",
+     ["left", "right", "not moving", "towards the camera"]),
+    ("How many times does the ball bounce?", ["3", "0", "1", "no ball there"]),
+]
+ANSWER_VIDEO = "vid_long"
+
+
+def answer_goldens(model, processor, config, media):
+    """predictions.json: greedy answers to VLM4D's prompts on one video, one prompt at a time, and
+    the log-probabilities of the letters as the first token."""
+    encode = lambda s: processor.tokenizer(s, add_special_tokens=False)["input_ids"]
+    letters = [encode(letter) for letter in "ABCD"]
+    assert all(len(ids) == 1 for ids in letters)
+    answers = []
+    for question, choices in VLM4D_QUESTIONS:
+        options = "\n".join(f"{letter}: {choice}" for letter, choice in zip("ABCD", choices))
+        for (kind, style), template in VLM4D_PROMPTS.items():
+            prompt = template.replace("$question", question).replace("$options", options)
+            messages = [user(video(ANSWER_VIDEO), text(prompt))]
+            chat = expand(render(processor, messages, True), media, [ANSWER_VIDEO], [])
+            ids = torch.tensor([encode(chat)])
+            batch = dict(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                labels=torch.full_like(ids, IGNORE_INDEX),
+                pixel_values_videos=media[ANSWER_VIDEO]["pixel_values"],
+                video_grid_thw=media[ANSWER_VIDEO]["grid"],
+            )
+            if config["model_type"] == "qwen2_5_vl":
+                batch["second_per_grid_ts"] = torch.ones(1)
+            batch["position_ids"], batch["rope_deltas_unpadded"] = batch_positions(config, batch)
+            new_ids, logits = generate(model, config, batch, 1.0)
+            first = logits[0, 0].log_softmax(-1)
+            answers.append(dict(
+                question=question,
+                choices=choices,
+                format=kind,
+                style=style,
+                input_ids=ids[0].tolist(),
+                new_ids=new_ids[0].tolist(),
+                text=processor.tokenizer.decode(new_ids[0], skip_special_tokens=True),
+                letter_logprobs=[float(first[i]) for (i,) in letters],
+                min_top2_margin=top2_margin(logits, new_ids != config["bos_token_id"]),
+            ))
+    return answers
+
+
 # ------------------------------------------------------------------------------ LoRA
 
 LORA = dict(r=8, alpha=16, dropout=0.0)
@@ -1828,6 +1894,17 @@ def part_models(root):
         write_model(root, name, media)
 
 
+def part_answers(root):
+    """tiny-*/predictions.json: answers to VLM4D's prompts."""
+    media = load_media(root)
+    for name in MODELS:
+        folder = root / "ckpt" / name
+        processor = AutoProcessor.from_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        answers = answer_goldens(load_model(folder), processor, config, media)
+        write_json(answers, root / name / "predictions.json")
+
+
 def part_shapes(root):
     """shapes/: further checkpoints, one prompt each."""
     for name, spec in SHAPES.items():
@@ -1852,6 +1929,7 @@ PARTS = dict(
     processor=part_processor,
     tables=part_tables,
     models=part_models,
+    answers=part_answers,
     shapes=part_shapes,
     kinds=part_kinds,
     manifest=write_manifest,

@@ -85,7 +85,7 @@ fn unmarked(text: &str, choices: &[String]) -> Answer {
 fn lettered(text: &str, choices: &[String]) -> Answer {
     static LETTER: LazyLock<Regex> = LazyLock::new(|| {
         rule(concat!(
-            r"^[^\p{Alphabetic}\p{N}]*(?:(?i:option|choice|letter|answer)\b[^\p{Alphabetic}\p{N}]*)?",
+            r"^[^\p{Alphabetic}\p{N}]*(?:(?:(?i:option|choice|letter|answer)\b|选项)[^\p{Alphabetic}\p{N}]*)?",
             r"(?P<letter>[A-Za-z])(?P<rest>$|[^A-Za-z0-9].*)",
         ))
     });
@@ -140,7 +140,7 @@ fn denied(rest: &str) -> bool {
 fn another(rest: &str, index: usize, choices: &[String]) -> bool {
     static MORE: LazyLock<Regex> = LazyLock::new(|| {
         rule(concat!(
-            r"^[^\p{Alphabetic}\p{N}]*(?:(?i:or|and)\b[^\p{Alphabetic}\p{N}]*(?:(?i:option)\s+)?[^\p{Alphabetic}\p{N}]*)?",
+            r"^[^\p{Alphabetic}\p{N}]*(?:(?:(?i:or|and)\b|或|和|与)[^\p{Alphabetic}\p{N}]*(?:(?i:option)\s+|选项)?[^\p{Alphabetic}\p{N}]*)?",
             r"(?P<letter>[A-Z])(?P<rest>$|[^A-Za-z0-9].*)",
         ))
     });

@@ -24,6 +24,8 @@ pub use self::released::{
 
 /// Name under which verdicts by these rules go in `predictions.jsonl`.
 pub const GRADER: &str = "rules";
+/// Name of the verdicts by the letters' probabilities.
+pub const LOGPROB: &str = "logprob";
 
 /// What a response was taken to answer, and whether that is right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,7 +35,7 @@ pub struct Verdict {
     pub extracted: Option<String>,
     /// Whether the answer equals the gold one.
     pub correct: bool,
-    /// Who graded: [`GRADER`].
+    /// Who graded: [`GRADER`] or [`LOGPROB`].
     pub grader: &'static str,
 }
 
@@ -48,24 +50,31 @@ fn rule(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the patterns of these files are constants and tested")
 }
 
-/// The response without Markdown and LaTeX. `\boxed{…}` and `<answer>…</answer>` become the words
-/// that they stand for.
+/// The response without its thoughts, Markdown and LaTeX. `\boxed{…}` and `<answer>…</answer>`
+/// become the words that they stand for; signs of full width and other quotes the usual ones.
 fn plain(response: &str) -> String {
+    // Up to the last `</think>`; and a thought that never ends.
+    static THOUGHT: LazyLock<Regex> =
+        LazyLock::new(|| rule(r"(?is)^.*</think(?:ing)?>|<think(?:ing)?>.*$"));
     static FONT: LazyLock<Regex> = LazyLock::new(|| {
-        rule(r"\\(?:text|textbf|textit|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+        rule(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
     });
-    static BOXED: LazyLock<Regex> =
-        LazyLock::new(|| rule(r"\\boxed\s*\{([^{}]*)\}|(?i:<answer>)(.*?)(?i:</answer>|$)"));
-    let text = FONT.replace_all(response, "$1");
+    static BOXED: LazyLock<Regex> = LazyLock::new(|| {
+        rule(r"\\boxed\s*\{([^{}]*)\}|(?i:<(?:final_)?answer>)(.*?)(?i:</(?:final_)?answer>|$)")
+    });
+    let text = THOUGHT.replace_all(response, "");
+    // Twice: `\text{\textbf{C}}`.
+    let text = FONT.replace_all(&text, "$1");
+    let text = FONT.replace_all(&text, "$1");
     let text = BOXED.replace_all(&text, " final answer: $1$2\n");
     text.chars()
         .filter_map(|c| match c {
             '*' | '$' | '`' | '#' | '~' | '\\' => None,
-            '‘' | '’' | '“' | '”' | '"' => Some('\''),
-            '：' => Some(':'),
-            '（' => Some('('),
-            '）' => Some(')'),
-            '。' => Some('.'),
+            '‘' | '’' | '“' | '”' | '"' | '「' | '」' => Some('\''),
+            '_' | '\u{a0}' | '\u{3000}' => Some(' '),
+            '。' | '．' => Some('.'),
+            // The other signs and letters of full width, as `：`, `（` and `Ｃ`.
+            '！'..='～' => char::from_u32(u32::from(c) - 0xfee0),
             c => Some(c),
         })
         .collect()
@@ -76,10 +85,10 @@ static CONCLUSION: LazyLock<Regex> = LazyLock::new(|| {
     rule(concat!(
         r"(?ix)",
         r"(?P<final>\bfinal\s+(?:answer|choice|option)(?:\s+(?:to|for)\s+(?:the|this)\s+question)?",
-        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*[:=]?|[:=]))",
+        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*(?:(?:most\s+)?(?:likely|probably)\b)?\s*[:=]?|'?\s*(?:[:=]|->|→)))",
         r"|(?:\banswer|\b(?:correct|right|best|closest|correct\s+answer)\s+(?:option|choice|letter))",
         r"(?:\s+(?:to|for)\s+(?:the|this)\s+question)?",
-        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*[:=]?|[:=])",
-        r"|答案\s*(?:是|为|:)\s*:?",
+        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*(?:(?:most\s+)?(?:likely|probably)\b)?\s*[:=]?|'?\s*(?:[:=]|->|→))",
+        r"|答案\s*(?:应该|应|可能)?\s*(?:是|为|选|:)\s*:?|(?:故|因此|所以|应该?|我)选择?\s*(?:是|为)?\s*:?",
     ))
 });

@@ -60,7 +60,7 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// Rotates the two halves of the last dimension of `x: [b, i, j, d]` by the angles of `cos` and
-/// `sin`, `[1, i, 1, d]` or `[1, 1, j, d]`, which have no gradient.
+/// `sin`, `[1, i, 1, d]`, `[1, 1, j, d]` or `[b, 1, j, d]`, which have no gradient.
 pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     let tables = rotary::Tables::new(untaped(cos), untaped(sin));
     Tensor::from_dispatch(run(rotary::Rotate { tables }, [x.into_dispatch()]))

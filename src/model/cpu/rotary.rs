@@ -7,7 +7,7 @@ use super::layout::{Rows, tensor};
 use super::record::Operation;
 use super::vector::{each_chunk, vectorised};
 
-/// Cosines and sines, `[1, i, 1, d]` or `[1, 1, j, d]`.
+/// Cosines and sines, `[1, i, 1, d]`, `[1, 1, j, d]` or, row by row, `[b, 1, j, d]`.
 #[derive(Clone, Debug)]
 pub struct Tables {
     cos: Rows,
@@ -24,9 +24,10 @@ impl Tables {
         if self.cos.dims[1] > 1 { 1 } else { 2 }
     }
 
-    fn at(&self, position: usize, d: usize) -> [&[f32]; 2] {
+    fn at(&self, b: usize, position: usize, d: usize) -> [&[f32]; 2] {
+        let b = if self.cos.dims[0] > 1 { b } else { 0 };
         let (i, j) = if self.axis() == 1 { (position, 0) } else { (0, position) };
-        [&self.cos.from(0, i, j)[..d], &self.sin.from(0, i, j)[..d]]
+        [&self.cos.from(b, i, j)[..d], &self.sin.from(b, i, j)[..d]]
     }
 
     /// Applies `rotate(x, cos, sin, y)` to each row. The output lies in memory as `[b, position,
@@ -43,7 +44,7 @@ impl Tables {
         let mut y = vec![0.0; b * i * j * d];
         each_chunk(&mut y, heads * d, |chunk, y| {
             let (b, position) = (chunk / positions, chunk % positions);
-            let table = self.at(position, d);
+            let table = self.at(b, position, d);
             for (head, y) in y.chunks_mut(d).enumerate() {
                 let (i, j) = if swapped { (head, position) } else { (position, head) };
                 rotate(&x.from(b, i, j)[..d], table, y);

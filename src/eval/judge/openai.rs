@@ -1,0 +1,324 @@
+//! A judge behind an OpenAI-compatible endpoint (`POST …/chat/completions`): OpenAI itself, vLLM,
+//! llama.cpp's server, Ollama and others.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use ureq::Agent;
+
+use super::cache::Cache;
+use super::prompt::{CRITERION, FORM, case, ruling, schema};
+use super::{Case, Cost, Ruling};
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::recipe::Judge as Config;
+
+/// OpenAI's own endpoint.
+pub const OPENAI: &str = "https://api.openai.com/v1";
+/// First wait before a request is sent again; it doubles each time.
+const BACK_OFF: Duration = Duration::from_secs(1);
+/// Longest wait, whatever the endpoint asks for.
+const LONGEST: Duration = Duration::from_mins(2);
+
+/// A client of one endpoint and model.
+pub struct OpenAi {
+    config: Config,
+    name: String,
+    model: String,
+    url: String,
+    key: Option<String>,
+    agent: Agent,
+    cache: Cache,
+    back_off: Duration,
+    /// Whether the endpoint takes `response_format`, until it says that it does not.
+    takes_schema: AtomicBool,
+    /// Whether it takes `temperature`.
+    takes_temperature: AtomicBool,
+}
+
+/// Why a request brought no ruling.
+enum Failure {
+    /// Sending it again may help; after so long, where the endpoint says so.
+    Passing(String, Option<Duration>),
+    /// The endpoint refuses a part of the request that can be left out.
+    LeaveOut(&'static AtomicPart),
+    /// It never will.
+    Final(Error),
+}
+
+/// A part of a request that some endpoints refuse.
+struct AtomicPart {
+    key: &'static str,
+    of: fn(&OpenAi) -> &AtomicBool,
+}
+
+static PARTS: [AtomicPart; 2] = [
+    AtomicPart { key: "response_format", of: |judge| &judge.takes_schema },
+    AtomicPart { key: "temperature", of: |judge| &judge.takes_temperature },
+];
+
+/// An endpoint's answer, as far as it matters here.
+#[derive(Deserialize)]
+struct Completion {
+    choices: Vec<Choice>,
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Answer,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    content: Option<String>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+}
+
+impl OpenAi {
+    /// The judge that `config` describes; its key comes from the environment.
+    ///
+    /// # Errors
+    /// Where the model is not named, or OpenAI's own endpoint has no key.
+    pub fn new(config: &Config) -> Result<Self> {
+        let model = config.model.clone().ok_or_else(|| {
+            Error::input("eval.judge: `model` is missing").help("name the model of the endpoint")
+        })?;
+        let url = config.url.clone().unwrap_or_else(|| OPENAI.into());
+        let key = std::env::var(&config.key_env).ok().filter(|key| !key.trim().is_empty());
+        if key.is_none() && url == OPENAI {
+            return Err(Error::input(format!("eval.judge: {} is not set", config.key_env))
+                .help("put the endpoint's key into that variable, or name another by `key_env`"));
+        }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs_f64(config.timeout_s)))
+            .user_agent(concat!("vlm4d-train/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Ok(Self {
+            name: format!("openai/{model}"),
+            model,
+            url: format!("{}/chat/completions", url.trim_end_matches('/')),
+            key: key.map(|key| key.trim().to_owned()),
+            agent,
+            cache: Cache::new(&config.cache),
+            back_off: BACK_OFF,
+            takes_schema: AtomicBool::new(true),
+            takes_temperature: AtomicBool::new(true),
+            config: config.clone(),
+        })
+    }
+
+    /// Waits so long before the first retry, for tests.
+    #[must_use]
+    pub fn with_back_off(mut self, back_off: Duration) -> Self {
+        self.back_off = back_off;
+        self
+    }
+
+    /// The name that stands beside its verdicts.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Rules on `cases`, in order, `concurrency` of them at a time. What is in the cache is not
+    /// asked, and what is asked is there at once: an interrupted judging goes on where it stopped.
+    ///
+    /// # Errors
+    /// The first case that cannot be ruled on.
+    pub fn rule(
+        &self,
+        cases: &[Case],
+        progress: impl FnMut(usize) + Send,
+    ) -> Result<(Vec<Ruling>, Cost)> {
+        let next = AtomicUsize::new(0);
+        let done = Mutex::new((vec![None; cases.len()], Cost::default(), progress));
+        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        let work = || {
+            while failed.lock().is_ok_and(|failed| failed.is_none()) {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some(case) = cases.get(i) else { break };
+                match self.rule_on(case) {
+                    Ok((ruling, cost)) => {
+                        let Ok(mut done) = done.lock() else { break };
+                        let (rulings, total, progress) = &mut *done;
+                        rulings[i] = Some(ruling);
+                        total.add(&cost);
+                        progress(total.asked + total.cached);
+                    }
+                    Err(error) => {
+                        if let Ok(mut failed) = failed.lock() {
+                            failed.get_or_insert(error);
+                        }
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.config.concurrency.min(cases.len()) {
+                scope.spawn(work);
+            }
+        });
+        let broken = || Error::run("a thread of the judge broke");
+        if let Some(error) = failed.into_inner().map_err(|_| broken())? {
+            return Err(error);
+        }
+        let (rulings, mut cost, _) = done.into_inner().map_err(|_| broken())?;
+        cost.price = self.price(&cost);
+        let rulings: Option<Vec<Ruling>> = rulings.into_iter().collect();
+        Ok((rulings.ok_or_else(broken)?, cost))
+    }
+
+    fn price(&self, cost: &Cost) -> Option<f64> {
+        let (input, output) = (self.config.input_price?, self.config.output_price?);
+        Some((input * cost.prompt_tokens as f64 + output * cost.completion_tokens as f64) / 1e6)
+    }
+
+    fn rule_on(&self, case: &Case) -> Result<(Ruling, Cost)> {
+        // Whether a part is left out does not change what is asked.
+        let asked = format!("{}\n{}", self.url, self.request(case, true, true));
+        if let Some(ruling) = self.cache.get(&asked, case) {
+            return Ok((ruling, Cost { cached: 1, ..Cost::default() }));
+        }
+        let mut cost = Cost { asked: 1, ..Cost::default() };
+        let mut wait = self.back_off;
+        loop {
+            interrupt::check("the judging of responses")?;
+            match self.send(case, &mut cost) {
+                Ok(ruling) => {
+                    self.cache.put(&asked, &self.name, case, &ruling)?;
+                    return Ok((ruling, cost));
+                }
+                Err(Failure::LeaveOut(part)) => (part.of)(self).store(false, Ordering::Relaxed),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Passing(why, _)) if cost.retries >= self.config.max_retries => {
+                    return Err(Error::run(format!(
+                        "{}: {why}, {} times in a row",
+                        self.url,
+                        cost.retries + 1
+                    ))
+                    .help("start the same command again to go on: what was judged is kept"));
+                }
+                Err(Failure::Passing(_, after)) => {
+                    cost.retries += 1;
+                    sleep(after.unwrap_or(wait).min(LONGEST));
+                    wait *= 2;
+                }
+            }
+        }
+    }
+
+    fn request(&self, one: &Case, with_schema: bool, with_temperature: bool) -> Value {
+        let mut request = json!({"model": self.model, "messages": [
+            {"role": "system", "content": format!("{CRITERION}\n{FORM}")},
+            {"role": "user", "content": case(one)},
+        ]});
+        if with_schema {
+            request["response_format"] = schema();
+        }
+        if with_temperature {
+            request["temperature"] = json!(0);
+        }
+        request
+    }
+
+    /// One request; its tokens are counted whatever it brings.
+    fn send(&self, case: &Case, cost: &mut Cost) -> Result<Ruling, Failure> {
+        let with = |part: &AtomicBool| part.load(Ordering::Relaxed);
+        let body = self.request(case, with(&self.takes_schema), with(&self.takes_temperature));
+        let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
+        if let Some(key) = &self.key {
+            request = request.header("Authorization", format!("Bearer {key}"));
+        }
+        let passing = |why: String| Failure::Passing(why, None);
+        let mut response = request.send(body.to_string()).map_err(|e| passing(reason(&e)))?;
+        let status = response.status().as_u16();
+        let after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let after = after.and_then(|seconds| seconds.trim().parse::<f64>().ok());
+        let after = after.filter(|s| *s >= 0.0 && s.is_finite()).map(Duration::from_secs_f64);
+        let text = response.body_mut().read_to_string().map_err(|e| passing(reason(&e)))?;
+        if status != 200 {
+            return Err(self.refused(status, &text, after, &body));
+        }
+        let completion: Completion = serde_json::from_str(&text)
+            .map_err(|_| passing(format!("the answer is no completion: {}", start(&text))))?;
+        let usage = completion.usage.unwrap_or_default();
+        cost.prompt_tokens += usage.prompt_tokens;
+        cost.completion_tokens += usage.completion_tokens;
+        let answer = completion.choices.into_iter().next().and_then(|c| c.message.content);
+        let answer = answer.unwrap_or_default();
+        ruling(&answer)
+            .ok_or_else(|| passing(format!("the model's answer is no verdict: {}", start(&answer))))
+    }
+
+    fn refused(&self, status: u16, text: &str, after: Option<Duration>, body: &Value) -> Failure {
+        let what = format!("status {status}: {}", start(&message(text)));
+        let fatal = |help: &str| {
+            Failure::Final(Error::run(format!("{}: {what}", self.url)).help(help.to_owned()))
+        };
+        match status {
+            400 | 422 => {
+                let named =
+                    |part: &&AtomicPart| body.get(part.key).is_some() && text.contains(part.key);
+                match PARTS.iter().find(named) {
+                    Some(part) => Failure::LeaveOut(part),
+                    // Some say no more than that the request is bad.
+                    None if body.get("response_format").is_some() => Failure::LeaveOut(&PARTS[0]),
+                    None => fatal("the endpoint does not take the request; check eval.judge.model"),
+                }
+            }
+            401 | 403 => fatal(&format!("check the key in {}", self.config.key_env)),
+            404 => fatal("check eval.judge.url (it ends before /chat/completions) and model"),
+            408 | 409 | 425 | 429 | 500..=599 => Failure::Passing(what, after),
+            _ => fatal("check eval.judge.url"),
+        }
+    }
+}
+
+impl Cost {
+    /// Adds what another judging took.
+    pub fn add(&mut self, other: &Self) {
+        self.asked += other.asked;
+        self.cached += other.cached;
+        self.retries += other.retries;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.price = match (self.price, other.price) {
+            (None, None) => None,
+            (a, b) => Some(a.unwrap_or(0.0) + b.unwrap_or(0.0)),
+        };
+    }
+}
+
+fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => "no answer in time".into(),
+        ureq::Error::Io(e) => format!("the connection failed: {e}"),
+        other => other.to_string(),
+    }
+}
+
+/// The message within an error's JSON, or all of it.
+fn message(text: &str) -> String {
+    let json: Option<Value> = serde_json::from_str(text).ok();
+    let inner = json.as_ref().and_then(|json| json["error"]["message"].as_str());
+    inner.unwrap_or(text).to_owned()
+}
+
+/// The start of a text, on one line.
+fn start(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let cut: String = line.chars().take(120).collect();
+    if cut.len() < line.len() { format!("`{cut}…`") } else { format!("`{cut}`") }
+}

@@ -1,0 +1,72 @@
+//! Evaluation alone: a checkpoint, with an adapter or without.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+
+use super::evaluate::evaluate;
+use super::prepare::{Purpose, prepare};
+use super::{adopt_pins, check_same_inputs, folder, is_finished, write_inputs};
+use crate::error::{Error, Result};
+use crate::eval::judge::Judge;
+use crate::files;
+use crate::recipe::Recipe;
+use crate::report::alone as report;
+use crate::report::terminal::Terminal;
+
+/// Asks the test questions of the recipe at `path` and writes predictions, metrics and a report
+/// into `out`, or `eval/` of the recipe's folder under `runs`. Returns the folder.
+///
+/// With `adapter`, or the recipe's `lora.from`, the checkpoint is asked with that adapter; else by
+/// itself. Nothing is trained.
+///
+/// # Errors
+/// Wrong input, before anything is written; or what broke on the way.
+pub fn evaluation(
+    path: &Path,
+    adapter: Option<&Path>,
+    out: Option<&Path>,
+    runs: &Path,
+    terminal: &Terminal,
+) -> Result<PathBuf> {
+    let mut recipe = Recipe::from_file(path)?;
+    let from = recipe.lora.as_ref().and_then(|lora| lora.from.clone());
+    let adapter = adapter.map(Path::to_owned).or(from);
+    let dir = out.map_or_else(
+        || folder(runs, path).join("eval").join(name(adapter.as_deref())),
+        Path::to_owned,
+    );
+    terminal.line(&format!("{} → {}", path.display(), dir.display()));
+    adopt_pins(&mut recipe, &dir)?;
+    is_finished(&dir, &recipe)?;
+    let (model, prepared) = prepare(recipe, Purpose::Evaluation(adapter.as_deref()), terminal)?;
+    if prepared.rounds.iter().all(|round| round.asks.is_empty()) {
+        return Err(Error::input("there is nothing to ask: the test set is empty")
+            .help("raise data.split.test, or check data.test and eval.formats"));
+    }
+    let model = model.valid();
+    let judge = Judge::of(&prepared.recipe, &model, &prepared.chat)?;
+    check_same_inputs(&dir, &prepared)?;
+    files::create_dir(&dir)?;
+    write_inputs(&dir, &prepared)?;
+    let predictions = evaluate(&prepared, &model, judge.as_ref(), None, &dir, terminal)?;
+    let title = adapter.map_or_else(
+        || prepared.recipe.model.path.clone(),
+        |adapter| format!("{} with {}", prepared.recipe.model.path, adapter.display()),
+    );
+    let text = report::write(&dir, &title, &prepared.recipe, &predictions)?;
+    terminal.line(&text);
+    terminal.line(&format!("report {}", dir.join("report.md").display()));
+    Ok(dir)
+}
+
+/// `base`, or the adapter's path with its parts joined: two adapters never share a folder.
+fn name(adapter: Option<&Path>) -> String {
+    let Some(adapter) = adapter else { return "base".into() };
+    let parts = adapter.components().filter_map(|part| match part {
+        std::path::Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
+        std::path::Component::ParentDir => Some("up".into()),
+        _ => None,
+    });
+    parts.collect::<Vec<_>>().join("-")
+}

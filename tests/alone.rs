@@ -1,0 +1,184 @@
+//! `eval`: a checkpoint by itself, with an adapter of a run, with one of PEFT's.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cli::demo_data;
+use crate::support::golden;
+
+/// A folder with `recipes/r.toml` in it.
+fn workplace(model: &str, eval: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("recipes")).unwrap();
+    let recipe = format!(
+        "[model]\npath = {:?}\n[data]\npath = {:?}\ncache = \"cache\"\n[video]\nmax_frames = 4\n\
+         max_pixels = 9408\n[lora]\n[train]\nlr = 1e-2\nmax_steps = 2\ngrad_accum = 2\n\
+         [eval]\nmax_new_tokens = 4\n{eval}\n",
+        golden(&format!("ckpt/{model}")).display().to_string(),
+        demo_data().display().to_string(),
+    );
+    std::fs::write(dir.path().join("recipes/r.toml"), recipe).unwrap();
+    dir
+}
+
+fn run(dir: &TempDir, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
+    command.current_dir(dir.path()).args(arguments).output().unwrap()
+}
+
+fn succeed(dir: &TempDir, arguments: &[&str]) -> String {
+    let output = run(dir, arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Every file below `dir`, with its content.
+fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        found.push((path.strip_prefix(dir).unwrap().to_owned(), std::fs::read(path).unwrap()));
+    }
+    found.sort();
+    found
+}
+
+const ALL: &str = "controls = [\"no_video\", \"shuffled\", \"reversed\", \"wrong_video\"]\n\
+                   circular = true\ntrain_share = 0.1";
+
+#[test]
+fn a_run_and_evaluations_alone_say_the_same() {
+    let dir = workplace("tiny-qwen2.5-vl", ALL);
+    succeed(&dir, &["recipes/r.toml"]);
+    let stage = |stage: &str| files(&dir.path().join("runs/r").join(stage));
+    let predictions = |files: Vec<(PathBuf, Vec<u8>)>| -> Vec<(PathBuf, Vec<u8>)> {
+        files
+            .into_iter()
+            .filter(|(path, _)| path.to_string_lossy().contains("predictions"))
+            .collect()
+    };
+    let stdout = succeed(&dir, &["eval", "recipes/r.toml"]);
+    for part in
+        ["| **all** |", "without the video", "right under all 4 rotations", "runs/r/eval/base"]
+    {
+        assert!(stdout.contains(part), "no `{part}` in\n{stdout}");
+    }
+    let base = predictions(stage("eval/base"));
+    assert_eq!(base.len(), 7);
+    assert!(base == predictions(stage("before")), "not what the run had before");
+    succeed(&dir, &["eval", "recipes/r.toml", "--adapter", "runs/r/adapter"]);
+    let trained = predictions(stage("eval/runs-r-adapter"));
+    assert!(trained == predictions(stage("after")), "not what the run had after");
+    assert!(trained != base, "the adapter changes nothing");
+    // Once more, elsewhere: the same bytes; and at the same place, nothing is done again.
+    succeed(&dir, &["eval", "recipes/r.toml", "--out", "again"]);
+    let again = files(&dir.path().join("again"));
+    assert_eq!(again.len(), 12);
+    assert!(again == stage("eval/base"));
+    succeed(&dir, &["eval", "recipes/r.toml", "--out", "again"]);
+    assert!(files(&dir.path().join("again")) == again);
+    // Another adapter does not go where one has been.
+    let mixed =
+        run(&dir, &["eval", "recipes/r.toml", "--adapter", "runs/r/adapter", "--out", "again"]);
+    assert_eq!(mixed.status.code(), Some(2));
+    check_metrics(&dir.path().join("runs/r/after/metrics.json"));
+    let report = std::fs::read_to_string(dir.path().join("runs/r/report.md")).unwrap();
+    for part in ["Seeing the video is worth, in mc: before", "another video", "frames shuffled"] {
+        assert!(report.contains(part), "no `{part}` in\n{report}");
+    }
+}
+
+fn check_metrics(path: &Path) {
+    let metrics: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let controls = metrics["controls"].as_object().unwrap();
+    let names: Vec<&String> = controls.keys().collect();
+    assert_eq!(names, ["no_video", "reversed", "shuffled", "train", "wrong_video"]);
+    assert_eq!(metrics["mc"]["circular"]["rotations"].as_array().unwrap().len(), 4);
+    assert_eq!(controls["reversed"]["mc"]["n"], metrics["mc"]["n"]);
+    assert!(controls["reversed"]["mc"]["gain"]["p"].is_number());
+    assert_eq!(metrics["mc"]["change"]["n"], metrics["mc"]["n"]);
+    assert!(controls["train"]["mc"].get("gain").is_none());
+}
+
+#[test]
+fn an_adapter_of_peft_is_asked() {
+    let dir = workplace("tiny-qwen2-vl", "controls = []");
+    let adapter = golden("tiny-qwen2-vl/adapter_step_5");
+    let adapter = adapter.to_str().unwrap();
+    succeed(&dir, &["eval", "recipes/r.toml", "--adapter", adapter, "--out", "peft"]);
+    succeed(&dir, &["eval", "recipes/r.toml", "--out", "base"]);
+    let [peft, base] = ["peft", "base"]
+        .map(|out| std::fs::read(dir.path().join(out).join("predictions.jsonl")).unwrap());
+    assert!(peft != base, "the adapter changes nothing");
+}
+
+#[test]
+fn letters_alone_decide_where_the_recipe_says_so() {
+    let dir = workplace("tiny-qwen2-vl", "controls = []\nscoring = \"logprob\"");
+    succeed(&dir, &["eval", "recipes/r.toml", "--out", "out"]);
+    let text = std::fs::read_to_string(dir.path().join("out/predictions.jsonl")).unwrap();
+    let mut seen = 0;
+    for line in text.lines() {
+        let prediction: Value = serde_json::from_str(line).unwrap();
+        if prediction["format"] == "ff" {
+            assert_eq!(prediction["grader"], "rules");
+            continue;
+        }
+        seen += 1;
+        assert_eq!(
+            (&prediction["grader"], &prediction["response"]),
+            (&"logprob".into(), &"".into())
+        );
+        let letters = prediction["letter_logprobs"].as_object().unwrap();
+        let of = |letter: &str| letters[letter].as_f64().unwrap();
+        let answer = prediction["extracted"].as_str().unwrap();
+        assert!(letters.keys().all(|letter| of(letter) <= of(answer)), "{line}");
+    }
+    assert!(seen > 0);
+}
+
+#[test]
+fn a_stopped_evaluation_goes_on_behind_its_last_video() {
+    let dir = workplace("tiny-qwen2-vl", "controls = []");
+    succeed(&dir, &["eval", "recipes/r.toml", "--out", "whole"]);
+    let whole = std::fs::read_to_string(dir.path().join("whole/predictions.jsonl")).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    // The first video's answers, one of them changed to know it by, half of the next, and a line
+    // that was being written.
+    let video = |line: &str| serde_json::from_str::<Value>(line).unwrap()["video"].to_string();
+    let own: Vec<&str> = lines.iter().filter(|l| video(l) == video(lines[0])).copied().collect();
+    let next = lines.iter().find(|l| video(l) != video(lines[0])).unwrap();
+    let marked = own[0].replacen("\"question\":\"", "\"question\":\"MARK ", 1);
+    let rest = own[1..].join("\n");
+    let changed = next.replacen("\"question\":\"", "\"question\":\"LOST ", 1);
+    let so_far = format!("{marked}\n{rest}\n{changed}\n{}", &next[..next.len() / 2]);
+    let out = dir.path().join("stopped");
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(out.join("predictions.jsonl.so-far"), so_far).unwrap();
+    succeed(&dir, &["eval", "recipes/r.toml", "--out", "stopped"]);
+    let resumed = std::fs::read_to_string(out.join("predictions.jsonl")).unwrap();
+    assert_eq!(resumed.replace("MARK ", ""), whole);
+    assert_eq!(resumed.matches("MARK ").count(), 1, "the kept answers were asked again");
+    assert!(!out.join("predictions.jsonl.so-far").exists());
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused() {
+    let dir = workplace("tiny-qwen2-vl", "");
+    let checkpoint = golden("ckpt/tiny-qwen2-vl");
+    let other = golden("tiny-qwen2.5-vl/adapter_step_5");
+    for (arguments, wanted) in [
+        (vec!["--adapter", "nowhere"], "nowhere/adapter_config.json: no such file"),
+        (vec!["--adapter", checkpoint.to_str().unwrap()], "is a checkpoint, no adapter"),
+        (vec!["--adapter", other.to_str().unwrap()], "the model wants"),
+    ] {
+        let output = run(&dir, &[vec!["eval", "recipes/r.toml"], arguments].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(wanted), "no `{wanted}` in\n{stderr}");
+        assert!(!dir.path().join("runs").exists(), "something was written");
+    }
+}
