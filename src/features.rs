@@ -5,7 +5,7 @@
 //! into patches, and, while the vision tower is frozen, its features. Where neither has them, they
 //! are made again: a run's numbers do not depend on what was kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
@@ -49,7 +49,8 @@ impl Reader {
         let config = PreprocessorConfig::from_file(checkpoint.join("preprocessor_config.json"))?;
         let (sampling, fps, max_frames) = (recipe.sampling, recipe.fps, recipe.max_frames);
         let budget = PixelBudget::new(sampling, recipe.min_pixels, recipe.max_pixels, &config)?;
-        Ok(Self { options: VideoOptions { sampling, fps, max_frames }, budget, config })
+        let options = VideoOptions { sampling, fps, max_frames, upright: recipe.upright };
+        Ok(Self { options, budget, config })
     }
 
     /// What reading a video would give, from its header: its grid, and the bytes of its sampled
@@ -59,12 +60,16 @@ impl Reader {
     /// Where it is no video or cannot be sampled.
     pub fn outline(&self, path: &Path) -> Result<(MediaGrid, [usize; 2])> {
         let video = video::probe(path)?;
-        let VideoOptions { sampling, fps, max_frames } = self.options;
+        let VideoOptions { sampling, fps, max_frames, upright } = self.options;
+        let turned = upright && video.rotation % 180 != 0;
+        let (height, width) = match turned {
+            true => (video.width, video.height),
+            false => (video.height, video.width),
+        };
         let wrong = |e: String| Error::input(format!("{}: {e}", path.display()));
         let len = sampling.indices(&video, fps, max_frames).map_err(wrong)?.len();
-        let (height, width) =
-            fitted_size(video.height, video.width, sampling, &self.config, self.budget)
-                .map_err(|e| wrong(e.to_string()))?;
+        let (height, width) = fitted_size(height, width, sampling, &self.config, self.budget)
+            .map_err(|e| wrong(e.to_string()))?;
         let t = len.div_ceil(self.config.temporal_patch_size);
         let side = self.config.patch_size;
         let seconds = self.config.temporal_patch_size as f64 / sampling.sample_fps(&video, len);
@@ -81,7 +86,8 @@ impl Reader {
         let second_per_grid = clip.second_per_grid_t(self.config.temporal_patch_size);
         let frames = fit(clip.frames, self.options.sampling, &self.config, self.budget)
             .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-        Ok(Sampled { frames, second_per_grid, cost_s: start.elapsed().as_secs_f64() })
+        let (rotation, cost_s) = (clip.video.rotation, start.elapsed().as_secs_f64());
+        Ok(Sampled { frames, second_per_grid, rotation, cost_s })
     }
 
     /// The patches of a video as it is shown.
@@ -103,6 +109,8 @@ impl Reader {
 struct Sampled {
     frames: Frames,
     second_per_grid: f64,
+    /// What the container says about turning the pictures, in degrees.
+    rotation: usize,
     cost_s: f64,
 }
 
@@ -114,6 +122,7 @@ struct AboutFrames {
     height: usize,
     width: usize,
     clock: Clock,
+    rotation: usize,
     /// Seconds that decoding and resizing took.
     cost_s: f64,
 }
@@ -126,6 +135,7 @@ struct AboutFeatures {
     shape: Vec<usize>,
     grid_thw: [usize; 3],
     clock: Clock,
+    rotation: usize,
     /// Seconds that it took to make them from the file.
     cost_s: f64,
 }
@@ -180,6 +190,8 @@ pub struct Summary {
     pub elapsed_s: f64,
     /// Bytes of all of them.
     pub bytes: usize,
+    /// Videos whose container says that a player turns the pictures, which was not done.
+    pub sideways: BTreeSet<PathBuf>,
     /// Entries of the cache that were damaged and made anew.
     pub damaged: usize,
     /// What kept the cache from being written.
@@ -337,12 +349,14 @@ impl Videos {
         let (content, sampled, cached) = match ahead {
             Ahead::Features(known, about) => {
                 summary.from_cache += 1;
+                self.note_rotation(shown, about.rotation, summary);
                 summary.cost_s += about.cost_s;
                 summary.bytes += about.dtype.size() * about.shape.iter().product::<usize>();
                 return Ok(known);
             }
             Ahead::Frames(content, sampled, cached) => (content, sampled, cached),
         };
+        self.note_rotation(shown, sampled.rotation, summary);
         let Frames { len, height, width, .. } = sampled.frames;
         let Reader { config, .. } = &self.reader;
         let t = len.div_ceil(config.temporal_patch_size);
@@ -359,6 +373,12 @@ impl Videos {
             summary.bytes += data.as_bytes().len();
         }
         Ok(known)
+    }
+
+    fn note_rotation(&self, shown: &Shown, rotation: usize, summary: &mut Summary) {
+        if rotation > 0 && !self.reader.options.upright {
+            summary.sideways.insert(shown.video.clone());
+        }
     }
 
     /// The frames of a video, and whether they were kept: from memory, the cache, or the file,
@@ -395,7 +415,8 @@ impl Videos {
         }
         let Frames { len, height, width, .. } = sampled.frames;
         let (clock, cost_s) = (sampled.second_per_grid.into(), sampled.cost_s);
-        let about = AboutFrames { video: video.to_owned(), len, height, width, clock, cost_s };
+        let (video, rotation) = (video.to_owned(), sampled.rotation);
+        let about = AboutFrames { video, len, height, width, clock, rotation, cost_s };
         self.cache.put(key, &about, &sampled.frames.rgb);
         Ok(sampled)
     }
@@ -442,6 +463,7 @@ impl Videos {
                 shape: data.shape().to_vec(),
                 grid_thw: patches.grid_thw,
                 clock: sampled.second_per_grid.into(),
+                rotation: sampled.rotation,
                 cost_s,
             };
             self.cache.put(&key, &about, data.as_bytes());
@@ -468,10 +490,11 @@ impl Videos {
 
 impl Sampled {
     fn from_entry(about: &AboutFrames, rgb: Vec<u8>) -> Option<Self> {
-        let AboutFrames { len, height, width, clock, cost_s, .. } = *about;
+        let AboutFrames { len, height, width, clock, rotation, cost_s, .. } = *about;
         let whole = rgb.len() == len * height * width * 3;
         let frames = Frames { rgb, len, height, width };
-        whole.then(|| Self { frames, second_per_grid: clock.seconds(), cost_s })
+        let second_per_grid = clock.seconds();
+        whole.then_some(Self { frames, second_per_grid, rotation, cost_s })
     }
 }
 

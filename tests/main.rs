@@ -11,6 +11,7 @@ mod cli;
 mod compare;
 mod cpu;
 mod data;
+mod decode;
 mod demo;
 mod evaluation;
 mod full;

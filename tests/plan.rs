@@ -37,7 +37,7 @@ fn headers_give_the_grid_that_reading_gives() {
             let budget = PixelBudget::new(sampling, None, max_pixels, &config).unwrap();
             for path in &videos {
                 let (grid, bytes) = reader.outline(path).unwrap();
-                let options = VideoOptions { sampling, fps: video.fps, max_frames };
+                let options = VideoOptions { sampling, fps: video.fps, max_frames, upright: false };
                 let clip = video::read(path, &options).unwrap();
                 let seconds = clip.second_per_grid_t(config.temporal_patch_size);
                 assert_eq!(bytes[0], clip.frames.rgb.len());

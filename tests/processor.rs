@@ -182,7 +182,12 @@ fn patches_equal_llamafactory() {
     for (model, fps) in [("qwen2_vl", 2.0), ("qwen2.5_vl", 4.0)] {
         for name in ["a", "b"] {
             let clip = format!("llamafactory/data/{name}.mp4");
-            let options = VideoOptions { sampling: Sampling::LlamaFactory, fps, max_frames: 16 };
+            let options = VideoOptions {
+                sampling: Sampling::LlamaFactory,
+                fps,
+                max_frames: 16,
+                upright: false,
+            };
             let raw = video::read(golden(&clip), &options).unwrap().frames;
             let file = format!("llamafactory/frames_{model}_{name}.safetensors");
             let recorded = Recorded::open(&file);

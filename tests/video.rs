@@ -18,11 +18,12 @@ fn numbers(value: &Value) -> Vec<usize> {
 }
 
 fn info(frames: usize, fps: f64) -> VideoInfo {
-    VideoInfo { frames, fps, duration_s: frames as f64 / fps, width: 64, height: 48 }
+    let duration_s = frames as f64 / fps;
+    VideoInfo { frames, fps, duration_s, width: 64, height: 48, rotation: 0 }
 }
 
 fn options(sampling: Sampling, fps: f64, max_frames: usize) -> VideoOptions {
-    VideoOptions { sampling, fps, max_frames }
+    VideoOptions { sampling, fps, max_frames, upright: false }
 }
 
 #[test]
@@ -123,7 +124,8 @@ fn frames_equal_llamafactory() {
 #[test]
 fn probe_tells_what_the_container_says() {
     let found = video::probe(golden("llamafactory/data/b.mp4")).unwrap();
-    let expected = VideoInfo { frames: 45, fps: 15.0, duration_s: 3.0, width: 80, height: 120 };
+    let (width, height) = (80, 120);
+    let expected = VideoInfo { frames: 45, fps: 15.0, duration_s: 3.0, width, height, rotation: 0 };
     assert_eq!(found, expected);
 }
 

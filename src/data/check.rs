@@ -14,7 +14,7 @@ use crate::interrupt;
 
 /// First and last frame: nothing of a video is left unread, and little of it kept.
 const WHOLE: VideoOptions =
-    VideoOptions { sampling: Sampling::LlamaFactory, fps: f64::MAX, max_frames: 2 };
+    VideoOptions { sampling: Sampling::LlamaFactory, fps: f64::MAX, max_frames: 2, upright: false };
 
 /// What a data set holds and what is wrong with it.
 #[derive(Clone, Debug, Default)]
@@ -113,7 +113,7 @@ impl Checked {
                     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
                     while let Some((video, _)) = next() {
                         let path = dir.join(video);
-                        let fault = video::read(&path, &WHOLE).err();
+                        let fault = video::read_whole(&path, &WHOLE).err();
                         // nobody listens any more once the user has stopped
                         if interrupt::requested() || sender.send((path, fault)).is_err() {
                             break;

@@ -138,6 +138,9 @@ pub struct Video {
     pub max_frames: usize,
     /// Most pixels of one frame, after resizing.
     pub max_pixels: usize,
+    /// Whether frames are turned as the video's rotation says. `PyAV`, and with it LLaMA-Factory and
+    /// torchvision, does not; qwen-vl-utils with decord does.
+    pub upright: bool,
     /// Fewest pixels of one frame, after resizing; the sampling rule's own default where left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_pixels: Option<usize>,
@@ -461,6 +464,7 @@ impl Default for Video {
             fps: 2.0,
             max_frames: 64,
             max_pixels: 200_704,
+            upright: false,
             min_pixels: None,
         }
     }

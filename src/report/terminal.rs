@@ -245,6 +245,17 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
         (uses as f64 / s.videos.max(1) as f64).max(1.0),
         seconds(saved)
     ));
+    if let Some(first) = s.sideways.first() {
+        let more = match s.sideways.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {} more)", thousands(n)),
+        };
+        terminal.line(&format!(
+            "note   {}{more} would be turned by a player and are used as coded, as PyAV and \
+             LLaMA-Factory do; video.upright = true turns them",
+            first.display()
+        ));
+    }
     if s.damaged > 0 {
         let n = thousands(s.damaged);
         terminal.line(&format!("note   {n} damaged entries of the cache were made anew"));

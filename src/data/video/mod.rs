@@ -1,0 +1,206 @@
+//! A video file enters, the sampled RGB frames leave.
+//!
+//! Which frames are taken differs between the tools that train and evaluate
+//! Qwen-VL models; [`Sampling`] has each rule under its tool's name. The bytes
+//! of a frame are those of `PyAV` 18's `to_ndarray(format="rgb24")`: the coded
+//! picture in the color matrix it is tagged with, its pixels taken for square,
+//! without the container's rotation unless that is asked for.
+//!
+//! Frames count by their order, not by their time: all four tools do so, with a
+//! variable frame rate too. Only what a sampled frame needs is decoded, where
+//! that gives the same frames: see [`timeline`].
+
+mod convert;
+mod sampling;
+mod stream;
+mod timeline;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use video_rs::ffmpeg::{codec, software::scaling};
+
+pub use self::sampling::Sampling;
+use self::stream::Stream;
+use self::timeline::Timeline;
+use crate::error::Result;
+
+/// How to sample a video.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VideoOptions {
+    /// Whose rule chooses the frames.
+    pub sampling: Sampling,
+    /// Frames wanted per second of video.
+    pub fps: f64,
+    /// Most frames to take.
+    pub max_frames: usize,
+    /// Whether frames are turned as the container says, which `decord` does and `PyAV` does not.
+    pub upright: bool,
+}
+
+/// What the container says about its first video stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VideoInfo {
+    /// Number of frames: the container's count, or the decoded ones where it has none.
+    pub frames: usize,
+    /// Average frames per second.
+    pub fps: f64,
+    /// Length in seconds.
+    pub duration_s: f64,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Degrees, clockwise, by which a player turns the pictures: 0, 90, 180 or 270.
+    pub rotation: usize,
+}
+
+/// RGB frames of one size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// `[len, height, width, 3]`, row-major.
+    pub rgb: Vec<u8>,
+    /// Number of frames.
+    pub len: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
+}
+
+/// The sampled frames of one video.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clip {
+    /// The frames, in order.
+    pub frames: Frames,
+    /// Their positions in the video, counted from 0.
+    pub indices: Vec<usize>,
+    /// The video they come from.
+    pub video: VideoInfo,
+    /// Sampled frames per second of video, as the rule's own tool states it.
+    pub sample_fps: f64,
+    /// Pictures that were decoded for them.
+    pub decoded: usize,
+}
+
+impl Frames {
+    /// Frame `i` as `[height, width, 3]`.
+    ///
+    /// # Panics
+    /// Where `i` is not below `len`.
+    pub fn frame(&self, i: usize) -> &[u8] {
+        let size = self.height * self.width * 3;
+        &self.rgb[i * size..(i + 1) * size]
+    }
+
+    /// Turns every frame clockwise by 0, 90, 180 or 270 degrees.
+    pub fn turn(&mut self, degrees: usize) {
+        for _ in 0..degrees / 90 % 4 {
+            let (h, w) = (self.height, self.width);
+            let turned = (0..self.len).flat_map(|i| {
+                let frame = self.frame(i);
+                let pixel = move |y: usize, x: usize| {
+                    let at = ((h - 1 - x) * w + y) * 3;
+                    &frame[at..at + 3]
+                };
+                (0..w).flat_map(move |y| (0..h).flat_map(move |x| pixel(y, x)))
+            });
+            self.rgb = turned.copied().collect();
+            (self.height, self.width) = (w, h);
+        }
+    }
+
+    /// Appends the last frame once more where their number is odd.
+    pub fn pad_to_even(&mut self) {
+        if self.len % 2 == 1 {
+            let size = self.height * self.width * 3;
+            self.rgb.extend_from_within((self.len - 1) * size..);
+            self.len += 1;
+        }
+    }
+}
+
+impl Clip {
+    /// Seconds that one temporal patch spans, Qwen2.5-VL's `second_per_grid_t`.
+    pub fn second_per_grid_t(&self, temporal_patch_size: usize) -> f64 {
+        temporal_patch_size as f64 / self.sample_fps
+    }
+}
+
+/// Reads what the container says, and counts the frames where it does not.
+///
+/// # Errors
+/// A file that is missing, empty, no video, without a video stream or without frames.
+pub fn probe(path: impl AsRef<Path>) -> Result<VideoInfo> {
+    let path = path.as_ref();
+    let mut stream = Stream::open(path)?;
+    if stream.info.frames == 0 {
+        stream.info.frames = stream.count()?;
+    }
+    Ok(stream.info)
+}
+
+/// Decodes what the sampled frames need, in one thread.
+///
+/// Damage that the decoder itself conceals passes, as it does with `PyAV`. Where an edit list hides
+/// frames that the container counts, those that can be seen are counted and sampled.
+///
+/// # Errors
+/// As [`probe`]; a file that is damaged or ends before a sampled frame; a rule that does not fit
+/// the video.
+pub fn read(path: impl AsRef<Path>, options: &VideoOptions) -> Result<Clip> {
+    let path = path.as_ref();
+    let mut clip = match read_some(path, options)? {
+        Some(clip) => clip,
+        None => read_whole(path, options)?,
+    };
+    if options.upright {
+        clip.frames.turn(clip.video.rotation);
+    }
+    Ok(clip)
+}
+
+/// Decodes just what the sampled frames need; none where that cannot be told or did not give them.
+fn read_some(path: &Path, options: &VideoOptions) -> Result<Option<Clip>> {
+    let Some(timeline) = Timeline::read(Stream::open(path)?)? else { return Ok(None) };
+    let mut stream = Stream::open(path)?;
+    stream.info.frames = timeline.len();
+    let indices = stream.indices(options)?;
+    let times = stream.follow(&timeline, &indices);
+    // What goes wrong here is told by reading the whole.
+    let Ok(Some(frames)) = stream.at_times(&times) else { return Ok(None) };
+    Ok(Some(stream.clip(frames, indices, options)))
+}
+
+/// As [`read`], but decodes all from the first frame to the last sampled one, whatever is needed.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_whole(path: &Path, options: &VideoOptions) -> Result<Clip> {
+    let mut stream = Stream::open(path)?;
+    if stream.info.frames == 0 {
+        let frames = stream.count()?;
+        stream = Stream::open(path)?;
+        stream.info.frames = frames;
+    }
+    let indices = stream.indices(options)?;
+    if let Some(frames) = stream.at_indices(&indices)? {
+        return Ok(stream.clip(frames, indices, options));
+    }
+    if !stream.is_whole() {
+        return Err(stream.cut_short());
+    }
+    let visible = stream.decoded;
+    let mut stream = Stream::open(path)?;
+    stream.info.frames = visible;
+    let indices = stream.indices(options)?;
+    match stream.at_indices(&indices)? {
+        Some(frames) => Ok(stream.clip(frames, indices, options)),
+        None => Err(stream.cut_short()),
+    }
+}
+
+/// The versions of what decodes and converts the pictures: another one may give other bytes.
+pub fn decoder_version() -> (u32, u32) {
+    (codec::version(), scaling::version())
+}
