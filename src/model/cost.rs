@@ -47,7 +47,7 @@ impl TextConfig {
 impl VisionConfig {
     /// Numbers that exist at once for each patch in a block without a tape.
     pub fn block(&self) -> usize {
-        6 * self.embed_dim + 2 * self.intermediate_size
+        5 * self.embed_dim + 2 * self.intermediate_size
     }
 }
 
