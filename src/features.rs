@@ -19,7 +19,7 @@ use crate::data::cache::{Cache, Key};
 use crate::data::processor::{
     Patches, PixelBudget, PreprocessorConfig, fit, fitted_size, patchify,
 };
-use crate::data::variant::Shown;
+use crate::data::variant::{Shown, Variant};
 use crate::data::video::{self, Frames, VideoOptions};
 use crate::error::{Error, Result};
 use crate::model::parameters;
@@ -312,6 +312,20 @@ impl Videos {
             Ok(Tensor::from_data(data, (&model.device(), dtype)))
         });
         features.collect()
+    }
+
+    /// The frames of a video as the model is shown them, plainly.
+    ///
+    /// # Errors
+    /// Where it was not read, or has changed since.
+    pub fn seen(&self, video: &Path) -> Result<Frames> {
+        let plain = Shown { video: video.to_owned(), variant: Variant::Plain };
+        Ok(self.frames(video, &self.known(&plain)?.content)?.0.frames)
+    }
+
+    /// The data folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where the cache is.

@@ -116,6 +116,7 @@ fn the_whole_job_writes_what_the_contract_names() {
             "split.json",
             "data.svg",
             "report.md",
+            "report.html",
             "before/metrics.json",
             "after/metrics.json",
         ] {

@@ -24,6 +24,7 @@ mod llamafactory;
 mod mirror;
 mod model;
 mod own_data;
+mod page;
 mod plan;
 mod processor;
 mod questions;

@@ -4,6 +4,7 @@ pub mod alone;
 pub mod compare;
 pub mod controls;
 pub mod data;
+pub mod directions;
 pub mod finished;
 pub mod html;
 pub mod markdown;

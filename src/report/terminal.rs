@@ -351,7 +351,7 @@ pub fn results(dir: &Path, terminal: &Terminal) -> Result<()> {
     accuracy("before", &before, recipe.seed, terminal);
     accuracy("after", &after, recipe.seed, terminal);
     change(&before, &after, recipe.seed, terminal);
-    terminal.line(&format!("report {}", dir.join("report.md").display()));
+    terminal.line(&format!("report {}", dir.join("report.html").display()));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod evaluate;
 pub mod places;
 pub mod plan;
 mod prepare;
+mod report;
 mod train;
 
 use std::collections::BTreeMap;
@@ -29,8 +30,8 @@ use crate::files;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
 use crate::recipe::Recipe;
+use crate::report::data;
 use crate::report::terminal::{self, Terminal};
-use crate::report::{data, markdown};
 use crate::train::log::Log;
 
 /// Folder of a run: `runs/` and the recipe's path without `recipes/` and `.toml`.
@@ -74,8 +75,8 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     let after = ask(&trained.model, Some(&before), "after")?;
     terminal::change(&before, &after, prepared.recipe.seed, terminal);
     log_accuracies(&prepared, &dir, trained.step, [&before, &after])?;
-    markdown::write(&dir, &prepared.recipe, &before, &after)?;
-    terminal.line(&format!("{saved}   report {}", dir.join("report.md").display()));
+    report::report(&prepared, &dir, [&before, &after], terminal)?;
+    terminal.line(&format!("{saved}   report {}", dir.join("report.html").display()));
     Ok(dir)
 }
 

@@ -1,13 +1,22 @@
 //! HTML pages that open anywhere: one file each, styles, pictures and data inside, no network.
 
+mod questions;
+pub mod run;
+pub mod strip;
+
 use std::path::{Component, Path};
 
 use minijinja::{Environment, Value};
 
+pub use self::questions::{Media, outcome};
+
 use crate::error::{Error, Result};
 
-const TEMPLATES: [(&str, &str); 2] =
-    [("page.html", include_str!("page.html")), ("compare.html", include_str!("compare.html"))];
+const TEMPLATES: [(&str, &str); 3] = [
+    ("page.html", include_str!("page.html")),
+    ("compare.html", include_str!("compare.html")),
+    ("report.html", include_str!("report.html")),
+];
 
 /// Fills a template of this folder.
 ///

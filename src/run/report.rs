@@ -1,0 +1,36 @@
+//! The reports of a run.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::prepare::Prepared;
+use crate::error::Result;
+use crate::eval::predict::Prediction;
+use crate::report::html::{Media, relative, run};
+use crate::report::markdown;
+use crate::report::terminal::Terminal;
+
+/// Writes `report.html` and then `report.md`, by which a finished run is known.
+pub fn report(
+    prepared: &Prepared,
+    dir: &Path,
+    [before, after]: [&[Prediction]; 2],
+    terminal: &Terminal,
+) -> Result<()> {
+    let (recipe, videos) = (&prepared.recipe, &prepared.videos);
+    let names: BTreeSet<&str> = after.iter().map(|p| &*p.video).collect();
+    let bar = terminal.bar("frames", names.len());
+    let media = Media {
+        frames: &|name| videos.seen(Path::new(name)),
+        href: &|name| relative(dir, &videos.dir().join(name)),
+        progress: &|done| bar.set(done),
+    };
+    let missing = run::write(dir, recipe, before, after, &media);
+    bar.finish();
+    if let Some(first) = missing?.first() {
+        terminal.line(&format!(
+            "note   report.html shows no frames of {first}: it cannot be read any more"
+        ));
+    }
+    markdown::write(dir, recipe, before, after)
+}

@@ -1,0 +1,269 @@
+//! `report.html`: what stands in it, and how it behaves in a browser.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use vlm4d_train::data::video::Frames;
+use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, letter};
+use vlm4d_train::error::Result;
+use vlm4d_train::eval::predict::Prediction;
+use vlm4d_train::recipe::Recipe;
+use vlm4d_train::report::directions::{confusion, direction};
+use vlm4d_train::report::html::relative;
+use vlm4d_train::report::html::run::write;
+use vlm4d_train::report::html::strip::{frames_per_video, strip};
+use vlm4d_train::report::html::{Media, outcome};
+
+/// Questions as many as VLM4D has, on as many videos.
+const QUESTIONS: usize = 1_816;
+const VIDEOS: usize = 1_000;
+
+struct Asked {
+    id: String,
+    source: String,
+    group: String,
+    video: String,
+    choices: Vec<String>,
+    question: String,
+}
+
+/// Made-up questions; VLM4D's own where `VLM4D_QA` names them.
+fn questions() -> Vec<Asked> {
+    if let Some(dir) = std::env::var_os("VLM4D_QA") {
+        let subsets = ["real", "synthetic"].map(str::to_owned);
+        let questions = vlm4d::read(Path::new(&dir), &subsets).unwrap();
+        let own = |q: vlm4d::Question| Asked {
+            id: q.id,
+            source: q.source,
+            group: q.group,
+            video: q.video.display().to_string(),
+            choices: q.choices,
+            question: q.question,
+        };
+        return questions.into_iter().map(own).collect();
+    }
+    let choices = ["left", "right", "towards the camera", "not moving"].map(str::to_owned);
+    (0..QUESTIONS)
+        .map(|i| Asked {
+            id: format!("real/validation_{i}"),
+            source: ["davis", "ego4d", "youtube-vos", "synthetic"][i % 4].into(),
+            group: ["exo-centric", "ego-centric", "exo-centric", "directional"][i % 4].into(),
+            video: format!("videos_real/{}/{}.mp4", i % 4, i % VIDEOS),
+            choices: choices.to_vec(),
+            question: format!("In which direction does number {i} move?"),
+        })
+        .collect()
+}
+
+/// Answers of a model that is right `right` times in ten.
+fn predictions(right: usize, turn: usize) -> Vec<Prediction> {
+    let mut all = Vec::new();
+    for (i, asked) in questions().into_iter().enumerate() {
+        let Asked { id, source, group, video, choices, question } = asked;
+        for format in [Format::Mc, Format::Ff] {
+            let gold = (i * 5) % choices.len();
+            let correct = (i * 7 + turn) % 10 < right;
+            let taken = if correct { gold } else { (gold + 1 + turn % 2) % choices.len() };
+            let silent = !correct && i % 17 == 0;
+            let extracted = match format {
+                Format::Mc => letter(taken).to_string(),
+                Format::Ff => choices[taken].to_lowercase(),
+            };
+            let logprob = |c: usize| if c == taken { -0.4f32 } else { -2.2 };
+            let letters = (0..choices.len()).map(|c| (letter(c), logprob(c))).collect();
+            all.push(Prediction {
+                id: id.clone(),
+                subset: id.split('/').next().unwrap().into(),
+                source: source.clone(),
+                group: group.clone(),
+                video: video.clone(),
+                format,
+                rotation: None,
+                shown: None,
+                prompt: PromptStyle::Do,
+                question: question.clone(),
+                choices: choices.clone(),
+                gold: choices[gold].clone(),
+                response: if silent { "</script> <b>&".into() } else { extracted.clone() },
+                extracted: (!silent).then_some(extracted),
+                correct,
+                grader: "rules".into(),
+                letter_logprobs: (format == Format::Mc).then_some(letters),
+                n_video_tokens: 12,
+            });
+        }
+    }
+    all
+}
+
+/// A ball that crosses a field.
+fn frames(name: &str) -> Frames {
+    let (len, height, width) = (8, 96, 168);
+    let tint = name.bytes().map(usize::from).sum::<usize>() % 120;
+    let mut rgb = Vec::with_capacity(len * height * width * 3);
+    for f in 0..len {
+        for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+            let ball =
+                (x as isize - (20 * f + 10) as isize).pow(2) + (y as isize - 48).pow(2) < 150;
+            let ground = [40 + tint, 60 + y, 150 - y];
+            rgb.extend(if ball { [240, 220, 60] } else { ground.map(|v| v as u8) });
+        }
+    }
+    Frames { rgb, len, height, width }
+}
+
+/// Writes the page of a made-up run on all questions; returns its folder.
+fn page() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let text = "[model]\npath = \"data/models/Qwen2.5-VL-7B-Instruct\"\n[data]\npath = \"data/vlm4d\"\n[lora]\n";
+    let recipe = Recipe::from_text(text, "made up").unwrap();
+    let record = |step: usize| {
+        let x = step as f64 / 400.0;
+        let loss = 2.0 * (-3.0 * x).exp() + 0.3 + 0.1 * (step as f64 * 12.9).sin();
+        format!(
+            "{{\"step\":{step},\"epoch\":{x},\"loss\":{loss},\"lr\":{},\"grad_norm\":{},\"samples\":8,\"tokens\":9000,\"seconds\":2.0,\"memory_bytes\":1}}\n",
+            1e-4 * (1.0 + (3.1 * x).cos()) / 2.0,
+            0.5 + 0.2 * (step as f64 * 7.7).sin()
+        )
+    };
+    std::fs::write(dir.path().join("log.jsonl"), (1..=400).map(record).collect::<String>())
+        .unwrap();
+    let media = Media {
+        frames: &|name: &str| -> Result<Frames> { Ok(frames(name)) },
+        href: &|name: &str| format!("../../data/vlm4d/{name}"),
+        progress: &|_| (),
+    };
+    let missing =
+        write(dir.path(), &recipe, &predictions(3, 0), &predictions(6, 4), &media).unwrap();
+    assert_eq!(missing, Vec::<String>::new());
+    dir
+}
+
+/// The JSON that the page carries.
+fn data(html: &str) -> Value {
+    let start = html.find("id=\"data\">").unwrap() + "id=\"data\">".len();
+    let end = start + html[start..].find("</script>").unwrap();
+    serde_json::from_str(&html[start..end]).unwrap()
+}
+
+#[test]
+fn one_file_holds_everything() {
+    let dir = page();
+    let path = dir.path().join("report.html");
+    let html = std::fs::read_to_string(&path).unwrap();
+    for outside in ["src=\"http", "href=\"http", "@import", "url(http", "<link rel=\"stylesheet\""]
+    {
+        assert!(!html.contains(outside), "`{outside}`");
+    }
+    for part in [
+        "Multiple choice (MC)",
+        "Freeform (FF)",
+        "Loss",
+        "Learning rate",
+        "human",
+        "guessing",
+        "right answer",
+    ] {
+        assert!(html.contains(part), "no `{part}`");
+    }
+    let data = data(&html);
+    let questions = data["questions"].as_array().unwrap();
+    assert_eq!(questions.len(), 2 * QUESTIONS);
+    // A response that looks like markup ends no script.
+    assert!(questions.iter().any(|q| q["after"]["response"] == "</script> <b>&"));
+    assert_eq!(html.matches("</script>").count(), 2);
+    for q in questions {
+        let [before, after] = ["before", "after"].map(|s| q[s]["correct"].as_bool().unwrap());
+        assert_eq!(q["outcome"], outcome(before, after));
+        let letters = q["after"].get("letters").map_or(0, |l| l.as_array().unwrap().len());
+        assert_eq!(letters > 0, q["format"] == "mc");
+    }
+    let videos = data["videos"].as_array().unwrap();
+    assert_eq!(videos.len(), VIDEOS);
+    assert!(videos.iter().all(|v| v["strip"]["frames"] == 3), "the budget allows three of each");
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size < 40 << 20, "{size} bytes");
+}
+
+#[test]
+fn frames_are_taken_evenly() {
+    assert_eq!([1, 100, 400, 1_000].map(frames_per_video), [8, 8, 6, 3]);
+    let all = frames("a");
+    let picture = strip(&all, 3).unwrap();
+    assert_eq!((picture.frames, picture.aspect), (3, 210.0 / 120.0));
+    assert!(picture.src.starts_with("data:image/jpeg;base64,/9j/"));
+    let one = Frames { len: 1, rgb: all.frame(0).to_vec(), ..all.clone() };
+    assert_eq!(strip(&one, 8).unwrap().frames, 1);
+}
+
+#[test]
+fn directions_are_told_from_answers() {
+    for (text, want) in [
+        ("Left", Some("left")),
+        ("to his left", Some("left")),
+        ("from left to right", Some("right")),
+        ("Right to left", Some("left")),
+        ("left then right", None),
+        ("Both left and right", None),
+        ("right hand", None),
+        ("picking up", None),
+        ("counter clockwise", Some("counter-clockwise")),
+        ("Anticlockwise", Some("counter-clockwise")),
+        ("clockwise", Some("clockwise")),
+        ("not moving", Some("not moving")),
+        ("moving straight and not turning", Some("forwards")),
+        ("closer towards the camera", Some("towards")),
+        ("further away from camera", Some("away")),
+        ("downhill", Some("down")),
+        ("left and towards the camera", None),
+        ("4", None),
+        ("no dragon there", None),
+    ] {
+        assert_eq!(direction(text), want, "{text}");
+    }
+    let predictions = predictions(6, 4);
+    let table = confusion(&predictions, Format::Mc).unwrap();
+    let counted: usize = table.counts.iter().flatten().sum();
+    let golds =
+        predictions.iter().filter(|p| p.format == Format::Mc && direction(&p.gold).is_some());
+    assert_eq!(counted, golds.count());
+    for (row, name) in table.counts.iter().zip(&table.rows) {
+        let right = table.columns.iter().position(|column| column == name).unwrap();
+        let correct = predictions
+            .iter()
+            .filter(|p| p.format == Format::Mc && p.correct && direction(&p.gold) == Some(name));
+        assert!(row[right] >= correct.count(), "{name}");
+    }
+}
+
+#[test]
+fn links_lead_from_the_run_to_the_video() {
+    let of = |from: &str, to: &str| relative(Path::new(from), Path::new(to));
+    assert_eq!(of("runs/a/b", "data/v l/x#1.mp4"), "../../../data/v%20l/x%231.mp4");
+    assert_eq!(of("runs", "runs/a/report.html"), "a/report.html");
+    assert_eq!(of("/a/b", "/a/c/d.mp4"), "../c/d.mp4");
+}
+
+#[test]
+fn the_page_works_in_a_browser() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/report.cjs");
+    let dir = page();
+    let pictures = std::env::var_os("VLM4D_PICTURES").map_or(dir.path().to_owned(), PathBuf::from);
+    let run = Command::new("node")
+        .arg(script)
+        .arg(dir.path().join("report.html"))
+        .arg(&pictures)
+        .output();
+    let Ok(output) = run else {
+        println!("skipped: node is missing");
+        return;
+    };
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|o| String::from_utf8_lossy(o));
+    match output.status.code() {
+        Some(77) => println!("skipped: {stdout}"),
+        Some(0) => println!("{stdout}"),
+        _ => panic!("{stdout}{stderr}"),
+    }
+}
