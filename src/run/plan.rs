@@ -21,7 +21,7 @@ use crate::model::config::Config;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
 use crate::model::weights;
-use crate::recipe::{Part, Recipe};
+use crate::recipe::{Control, Part, Recipe};
 use crate::report::terminal::{self, Terminal, clock, size, thousands};
 use crate::train::gradients::LOGITS_AT_ONCE;
 use crate::train::loss::label_tokens;
@@ -329,7 +329,9 @@ impl Facts {
     }
 
     fn asking(&self, name: &'static str, asked: &[Sequence], times: usize, text: &str) -> Phase {
-        let controls = if name == "validation" { 0 } else { self.recipe.eval.controls.len() };
+        let controls = if name == "validation" { &[] } else { &self.recipe.eval.controls[..] };
+        let without = controls.iter().filter(|control| **control == Control::NoVideo).count();
+        let with = 1 + controls.len() - without;
         let text_config = &self.config.text;
         let new = self.recipe.eval.max_new_tokens();
         let longest = asked.iter().map(|s| s.tokens).max().unwrap_or(0);
@@ -340,11 +342,11 @@ impl Facts {
         terms.push(Term { what: "activations", bytes, lower: SMALLER });
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
         let prompt = |s: &Sequence| {
-            let blind = controls as f64 * text_config.forward(s.tokens - s.video_tokens);
-            let answer = (1 + controls) as f64
+            let blind = without as f64 * text_config.forward(s.tokens - s.video_tokens);
+            let answer = (with + without) as f64
                 * new as f64
                 * (text_config.forward(1) + text_config.logits());
-            text_config.forward(s.tokens) + blind + answer
+            with as f64 * text_config.forward(s.tokens) + blind + answer
         };
         let flops = times as f64 * asked.iter().map(prompt).sum::<f64>();
         Phase { name, terms, flops, times: format!("{text}, {new} new tokens at most") }
