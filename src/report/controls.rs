@@ -94,7 +94,8 @@ fn title(control: &str) -> String {
 
 /// Accuracy with interval, and what the questions as they are get more.
 fn control_cell(of: &FormatMetrics) -> String {
-    let gain = of.gain.map_or_else(String::new, |gain| format!("; as it is {}", points(&gain)));
+    let gain =
+        of.gain.map_or_else(String::new, |gain| format!("; the true video adds {}", points(&gain)));
     format!("{} (n {}){gain}", cell(&of.overall), of.overall.n)
 }
 

@@ -305,7 +305,7 @@ pub fn controls(metrics: &Metrics, terminal: &Terminal) {
         let parts = formats.iter().map(|(format, of)| {
             let gain = of.gain.map_or_else(String::new, |gain| {
                 let [low, high] = gain.ci95.map(|share| 100.0 * share);
-                format!(", {:+.1} [{low:+.1}, {high:+.1}] as it is", 100.0 * gain.difference)
+                format!(", true video {:+.1} [{low:+.1}, {high:+.1}]", 100.0 * gain.difference)
             });
             format!("{} {}{gain}", format_name(*format), percent(&of.overall))
         });
