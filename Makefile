@@ -1,4 +1,4 @@
-# `make demo` runs the main job on the built-in checkpoint, `make test` the tests (those on VLM4D's
+# `make demo` runs the main job on the built-in checkpoint (R, S and R+S, and compares them), `make test` the tests (those on VLM4D's
 # real questions too, where VLM4D_QA names a folder with them). Both need Rust, and install first
 # what else is missing: ffmpeg's libraries, which decode the videos, and clang, which binds them.
 
@@ -10,7 +10,7 @@ vlm4d_train := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/vlm4d-train
 
 demo: build
 	test -d data/demo || $(vlm4d_train) data demo --out data/demo
-	$(vlm4d_train) recipes/quickstart/real.toml
+	$(vlm4d_train) $(addprefix recipes/quickstart/,real.toml synthetic.toml both.toml)
 
 test: deps
 	cargo test --release --locked
