@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use self::data::DataCommand;
 use crate::error::{Error, Result};
 use crate::eval::grade;
+use crate::export::{self, KeySpelling, Options};
 use crate::recipe::Recipe;
 use crate::report::compare;
 use crate::report::terminal::Terminal;
@@ -76,6 +77,27 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
     },
+    /// Hand a run's weights on: the PEFT adapter, or a merged checkpoint in hub layout
+    Export {
+        /// Folder of a finished run
+        #[arg(value_name = "RUN_DIR")]
+        run: PathBuf,
+        /// Folder to make
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Write a whole checkpoint with the adapter merged into it
+        #[arg(long)]
+        merge: bool,
+        /// Which transformers the adapter's keys are spelled for
+        #[arg(long, value_enum, default_value_t, conflicts_with = "merge")]
+        key_spelling: KeySpelling,
+        /// Largest shard of a merged checkpoint
+        #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = export::size)]
+        shard_size: usize,
+        /// Replace an earlier export of the same name
+        #[arg(long)]
+        force: bool,
+    },
     /// Put finished runs side by side: the paper's Table 2
     Compare {
         /// Folders of runs, or folders above them
@@ -110,6 +132,11 @@ impl Cli {
             }
             Some(Command::Grade { files, out, data }) => {
                 grade_files(&files, out.as_deref(), data.as_deref(), &terminal)
+            }
+            Some(Command::Export { run, to, merge, key_spelling, shard_size, force }) => {
+                interrupt::catch()?;
+                let options = Options { to, merge, key_spelling, shard_bytes: shard_size, force };
+                export::export(&run, &options, &terminal)
             }
             Some(Command::Compare { runs, out }) => {
                 compare::finish(&runs, out.as_deref(), &terminal)

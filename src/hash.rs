@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
+/// Ends of the names of files that make a checkpoint what it is.
+pub const CHECKPOINT: &[&str] = &[".safetensors", ".json", ".txt", ".jinja"];
+
 /// One hash over the files in `dir` whose names end in one of `endings`: names and contents, in
 /// the names' order.
 ///

@@ -2,7 +2,7 @@
 //! and multiple-choice accuracy before and after.
 //!
 //! Read in the order in which data flows: [`recipe`], [`run`], [`data`], [`features`], [`model`],
-//! [`train`], [`eval`], [`report`].
+//! [`train`], [`eval`], [`report`], [`export`].
 #![deny(missing_docs)]
 
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+pub mod export;
 pub mod features;
 pub mod files;
 pub mod hash;

@@ -14,6 +14,7 @@ mod data;
 mod decode;
 mod demo;
 mod evaluation;
+mod export;
 mod full;
 mod generate;
 mod grade;

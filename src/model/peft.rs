@@ -43,7 +43,9 @@ fn layer_prefix(part: Part) -> &'static str {
         Part::Merger => r".*visual\.merger\.",
     }
 }
-const PREFIX: &str = "base_model.model.";
+
+/// What PEFT puts before the names of modules.
+pub const PREFIX: &str = "base_model.model.";
 
 /// The part of PEFT's `LoraConfig` that an adapter needs to load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,10 +162,14 @@ impl AdapterConfig {
         }
     }
 
-    /// Rank and scale of the adapter of `module`.
-    fn of(&self, module: &str) -> (usize, f64) {
-        let r = by_pattern(&self.rank_pattern, module).unwrap_or(self.r);
-        let alpha = by_pattern(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
+    /// Rank and scale of the adapter of the layer with this hub name, which a pattern may spell
+    /// either way.
+    fn of(&self, name: &str) -> (usize, f64) {
+        let module = module_name(name);
+        let r = by_pattern(&self.rank_pattern, &module).or(by_pattern(&self.rank_pattern, name));
+        let alpha = by_pattern(&self.alpha_pattern, &module);
+        let alpha = alpha.or(by_pattern(&self.alpha_pattern, name)).unwrap_or(self.lora_alpha);
+        let r = r.unwrap_or(self.r);
         (r, scaling(r, alpha, self.use_rslora))
     }
 }
@@ -290,7 +296,7 @@ pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfi
             }
         };
         let [i, o] = layer.shape();
-        let (r, scaling) = config.of(&module_name(&name));
+        let (r, scaling) = config.of(&name);
         let (a, b) = (tensor("lora_A.weight", &[r, i])?, tensor("lora_B.weight", &[o, r])?);
         let magnitude = tensor("lora_magnitude_vector", &[o])?;
         let matrix = |values: Vec<f32>, [rows, columns]: [usize; 2]| {

@@ -17,6 +17,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::Value;
 
 use super::config::{Config, Family, VisionConfig};
+use super::host::Outline;
 use super::language::{DecoderLayer, Embedding, LanguageModel, Mlp, SelfAttention};
 use super::lora::Linear;
 use super::norm::{LayerNorm, RmsNorm};
@@ -106,6 +107,24 @@ impl TensorFiles {
     /// How the file spells the tensor of a hub name, where there is one.
     pub fn original(&self, name: &str) -> Option<&str> {
         self.names.get(name).map(|(_, original)| original.as_str())
+    }
+
+    /// A tensor as it stands in the file: spelling, type and shape.
+    ///
+    /// # Errors
+    /// Where there is none of that hub name.
+    pub fn outline(&self, name: &str) -> Result<Outline> {
+        let info = self.find(name)?.info;
+        let spelled = self.original(name).unwrap_or(name).to_owned();
+        Ok(Outline { name: spelled, dtype: info.dtype, shape: info.shape.clone() })
+    }
+
+    /// A tensor's bytes as they stand in the file.
+    ///
+    /// # Errors
+    /// Where there is none of that hub name, or the disk fails.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        self.find(name)?.bytes()
     }
 
     /// A tensor's numbers as f32, row by row, with its shape.
@@ -263,15 +282,23 @@ pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device)
 /// # Errors
 /// Where `config` is inconsistent.
 pub fn shapes(config: &Config) -> Result<BTreeMap<String, Vec<usize>>> {
+    Ok(outlined(config)?.1)
+}
+
+/// A model whose layers have their shapes, and no weights.
+///
+/// # Errors
+/// Where `config` is inconsistent.
+pub fn skeleton(config: &Config) -> Result<QwenVl> {
+    Ok(outlined(config)?.0)
+}
+
+fn outlined(config: &Config) -> Result<(QwenVl, BTreeMap<String, Vec<usize>>)> {
     let device = Device::flex();
-    let mut loader = Loader {
-        source: Source::Nothing,
-        dtype: DType::F32,
-        device: &device,
-        taken: BTreeMap::new(),
-    };
-    loader.model(config)?;
-    Ok(loader.taken)
+    let (source, dtype, taken) = (Source::Nothing, DType::F32, BTreeMap::new());
+    let mut loader = Loader { source, dtype, device: &device, taken };
+    let model = loader.model(config)?;
+    Ok((model, loader.taken))
 }
 
 impl Loader<'_> {

@@ -133,7 +133,7 @@ pub fn prepare(
     recipe.provenance = Some(Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
         device: chosen.name,
-        model_sha256: hash::files(&checkpoint, &[".safetensors", ".json", ".txt", ".jinja"])?,
+        model_sha256: hash::files(&checkpoint, hash::CHECKPOINT)?,
         data_sha256: hash::files(&questions_dir(&data), &[".json", ".jsonl"])?,
         adapter_sha256: match purpose {
             Purpose::Evaluation(Some(dir)) => Some(hash::files(dir, &[".safetensors", ".json"])?),

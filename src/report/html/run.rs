@@ -195,8 +195,11 @@ fn by_group(format: Format, early: &FormatMetrics, late: &FormatMetrics) -> Stri
     svg::intervals(long_name(format), &["before", "after"], &rows, late.chance)
 }
 
-/// The same questions under each control, before and after.
-fn controls(dir: &Path, plain: [&[Prediction]; 2], seed: u64) -> Result<Option<Table>> {
+/// The same questions under each control, before and after; nothing where a run has no control.
+///
+/// # Errors
+/// Where its predictions cannot be read.
+pub fn controls(dir: &Path, plain: [&[Prediction]; 2], seed: u64) -> Result<Option<Table>> {
     let read = |stage: &str| -> Result<BTreeMap<String, Vec<Prediction>>> {
         let mut found = BTreeMap::new();
         let entries = std::fs::read_dir(dir.join(stage)).into_iter().flatten().flatten();

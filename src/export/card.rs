@@ -1,0 +1,82 @@
+//! The model card: data, recipe, numbers and their intervals.
+
+use std::collections::BTreeMap;
+
+use minijinja::{Environment, context};
+
+use super::{Kind, repository};
+use crate::data::vlm4d::Format;
+use crate::error::{Error, Result};
+use crate::eval::metrics::{metrics, paired};
+use crate::report::compare::interval;
+use crate::report::finished::Finished;
+use crate::report::html::run::controls;
+use crate::report::table::Table;
+use crate::report::terminal::format_name;
+use crate::run::places;
+
+/// The card of what was exported from `run`.
+pub fn card(run: &Finished, kind: Kind) -> Result<String> {
+    let recipe = &run.recipe;
+    let base = places::name(&recipe.model.path);
+    // The hub knows `ORG/NAME`; a path on this machine is nobody else's.
+    let base_id = repository(recipe).map(|repo| repo.id);
+    let stage = |of| metrics(of, &BTreeMap::new(), recipe.seed).formats;
+    let (before, after) = (stage(&run.before), stage(&run.after));
+    let mut table = Table::new(1, ["questions", "n", "before", "after", "change", "p"]);
+    for (format, late) in &after {
+        let Some(early) = before.get(format) else { continue };
+        let change = paired(&run.before, &run.after, *format, recipe.seed);
+        let [low, high] = change.ci95.map(|share| 100.0 * share);
+        table.rows.push(vec![
+            format_name(*format).to_uppercase(),
+            late.overall.n.to_string(),
+            interval(&early.overall),
+            interval(&late.overall),
+            format!("{:+.1} [{low:+.1}, {high:+.1}]", 100.0 * change.difference),
+            format!("{:.3}", change.p),
+        ]);
+        for (name, metric) in &late.group {
+            let of_before = early.group.get(name).map(interval).unwrap_or_default();
+            let name = format!("{}, {name}", format_name(*format).to_uppercase());
+            let n = metric.n.to_string();
+            table.rows.push(vec![
+                name,
+                n,
+                of_before,
+                interval(metric),
+                String::new(),
+                String::new(),
+            ]);
+        }
+    }
+    let mc = after.get(&Format::Mc);
+    let vlm4d = |subset: &String| ["real", "synthetic"].contains(&subset.as_str());
+    let controls = controls(&run.dir, [&run.before, &run.after], recipe.seed)?;
+    let context = context! {
+        base_id,
+        base => serde_json::to_string(&base).unwrap_or_default(),
+        library => if kind == Kind::Adapter { "peft" } else { "transformers" },
+        vlm4d => recipe.data.subsets().iter().all(vlm4d),
+        lora => kind != Kind::Full,
+        adapter => kind == Kind::Adapter,
+        model => recipe.model.name(),
+        what => match kind {
+            Kind::Adapter => "A LoRA adapter",
+            Kind::Merged => "A checkpoint with a merged LoRA adapter",
+            Kind::Full => "A fully fine-tuned checkpoint",
+        },
+        trained_on => recipe.data.train.join(" + "),
+        tested_on => recipe.data.test_subsets().join(" + "),
+        version => env!("CARGO_PKG_VERSION"),
+        accuracies => table.markdown(),
+        chance => mc.and_then(|mc| mc.chance).map(|chance| format!("{:.1}", 100.0 * chance)),
+        grader => after.values().next().map_or("", |metrics| &*metrics.grader),
+        controls => controls.map(|table| table.markdown()),
+        recipe => recipe.to_toml()?,
+    };
+    let environment = Environment::new();
+    environment
+        .render_str(include_str!("card.md"), context)
+        .map_err(|e| Error::run(format!("the model card could not be made: {e:#}")))
+}

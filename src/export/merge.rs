@@ -1,0 +1,82 @@
+//! Checkpoint + adapter → checkpoint, one tensor at a time: names, types and order as in the
+//! source, the merged weights computed in f32 and rounded once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::Param;
+use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
+use half::f16;
+use safetensors::Dtype;
+
+use crate::error::Result;
+use crate::interrupt;
+use crate::model::config::Config;
+use crate::model::host::{Outline, f32_bytes, host};
+use crate::model::hub;
+use crate::model::lora::Linear;
+use crate::model::peft;
+use crate::model::weights::{self, TensorFiles, transposed};
+use crate::report::terminal::Terminal;
+
+/// Writes the checkpoint `to`: that of `checkpoint` with `adapter`, where one is given, merged.
+///
+/// # Errors
+/// Where the two do not fit, a file is damaged, or the disk refuses.
+pub fn merge(
+    checkpoint: &Path,
+    adapter: Option<&Path>,
+    to: &Path,
+    shard_bytes: usize,
+    terminal: &Terminal,
+) -> Result<()> {
+    let source = TensorFiles::from_dir(checkpoint)?;
+    let mut adapted = BTreeMap::new();
+    if let Some(adapter) = adapter {
+        let mut skeleton = weights::skeleton(&Config::from_dir(checkpoint)?)?;
+        peft::load(&mut skeleton, adapter, 0.0)?;
+        for (name, layer) in skeleton.linear_layers_mut() {
+            if layer.lora.is_some() {
+                adapted.insert(format!("{name}.weight"), layer.clone());
+            }
+        }
+    }
+    let names: Vec<&str> = source.names().collect();
+    let outlines: Vec<Outline> =
+        names.iter().map(|name| source.outline(name)).collect::<Result<_>>()?;
+    let bar = terminal.bar("tensors", names.len());
+    let mut at = names.iter().enumerate();
+    let written = hub::write(to, checkpoint, &outlines, shard_bytes, None, |outline| {
+        interrupt::check("the export")?;
+        let Some((i, name)) = at.next() else { return Ok(vec![]) };
+        bar.set(i);
+        match adapted.remove(*name) {
+            None => source.bytes(name),
+            Some(layer) => {
+                let (values, _) = source.f32(name)?;
+                let merged = merged(layer, &values)?;
+                Ok(in_type(&merged, outline.dtype))
+            }
+        }
+    });
+    bar.finish();
+    written
+}
+
+/// The weight `[o, i]` with its adapter, row by row.
+fn merged(mut layer: Linear, weight: &[f32]) -> Result<Vec<f32>> {
+    let [i, o] = layer.shape();
+    let data = TensorData::new(transposed(weight, o, i), [i, o]);
+    let weight = Tensor::<2>::from_data(data, (&Device::flex(), DType::F32));
+    layer.weight = Param::from_tensor(weight);
+    Ok(transposed(&host(layer.merge().weight.val())?, i, o))
+}
+
+/// `values` in a file's type, rounded to the nearest.
+fn in_type(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        _ => f32_bytes(values),
+    }
+}

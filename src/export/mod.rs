@@ -1,0 +1,191 @@
+//! A finished run → what others load: the PEFT adapter, or a checkpoint in hub layout with the
+//! adapter merged into it; either with a model card.
+//!
+//! Everything is written beside the target and renamed at the end: an export that was interrupted
+//! leaves nothing under the target's name.
+
+mod adapter;
+mod card;
+mod merge;
+
+use std::path::{Path, PathBuf};
+
+pub use self::adapter::KeySpelling;
+pub use self::merge::merge;
+
+use crate::data::hub::Repo;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::hash;
+use crate::recipe::Recipe;
+use crate::report::finished::Finished;
+use crate::report::terminal::Terminal;
+use crate::run::places;
+
+/// What to write, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder to make.
+    pub to: PathBuf,
+    /// A whole checkpoint instead of the adapter.
+    pub merge: bool,
+    /// How the adapter's keys are spelled.
+    pub key_spelling: KeySpelling,
+    /// Most bytes of one shard.
+    pub shard_bytes: usize,
+    /// Whether an earlier export under the same name may be replaced.
+    pub force: bool,
+}
+
+/// What an export holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A PEFT adapter.
+    Adapter,
+    /// A checkpoint with the adapter merged into it.
+    Merged,
+    /// The checkpoint of a full fine-tuning.
+    Full,
+}
+
+/// Exports the run in `dir`.
+///
+/// # Errors
+/// Where it is no finished run, the target is taken, the checkpoint is not the one that was
+/// trained, or the disk refuses.
+pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> {
+    let run = Finished::open(dir)?;
+    let kind = match (run.recipe.lora.is_some(), options.merge) {
+        (false, _) => Kind::Full,
+        (true, true) => Kind::Merged,
+        (true, false) => Kind::Adapter,
+    };
+    check_target(&options.to, options.force, dir)?;
+    let checkpoint = match kind {
+        Kind::Merged => places::checkpoint(&run.recipe.model.path, terminal)?.dir,
+        Kind::Full | Kind::Adapter => dir.join("model"),
+    };
+    if kind == Kind::Merged {
+        check_target(&options.to, options.force, &checkpoint)?;
+        check_checkpoint(&run.recipe, &checkpoint)?;
+    }
+    let temporary = options.to.with_added_extension("partial");
+    remove(&temporary)?;
+    let written = (|| {
+        if let Some(above) = options.to.parent() {
+            files::create_dir(above)?;
+        }
+        match kind {
+            Kind::Adapter => {
+                adapter::write(
+                    &dir.join("adapter"),
+                    &temporary,
+                    &run.recipe,
+                    options.key_spelling,
+                )?;
+            }
+            Kind::Merged | Kind::Full => {
+                let adapter = dir.join("adapter");
+                let adapter = (kind == Kind::Merged).then_some(&*adapter);
+                merge(&checkpoint, adapter, &temporary, options.shard_bytes, terminal)?;
+            }
+        }
+        files::write(&temporary.join("README.md"), card::card(&run, kind)?)?;
+        files::replace_dir(&temporary, &options.to)
+    })();
+    if written.is_err() {
+        remove(&temporary)?;
+        remove(&temporary.with_added_extension("partial"))?;
+    }
+    written?;
+    terminal.line(&format!("{} {}", kind.name(), options.to.display()));
+    Ok(())
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Adapter => "adapter",
+            Self::Merged => "merged checkpoint",
+            Self::Full => "checkpoint",
+        }
+    }
+}
+
+/// The repository on the hub that the run's checkpoint came from.
+fn repository(recipe: &Recipe) -> Option<Repo> {
+    Repo::parse(&recipe.model.path)?.ok()
+}
+
+/// The target must be free, or an earlier export that may be replaced; what is read must not lie
+/// in it.
+fn check_target(to: &Path, force: bool, read: &Path) -> Result<()> {
+    let shown = to.display();
+    let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
+    if let (Ok(target), Ok(source)) = (whole(to), whole(read))
+        && source.starts_with(target)
+    {
+        return Err(Error::input(format!("{shown}: holds {}, which is read", read.display()))
+            .help("choose another folder for --to"));
+    }
+    if to.is_file() {
+        return Err(Error::input(format!("{shown}: is a file")).help("--to is a folder to make"));
+    }
+    let entries: Vec<PathBuf> =
+        std::fs::read_dir(to).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    if entries.is_empty() {
+        return Ok(());
+    }
+    if !force {
+        return Err(Error::input(format!("{shown}: is there already"))
+            .help("choose another folder for --to, or replace this one with --force"));
+    }
+    let ours = ["adapter_config.json", "config.json"].iter().any(|name| to.join(name).is_file());
+    match ours && entries.iter().all(|path| path.is_file()) {
+        true => Ok(()),
+        false => Err(Error::input(format!("{shown}: holds other things than an export"))
+            .help("--force replaces an earlier export only: choose another folder for --to")),
+    }
+}
+
+/// The adapter belongs to the checkpoint that the run was trained on, and to no other.
+fn check_checkpoint(recipe: &Recipe, checkpoint: &Path) -> Result<()> {
+    let shown = checkpoint.display();
+    let Some(provenance) = &recipe.provenance else { return Ok(()) };
+    match hash::files(checkpoint, hash::CHECKPOINT)? == provenance.model_sha256 {
+        true => Ok(()),
+        false => {
+            Err(Error::input(format!("{shown}: not the checkpoint that the run was trained on"))
+                .help("its files have changed since: put back the ones that were trained on"))
+        }
+    }
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(files::failed(dir, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// `5GB`, `500MB`, `2GiB` or a number of bytes.
+///
+/// # Errors
+/// What else may be given.
+pub fn size(text: &str) -> Result<usize, String> {
+    let units = [
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("KB", 1_000),
+        ("B", 1),
+        ("", 1),
+    ];
+    let found = units.iter().find_map(|(unit, bytes)| {
+        let number: f64 = text.trim().strip_suffix(unit)?.trim().parse().ok()?;
+        (number * f64::from(*bytes) >= 1.0).then_some((number * f64::from(*bytes)) as usize)
+    });
+    found.ok_or_else(|| "a size such as 5GB, 500MB or 2GiB".into())
+}

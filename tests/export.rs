@@ -1,0 +1,362 @@
+//! Exports: what they hold, that they are whole or absent, and that transformers and PEFT load them.
+//!
+//! The last runs where a Python with transformers and peft is at hand: `VLM4D_PYTHON` (several,
+//! separated by `:`, try several versions), else `python3`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use vlm4d_train::export::{KeySpelling, Options, export, size};
+use vlm4d_train::hash;
+use vlm4d_train::model::config::Config;
+use vlm4d_train::model::host::write_tensors;
+use vlm4d_train::model::lora::cast;
+use vlm4d_train::model::peft::{self, AdapterConfig};
+use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::{parameters, weights};
+use vlm4d_train::recipe::{Lora, Recipe};
+use vlm4d_train::report::terminal::Terminal;
+
+use crate::compare::RunFolder;
+use crate::model::{media, values};
+use crate::support::{Golden, golden, max_difference};
+use crate::train::Batch;
+
+/// Kinds of adapters: name and `[lora]`.
+const KINDS: [(&str, &str); 5] = [
+    ("lora", ""),
+    ("everywhere", "scope = [\"language\", \"vision\", \"merger\"]"),
+    ("vision", "scope = [\"vision\"]"),
+    ("rslora", "use_rslora = true\ntarget_modules = [\"q_proj\", \"down_proj\"]"),
+    ("dora", "use_dora = true\nscope = [\"language\", \"vision\", \"merger\"]"),
+];
+
+/// A finished run with an adapter whose matrices are both random.
+struct Trained {
+    root: TempDir,
+    dir: PathBuf,
+    checkpoint: PathBuf,
+    model: QwenVl,
+}
+
+fn load(checkpoint: &Path) -> QwenVl {
+    let config = Config::from_dir(checkpoint).unwrap();
+    let files = weights::TensorFiles::from_dir(checkpoint).unwrap();
+    weights::load(&config, &files, DType::F32, &Device::flex()).unwrap()
+}
+
+fn trained(checkpoint: &str, lora: &str) -> Trained {
+    let root = TempDir::new().unwrap();
+    let checkpoint = golden(&format!("ckpt/{checkpoint}"));
+    let shown = checkpoint.display().to_string();
+    let dir = RunFolder { model: &shown, ..RunFolder::default() }.write(root.path(), "run");
+    let lora: Lora = toml::from_str(lora).unwrap();
+    let path = dir.join("recipe.toml");
+    let mut recipe = Recipe::from_file(&path).unwrap();
+    recipe.provenance.as_mut().unwrap().model_sha256 =
+        hash::files(&checkpoint, hash::CHECKPOINT).unwrap();
+    recipe.lora = Some(lora.clone());
+    std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
+    let mut model = load(&checkpoint);
+    peft::attach(&mut model, &lora, 7).unwrap();
+    // B is zero at the start: such an adapter would show nothing.
+    let mut turn = 0.0f32;
+    let model = parameters::replace(model.train(), "", |name, value| {
+        let n = value.dims()[0];
+        let device = value.device();
+        name.contains("lora_B").then(|| {
+            let noise = (0..n).map(|_| {
+                turn += 1.0;
+                0.05 * (turn * 12.9898).sin()
+            });
+            Tensor::from_data(TensorData::new(noise.collect::<Vec<f32>>(), [n]), &device)
+        })
+    });
+    let config = AdapterConfig::new(&lora, &shown);
+    peft::save(&model, &config, &dir.join("adapter")).unwrap();
+    Trained { root, dir, checkpoint, model: model.valid() }
+}
+
+/// Logits of the golden video prompt.
+fn logits(model: &QwenVl, name: &str) -> Vec<f32> {
+    let file = format!("{name}/forward_video.safetensors");
+    let batch = Batch::read(model, &file, &[], &["vid_exact".into()]);
+    let (ids, grids, _) = batch.prompt(model, 0);
+    let features = [model.features(&media("vid_exact").pixel_values, grids[0].grid_thw)];
+    let (hidden, _) = model.forward(&ids, &grids, &features, None).unwrap();
+    values(model.logits(hidden.squeeze_dim::<2>(0)))
+}
+
+fn options(to: &Path) -> Options {
+    Options {
+        to: to.to_owned(),
+        merge: false,
+        key_spelling: KeySpelling::New,
+        shard_bytes: 100_000,
+        force: false,
+    }
+}
+
+fn written(run: &Trained, to: &str, change: impl FnOnce(&mut Options)) -> PathBuf {
+    let to = run.root.path().join(to);
+    let mut options = options(&to);
+    change(&mut options);
+    export(&run.dir, &options, &Terminal).unwrap_or_else(|e| panic!("{e}"));
+    to
+}
+
+/// Names, types and shapes in a folder's safetensors files.
+fn tensors(dir: &Path) -> BTreeMap<String, (safetensors::Dtype, Vec<usize>)> {
+    let files = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let mut found = BTreeMap::new();
+    for path in files.filter(|path| path.extension().is_some_and(|end| end == "safetensors")) {
+        let bytes = std::fs::read(path).unwrap();
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+            found.insert(name, (view.dtype(), view.shape().to_vec()));
+        }
+    }
+    found
+}
+
+#[test]
+fn merged_checkpoints_are_the_same_function() {
+    for name in ["tiny-qwen2-vl", "tiny-qwen2.5-vl"] {
+        for (kind, lora) in KINDS {
+            let run = trained(name, lora);
+            let merged = written(&run, "out/merged", |o| o.merge = true);
+            assert_eq!(tensors(&merged), tensors(&run.checkpoint), "{name} {kind}");
+            // Merged in memory and, where the checkpoint is bf16, rounded to it.
+            let stored = if name == "tiny-qwen2-vl" { DType::F32 } else { DType::BF16 };
+            let mut model = run.model.clone();
+            for (_, layer) in model.linear_layers_mut() {
+                if layer.lora.is_some() {
+                    *layer = layer.clone().merge();
+                    let rounded = cast(layer.weight.val(), stored);
+                    layer.weight = Param::from_tensor(cast(rounded, DType::F32));
+                }
+            }
+            let got = logits(&load(&merged), name);
+            let difference = max_difference(&got, &logits(&model, name));
+            assert!(difference < 2e-4, "{name} {kind}: {difference:e}");
+            let unmerged = logits(&run.model, name);
+            if stored == DType::F32 {
+                let difference = max_difference(&got, &unmerged);
+                assert!(difference < 2e-4, "{name} {kind}: {difference:e}");
+            }
+            let plain = max_difference(&logits(&load(&run.checkpoint), name), &unmerged);
+            assert!(plain > 2e-3, "{name} {kind}: the adapter changes nothing ({plain:e})");
+        }
+    }
+}
+
+#[test]
+fn merged_checkpoints_are_laid_out_as_on_the_hub() {
+    let run = trained("tiny-qwen2.5-vl", "");
+    let merged = written(&run, "merged", |o| o.merge = true);
+    let index = std::fs::read_to_string(merged.join("model.safetensors.index.json")).unwrap();
+    let index: Value = serde_json::from_str(&index).unwrap();
+    let map = index["weight_map"].as_object().unwrap();
+    assert_eq!(map.keys().collect::<Vec<_>>(), tensors(&merged).keys().collect::<Vec<_>>());
+    let shards: std::collections::BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+    assert!(shards.len() > 3);
+    let mut total = 0;
+    for shard in shards {
+        let bytes = std::fs::read(merged.join(shard)).unwrap();
+        let sizes = SafeTensors::deserialize(&bytes).unwrap();
+        let size: usize = sizes.tensors().iter().map(|(_, view)| view.data().len()).sum();
+        assert!(size <= 100_000 || sizes.len() == 1, "{shard}: {size}");
+        total += size;
+    }
+    assert_eq!(index["metadata"]["total_size"], total);
+    for file in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "preprocessor_config.json",
+        "vocab.json",
+        "merges.txt",
+    ] {
+        let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
+        assert!(read(&merged) == read(&run.checkpoint), "{file}");
+    }
+    let one = written(&run, "one", |o| (o.merge, o.shard_bytes) = (true, 5_000_000_000));
+    assert!(one.join("model.safetensors").is_file());
+    assert!(!one.join("model.safetensors.index.json").exists());
+}
+
+#[test]
+fn adapters_are_spelled_both_ways() {
+    let run = trained("tiny-qwen2-vl", "scope = [\"language\", \"vision\"]");
+    let new = written(&run, "new", |_| ());
+    let old = written(&run, "old", |o| o.key_spelling = KeySpelling::Old);
+    let starts = |dir: &Path| -> Vec<bool> {
+        let names = tensors(dir);
+        [
+            "model.language_model.layers.0.",
+            "model.layers.0.",
+            "model.visual.blocks.0.",
+            "visual.blocks.0.",
+        ]
+        .map(|start| names.keys().any(|n| n.starts_with(&format!("base_model.model.{start}"))))
+        .into()
+    };
+    assert_eq!(starts(&new), [true, false, true, false]);
+    assert_eq!(starts(&old), [false, true, false, true]);
+    // Either is read here: an adapter that was trained elsewhere goes on.
+    for dir in [&new, &old] {
+        let mut model = load(&run.checkpoint);
+        peft::load(&mut model, dir, 0.0).unwrap();
+        let difference =
+            max_difference(&logits(&model, "tiny-qwen2-vl"), &logits(&run.model, "tiny-qwen2-vl"));
+        assert_eq!(difference, 0.0);
+    }
+}
+
+#[test]
+fn the_card_tells_data_recipe_and_numbers() {
+    let run = trained("tiny-qwen2-vl", "");
+    for (merge, library) in [(false, "library_name: peft"), (true, "library_name: transformers")] {
+        let dir = written(&run, &format!("card_{merge}"), |o| o.merge = merge);
+        let card = std::fs::read_to_string(dir.join("README.md")).unwrap();
+        for part in [
+            library,
+            "- shijiezhou/VLM4D",
+            "| MC | 80 | 30.0 [",
+            "| 60.0 [",
+            "[lora]",
+            "alpha = 16.0",
+            "Guessing would get 25.0",
+        ] {
+            assert!(card.contains(part), "no `{part}` in\n{card}");
+        }
+        assert_eq!(card.contains("PeftModel"), !merge);
+        assert!(!card.contains("base_model:"), "a path on this machine is no model on the hub");
+    }
+}
+
+#[test]
+fn an_export_is_whole_or_absent() {
+    let run = trained("tiny-qwen2-vl", "");
+    let to = run.root.path().join("out");
+    let refused = |options: &Options, wanted: &str| {
+        let error = export(&run.dir, options, &Terminal).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(error.to_string().contains(wanted), "no `{wanted}` in\n{error}");
+    };
+    let forced = |to: &Path| Options { force: true, ..options(to) };
+    written(&run, "out", |_| ());
+    refused(&options(&to), "out: is there already");
+    export(&run.dir, &forced(&to), &Terminal).unwrap();
+    // Never what is read, nor what is no export.
+    refused(&forced(run.root.path()), "which is read");
+    refused(&forced(&run.dir), "which is read");
+    let mut whole = forced(&run.checkpoint);
+    whole.merge = true;
+    refused(&whole, "which is read");
+    let home = run.root.path().join("home");
+    std::fs::create_dir_all(home.join("papers")).unwrap();
+    std::fs::write(home.join("config.json"), "{}").unwrap();
+    refused(&forced(&home), "holds other things than an export");
+    assert!(home.join("papers").is_dir());
+    // A damaged adapter is found before anything has the target's name.
+    let adapter = run.dir.join("adapter/adapter_model.safetensors");
+    let bytes = std::fs::read(&adapter).unwrap();
+    std::fs::write(&adapter, &bytes[..bytes.len() - 4]).unwrap();
+    let fresh = run.root.path().join("fresh");
+    let mut whole = options(&fresh);
+    whole.merge = true;
+    refused(&whole, "not a complete safetensors file");
+    let left = std::fs::read_dir(run.root.path()).unwrap().map(|e| e.unwrap().file_name());
+    let left: Vec<String> = left.map(|name| name.to_string_lossy().into_owned()).collect();
+    assert!(!left.iter().any(|name| name.starts_with("fresh")), "{left:?}");
+    std::fs::write(&adapter, &bytes).unwrap();
+    // Another checkpoint under the same path is not the one that was trained.
+    let path = run.dir.join("recipe.toml");
+    let mut recipe = Recipe::from_file(&path).unwrap();
+    recipe.provenance.as_mut().unwrap().model_sha256 = "0".into();
+    std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
+    refused(&whole, "not the checkpoint that the run was trained on");
+}
+
+#[test]
+fn sizes_are_read() {
+    assert_eq!(size("5GB"), Ok(5_000_000_000));
+    assert_eq!(size("1.5 MiB"), Ok(1_572_864));
+    assert_eq!(size("200"), Ok(200));
+    for wrong in ["", "GB", "-1GB", "5 potatoes", "0"] {
+        assert!(size(wrong).is_err(), "{wrong}");
+    }
+}
+
+/// Writes a case for the script: exports, inputs and our logits.
+fn case(root: &Path, name: &str, kind: &str, lora: &str) -> PathBuf {
+    let run = trained(name, lora);
+    let dir = root.join(format!("{name}-{kind}"));
+    for (to, merge, key_spelling) in [
+        ("new", false, KeySpelling::New),
+        ("old", false, KeySpelling::Old),
+        ("merged", true, KeySpelling::New),
+    ] {
+        let options = Options { merge, key_spelling, ..options(&dir.join(to)) };
+        export(&run.dir, &options, &Terminal).unwrap();
+    }
+    let inputs = golden(&format!("{name}/forward_video.safetensors"));
+    let about = json!({
+        "base": run.checkpoint,
+        "inputs": inputs,
+        "pixels": golden("processor/vid_exact.safetensors"),
+    });
+    std::fs::write(dir.join("case.json"), about.to_string()).unwrap();
+    let width = Golden::read(&format!("{name}/forward_video.safetensors")).f32("logits").1[2];
+    let named = [("adapter", &run.model), ("merged", &load(&dir.join("merged")))];
+    let tensors = named.map(|(key, model)| {
+        let logits = logits(model, name);
+        let shape = vec![logits.len() / width, width];
+        (key.to_owned(), (logits, shape))
+    });
+    write_tensors(&dir.join("logits.safetensors"), &tensors.into()).unwrap();
+    dir
+}
+
+#[test]
+fn transformers_and_peft_load_the_exports() {
+    let pythons = std::env::var("VLM4D_PYTHON").unwrap_or_else(|_| "python3".into());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/check_export.py");
+    let root = TempDir::new().unwrap();
+    let mut cases: Vec<PathBuf> = Vec::new();
+    for python in pythons.split(':') {
+        let command = |cases: &[PathBuf]| {
+            let mut command = Command::new(python);
+            command.env("HF_HUB_OFFLINE", "1").arg(&script).args(cases).output()
+        };
+        let missing = match command(&[]) {
+            Err(e) => Some(e.to_string()),
+            Ok(output) if output.status.success() => None,
+            Ok(output) => Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        };
+        if let Some(missing) = missing {
+            println!(
+                "skipped: {python}: {missing}; VLM4D_PYTHON names one with transformers and peft"
+            );
+            continue;
+        }
+        if cases.is_empty() {
+            let all = ["tiny-qwen2-vl", "tiny-qwen2.5-vl"].into_iter();
+            let all = all.flat_map(|name| KINDS.map(|(kind, lora)| (name, kind, lora)));
+            cases = all.map(|(name, kind, lora)| case(root.path(), name, kind, lora)).collect();
+        }
+        let output = command(&cases).unwrap();
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|o| String::from_utf8_lossy(&o).into_owned());
+        assert!(output.status.success(), "{python}\n{stdout}\n{stderr}");
+        println!("{stdout}");
+    }
+}
