@@ -62,6 +62,7 @@ fn trained(checkpoint: &str, lora: &str) -> Trained {
     recipe.provenance.as_mut().unwrap().model_sha256 =
         hash::files(&checkpoint, hash::CHECKPOINT).unwrap();
     recipe.lora = Some(lora.clone());
+    recipe.data.path = "hf://datasets/shijiezhou/VLM4D".into();
     std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
     let mut model = load(&checkpoint);
     peft::attach(&mut model, &lora, 7).unwrap();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, context};
 
 use super::{Kind, repository};
+use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::{metrics, paired};
@@ -51,13 +52,12 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         }
     }
     let mc = after.get(&Format::Mc);
-    let vlm4d = |subset: &String| ["real", "synthetic"].contains(&subset.as_str());
     let controls = controls(&run.dir, [&run.before, &run.after], recipe.seed)?;
     let context = context! {
         base_id,
         base => serde_json::to_string(&base).unwrap_or_default(),
         library => if kind == Kind::Adapter { "peft" } else { "transformers" },
-        vlm4d => recipe.data.subsets().iter().all(vlm4d),
+        dataset => Repo::parse(&recipe.data.path).and_then(Result::ok).map(|repo| repo.id),
         lora => kind != Kind::Full,
         adapter => kind == Kind::Adapter,
         model => recipe.model.name(),
