@@ -11,9 +11,10 @@ use self::data::DataCommand;
 use crate::error::{Error, Result};
 use crate::eval::grade;
 use crate::export::{self, KeySpelling, Options};
+use crate::model::initial;
 use crate::recipe::Recipe;
 use crate::report::compare;
-use crate::report::terminal::Terminal;
+use crate::report::terminal::{Terminal, thousands};
 use crate::{files, interrupt, run};
 
 /// Fine-tune a Qwen-VL model on questions about motion in video, and measure it before and after.
@@ -110,6 +111,18 @@ enum Command {
     /// Look at, check, split or make a data set
     #[command(subcommand)]
     Data(DataCommand),
+    /// Draw random weights for a configuration, to train a model from nothing
+    Init {
+        /// Folder with config.json, tokenizer, chat template and processor
+        #[arg(value_name = "DIR")]
+        config: PathBuf,
+        /// Checkpoint to make
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Seed of the weights
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
 }
 
 impl Cli {
@@ -141,6 +154,7 @@ impl Cli {
             Some(Command::Compare { runs, out }) => {
                 compare::finish(&runs, out.as_deref(), &terminal)
             }
+            Some(Command::Init { config, out, seed }) => init(&config, &out, seed, &terminal),
             Some(Command::Data(command)) => command.execute(&terminal),
         }
     }
@@ -172,6 +186,12 @@ fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
         [_] => Ok(()),
         dirs => compare::finish(dirs, Some(&compare::common_folder(dirs)?), terminal),
     }
+}
+
+fn init(config: &Path, out: &Path, seed: u64, terminal: &Terminal) -> Result<()> {
+    let parameters = initial::write_random(config, out, seed)?;
+    terminal.line(&format!("{}: {} random parameters", out.display(), thousands(parameters)));
+    Ok(())
 }
 
 fn grade_files(

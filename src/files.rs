@@ -40,6 +40,24 @@ pub fn create_dir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| failed(path, &e))
 }
 
+/// Checks that nothing would be overwritten in `dir`.
+///
+/// # Errors
+/// Where it is anything but a free path or an empty folder.
+pub fn check_free(dir: &Path) -> Result<()> {
+    let refused = |what: &str| {
+        Err(Error::input(format!("{}: {what}", dir.display()))
+            .help("choose another folder, or remove this one first"))
+    };
+    match std::fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
+        Ok(false) => Ok(()),
+        Ok(true) => refused("the folder is not empty"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => refused("not a folder"),
+        Err(e) => refused(&io_reason(&e)),
+    }
+}
+
 /// Puts the finished folder `from` in the place of `to`.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ mod full;
 mod generate;
 mod grade;
 mod hub;
+mod initial;
 mod judge;
 mod kinds;
 mod llamafactory;

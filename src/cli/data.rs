@@ -45,20 +45,7 @@ pub(super) enum DataCommand {
         out: Option<PathBuf>,
     },
     /// Render a small data set in VLM4D's layout
-    Demo {
-        /// Folder to make
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-        /// Seed of everything random
-        #[arg(long, default_value_t = DemoOptions::default().seed)]
-        seed: u64,
-        /// Videos of the real set
-        #[arg(long, default_value_t = DemoOptions::default().real_videos)]
-        real_videos: usize,
-        /// Videos of the synthetic set
-        #[arg(long, default_value_t = DemoOptions::default().synthetic_videos)]
-        synthetic_videos: usize,
-    },
+    Demo(DemoArgs),
 }
 
 #[derive(Debug, Args)]
@@ -91,6 +78,35 @@ pub(super) struct SplitArgs {
     val: f64,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Folder to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Seed of everything random
+    #[arg(long, default_value_t = DemoOptions::default().seed)]
+    seed: u64,
+    /// Videos of the real set
+    #[arg(long, default_value_t = DemoOptions::default().real_videos)]
+    real_videos: usize,
+    /// Videos of the synthetic set
+    #[arg(long, default_value_t = DemoOptions::default().synthetic_videos)]
+    synthetic_videos: usize,
+    /// Videos with questions about all but motion
+    #[arg(long, default_value_t = DemoOptions::default().pretrain_videos)]
+    pretrain_videos: usize,
+    /// Width and height of a frame in pixels
+    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "224x168", value_parser = size)]
+    size: (u32, u32),
+}
+
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let sides = text
+        .split_once('x')
+        .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    sides.ok_or_else(|| "a width and a height, for example 224x168".into())
+}
+
 fn by(text: &str) -> Result<By, String> {
     match text {
         "video" => Ok(By::Video),
@@ -106,11 +122,7 @@ impl DataCommand {
             Self::Check { data } => check_data(&data, terminal),
             Self::Split(args) => write_split(&args, terminal),
             Self::Terms { files, fields, out } => terms(&files, &fields, out.as_deref(), terminal),
-            Self::Demo { out, seed, real_videos, synthetic_videos } => {
-                let options =
-                    DemoOptions { seed, real_videos, synthetic_videos, ..DemoOptions::default() };
-                render_demo(&out, &options, terminal)
-            }
+            Self::Demo(args) => render_demo(&args, terminal),
         }
     }
 }
@@ -193,14 +205,23 @@ fn terms(
     Ok(())
 }
 
-fn render_demo(out: &Path, options: &DemoOptions, terminal: &Terminal) -> Result<()> {
-    let bar = terminal.bar("videos", options.real_videos + options.synthetic_videos);
-    let summary = demo::render(out, options, |done, _| bar.set(done));
+fn render_demo(args: &DemoArgs, terminal: &Terminal) -> Result<()> {
+    let options = DemoOptions {
+        seed: args.seed,
+        real_videos: args.real_videos,
+        synthetic_videos: args.synthetic_videos,
+        pretrain_videos: args.pretrain_videos,
+        size: args.size,
+        ..DemoOptions::default()
+    };
+    interrupt::catch()?;
+    let bar = terminal.bar("videos", options.videos());
+    let summary = demo::render(&args.out, &options, |done, _| bar.set(done));
     bar.finish();
     let summary = summary?;
     terminal.line(&format!(
         "{}: {} questions on {} videos",
-        out.display(),
+        args.out.display(),
         summary.questions,
         summary.videos
     ));

@@ -61,6 +61,8 @@ pub struct TextConfig {
     pub rope_theta: f64,
     /// Rotary frequencies for time, height, width; they sum to `head_dim / 2`.
     pub mrope_section: [usize; 3],
+    /// Standard deviation of new weights.
+    pub initializer_range: f64,
 }
 
 /// The vision tower's shape.
@@ -190,6 +192,7 @@ impl TextConfig {
             rms_norm_eps: fields.f64("rms_norm_eps", Some(1e-6))?,
             rope_theta,
             mrope_section,
+            initializer_range: fields.f64("initializer_range", Some(0.02))?,
         })
     }
 }

@@ -6,6 +6,7 @@ pub mod cost;
 pub mod cpu;
 pub mod host;
 pub mod hub;
+pub mod initial;
 pub mod kv_cache;
 pub mod language;
 pub mod lora;

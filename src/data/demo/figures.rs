@@ -31,7 +31,7 @@ pub(super) const COLOURS: [Colour; 7] = [
 /// What a part is painted with.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ink {
-    /// The body colour with the thing's pattern.
+    /// The body colour with the thing's texture.
     Body,
     /// The body colour, darkened.
     Shade,
@@ -82,7 +82,7 @@ impl Kind {
 type Part = (Ink, Shape);
 
 /// All kinds of things.
-pub(super) const KINDS: [Kind; 16] = [
+pub(super) const KINDS: [Kind; 20] = [
     Kind::facing(
         "car",
         "cars",
@@ -244,6 +244,57 @@ pub(super) const KINDS: [Kind; 16] = [
             ),
             (White, Ellipse([-0.4, -0.25, 0.16, 0.14])),
             (White, Ellipse([0.2, -0.45, 0.16, 0.14])),
+        ],
+    ),
+    Kind::upright(
+        "triangle",
+        "triangles",
+        &[(Body, Polygon(&[[0.0, -0.95], [0.7, 0.8], [-0.7, 0.8]]))],
+    ),
+    Kind::upright(
+        "heart",
+        "hearts",
+        &[(
+            Body,
+            Polygon(&[
+                [0.0, 0.95],
+                [-0.75, 0.2],
+                [-0.95, -0.25],
+                [-0.75, -0.65],
+                [-0.38, -0.75],
+                [0.0, -0.4],
+                [0.38, -0.75],
+                [0.75, -0.65],
+                [0.95, -0.25],
+                [0.75, 0.2],
+            ]),
+        )],
+    ),
+    Kind::upright(
+        "moon",
+        "moons",
+        &[(
+            Body,
+            Polygon(&[
+                [0.35, -0.95],
+                [-0.25, -0.85],
+                [-0.7, -0.45],
+                [-0.85, 0.0],
+                [-0.7, 0.45],
+                [-0.25, 0.85],
+                [0.35, 0.95],
+                [-0.05, 0.5],
+                [-0.2, 0.0],
+                [-0.05, -0.5],
+            ]),
+        )],
+    ),
+    Kind::even(
+        "cross",
+        "crosses",
+        &[
+            (Body, Polygon(&[[-0.3, -0.95], [0.3, -0.95], [0.3, 0.95], [-0.3, 0.95]])),
+            (Body, Polygon(&[[-0.95, -0.3], [0.95, -0.3], [0.95, 0.3], [-0.95, 0.3]])),
         ],
     ),
     Kind::even(

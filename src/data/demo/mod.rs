@@ -4,41 +4,40 @@
 //! In: [`DemoOptions`]. Out: a folder with `QA/{real,synthetic}_mc.json`,
 //! `videos_real/{davis,ego4d,youtube-vos}/*.mp4` and `videos_synthetic/*.mp4`. "Real" videos have
 //! textured backdrops, shake, grain and changing light, those of ego4d a moving camera too;
-//! synthetic ones are clean.
+//! synthetic ones are clean. Where asked for, `QA/pretrain_mc.json` and `videos_pretrain/*.mp4`
+//! too: videos of every look with questions about colour, kind, number and place, none about
+//! motion, from which a model without any training learns to see and to answer.
 //!
 //! The same options and the same ffmpeg give the same files byte for byte: all is planned in one thread from the seed,
 //! and each video is encoded by one thread of libx264.
 
+mod encode;
+mod families;
 mod figures;
 mod paint;
 mod questions;
-mod world;
+mod scene;
+mod stage;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, mpsc};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use video_rs::encode::Settings;
-use video_rs::ffmpeg::{encoder, util::log};
-use video_rs::frame::PixelFormat;
-use video_rs::{Encoder, Frame, Options, Time};
+use video_rs::ffmpeg::encoder;
 
+use self::encode::encode;
 use self::questions::{Answer, Author};
-use self::world::{Scene, Source, Stage};
+use self::scene::Scene;
+use self::stage::{Source, Stage};
 use crate::error::{Error, Result};
+use crate::{files, interrupt};
 
 /// Before a video's path in the question files. Source: the VLM4D dataset.
 const HUB: &str = "https://huggingface.co/datasets/shijiezhou/VLM4D/resolve/main";
-
-/// Seconds that the last frame comes after a video's end.
-///
-/// The encoder gives the last packet no duration, so the frames are spread up to the very end. The
-/// container tells the end in milliseconds, rounded up: a little later than a whole one, the last
-/// frame lies before the end and readers show it.
-const TAIL: f64 = 0.0004;
 
 /// What to render.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +48,8 @@ pub struct DemoOptions {
     pub real_videos: usize,
     /// Videos of the synthetic set.
     pub synthetic_videos: usize,
+    /// Videos with questions about all but motion; their subset is left out where there are none.
+    pub pretrain_videos: usize,
     /// Width and height of a frame in pixels, both even.
     pub size: (u32, u32),
     /// Length of a video.
@@ -64,6 +65,7 @@ impl Default for DemoOptions {
             seed: 42,
             real_videos: 60,
             synthetic_videos: 60,
+            pretrain_videos: 0,
             size: (224, 168),
             seconds: 3.0,
             fps: 8,
@@ -74,7 +76,7 @@ impl Default for DemoOptions {
 /// What was rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemoSummary {
-    /// Videos, real and synthetic.
+    /// Videos of all subsets.
     pub videos: usize,
     /// Questions on them.
     pub questions: usize,
@@ -95,20 +97,60 @@ pub fn render(
 ) -> Result<DemoSummary> {
     options.check()?;
     let draft = Draft::beside(out)?;
-    let [real, synthetic] = plan(options);
-    let total = real.len() + synthetic.len();
-    for (done, clip) in real.iter().chain(&synthetic).enumerate() {
-        encode(&draft.folder.join(&clip.path), &clip.scene, options)?;
-        progress(done + 1, total);
+    let subsets = plan(options);
+    let clips: Vec<&Clip> = subsets.iter().flat_map(|(_, clips)| clips).collect();
+    let videos = clips.len();
+    draft.make_folders(&clips)?;
+    encode_all(&clips, &draft.folder, options, |done| progress(done, videos))?;
+    let mut questions = 0;
+    for (subset, clips) in subsets {
+        let path = draft.folder.join(format!("QA/{subset}_mc.json"));
+        questions += write_questions(&path, clips)?;
     }
-    let real_questions = write_questions(&draft.folder.join("QA/real_mc.json"), real)?;
-    let synthetic_questions =
-        write_questions(&draft.folder.join("QA/synthetic_mc.json"), synthetic)?;
     draft.publish(out)?;
-    Ok(DemoSummary { videos: total, questions: real_questions + synthetic_questions })
+    Ok(DemoSummary { videos, questions })
+}
+
+/// Encodes all videos, one thread to each; `progress` is told how many are done.
+fn encode_all(
+    clips: &[&Clip],
+    folder: &Path,
+    options: &DemoOptions,
+    mut progress: impl FnMut(usize),
+) -> Result<()> {
+    let queue = Mutex::new(clips.iter());
+    let (sender, receiver) = mpsc::sync_channel(0);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            let (queue, sender) = (&queue, sender.clone());
+            scope.spawn(move || {
+                let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+                while let Some(clip) = next() {
+                    let encoded = encode(&folder.join(&clip.path), &clip.scene, options);
+                    // Nobody listens any more once a video has failed.
+                    if sender.send(encoded).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (done, encoded) in receiver.into_iter().enumerate() {
+            interrupt::check("the rendering of videos")?;
+            encoded?;
+            progress(done + 1);
+        }
+        Ok(())
+    })
 }
 
 impl DemoOptions {
+    /// Videos of all subsets.
+    pub fn videos(&self) -> usize {
+        self.real_videos + self.synthetic_videos + self.pretrain_videos
+    }
+
     fn check(&self) -> Result<()> {
         let (width, height) = self.size;
         let wrong = if width % 2 + height % 2 > 0 || width.min(height) < 56 {
@@ -119,7 +161,7 @@ impl DemoOptions {
                 "{seconds} s at {fps} frames per second is no length for the demo videos: \
                  from 4 frames to 60 s, at most 60 frames per second"
             )
-        } else if self.real_videos + self.synthetic_videos == 0 {
+        } else if self.videos() == 0 {
             "the demo set needs at least one video".to_owned()
         } else if encoder::find_by_name("libx264").is_none() {
             "this ffmpeg cannot encode H.264: it was built without libx264".to_owned()
@@ -143,13 +185,10 @@ struct Clip {
     questions: Vec<questions::Question>,
 }
 
-/// Plans the real and the synthetic videos.
-fn plan(options: &DemoOptions) -> [Vec<Clip>; 2] {
+/// Plans the videos of each subset.
+fn plan(options: &DemoOptions) -> Vec<(&'static str, Vec<Clip>)> {
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let aspect = options.size.0 as f32 / options.size.1 as f32;
-    let mut exo = Author::new(Source::Davis);
-    let mut ego = Author::new(Source::Ego4d);
-    let mut synthetic = Author::new(Source::Synthetic);
     let mut clips = |source: Source, author: &mut Author, number: usize| -> Vec<Clip> {
         (1..=number)
             .map(|index| {
@@ -163,10 +202,21 @@ fn plan(options: &DemoOptions) -> [Vec<Clip>; 2] {
     // VLM4D's proportion: 210 davis, 300 ego4d, 90 youtube-vos.
     let davis = (options.real_videos * 7 + 10) / 20;
     let youtube = (options.real_videos * 3 + 10) / 20;
+    let ego4d = options.real_videos - davis - youtube;
+    let mut exo = Author::new(Source::Davis);
     let mut real = clips(Source::Davis, &mut exo, davis);
-    real.extend(clips(Source::Ego4d, &mut ego, options.real_videos - davis - youtube));
+    real.extend(clips(Source::Ego4d, &mut Author::new(Source::Ego4d), ego4d));
     real.extend(clips(Source::YoutubeVos, &mut exo, youtube));
-    [real, clips(Source::Synthetic, &mut synthetic, options.synthetic_videos)]
+    let mut of_one_source =
+        |source: Source, number: usize| clips(source, &mut Author::new(source), number);
+    let mut subsets = vec![
+        ("real", real),
+        ("synthetic", of_one_source(Source::Synthetic, options.synthetic_videos)),
+    ];
+    if options.pretrain_videos > 0 {
+        subsets.push(("pretrain", of_one_source(Source::Pretrain, options.pretrain_videos)));
+    }
+    subsets
 }
 
 impl Source {
@@ -177,45 +227,9 @@ impl Source {
             Self::Ego4d => format!("videos_real/ego4d/clip_{index:03}.mp4"),
             Self::YoutubeVos => format!("videos_real/youtube-vos/youtube{index:03}.mp4"),
             Self::Synthetic => format!("videos_synthetic/synth_{index:03}.mp4"),
+            Self::Pretrain => format!("videos_pretrain/pretrain_{index:05}.mp4"),
         }
     }
-}
-
-/// Paints and encodes one video as H.264.
-fn encode(path: &Path, scene: &Scene, options: &DemoOptions) -> Result<()> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Error::run(format!("{}: cannot encode the video: {error}", path.display()))
-    };
-    let (width, height) = (options.size.0 as usize, options.size.1 as usize);
-    // The encoder would otherwise report on every video; what fails is returned.
-    log::set_level(log::Level::Quiet);
-    let mut encoder =
-        Encoder::new(path, settings(width, height, scene.grain > 0.0)).map_err(|e| failed(&e))?;
-    let last = options.frames() - 1;
-    let end = options.frames() as f64 / f64::from(options.fps) + TAIL;
-    for index in 0..=last {
-        let t = index as f32 / last as f32;
-        let pixels = paint::paint(scene, t, [width, height]);
-        let frame = Frame::from_shape_vec((height, width, 3), pixels).map_err(|e| failed(&e))?;
-        let time = Time::from_secs_f64(end * index as f64 / last as f64);
-        encoder.encode(&frame, time).map_err(|e| failed(&e))?;
-    }
-    encoder.finish().map_err(|e| failed(&e))
-}
-
-/// The encoder's settings; the grain of the real videos takes the loss, clean ones stay clean.
-fn settings(width: usize, height: usize, grainy: bool) -> Settings {
-    let settings = [
-        ("preset", "veryfast"),
-        ("crf", if grainy { "27" } else { "18" }),
-        // More threads would cut the frames differently on another machine.
-        ("threads", "1"),
-        // With its macroblock trees the encoder's choices vary from run to run, and with the
-        // fastest code from processor to processor.
-        ("x264-params", "mbtree=0:cpu-independent=1"),
-    ];
-    let settings = HashMap::from(settings.map(|(key, value)| (key.to_owned(), value.to_owned())));
-    Settings::preset_h264_custom(width, height, PixelFormat::YUV420P, Options::from(settings))
 }
 
 /// A question as it stands in the file.
@@ -256,31 +270,33 @@ struct Draft {
 }
 
 impl Draft {
-    /// Makes the folder, with its subfolders, once it is sure that `out` is free.
+    /// Makes the folder once it is sure that `out` is free.
     fn beside(out: &Path) -> Result<Self> {
         let Some(name) = out.file_name() else {
             return Err(Error::input(format!("{}: no name for a folder", out.display()))
                 .help("name a folder that does not exist yet"));
         };
-        check_free(out)?;
+        files::check_free(out)?;
         let hidden = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
         let draft = Self { folder: out.with_file_name(hidden) };
-        for part in [
-            "QA",
-            "videos_real/davis",
-            "videos_real/ego4d",
-            "videos_real/youtube-vos",
-            "videos_synthetic",
-        ] {
-            let folder = draft.folder.join(part);
+        fs::create_dir_all(&draft.folder).map_err(|e| cannot("make", &draft.folder, &e))?;
+        Ok(draft)
+    }
+
+    /// Makes the folders of the questions and of the clips.
+    fn make_folders(&self, clips: &[&Clip]) -> Result<()> {
+        let videos = clips.iter().filter_map(|clip| Path::new(&clip.path).parent());
+        let folders: BTreeSet<&Path> = videos.chain([Path::new("QA")]).collect();
+        for folder in folders {
+            let folder = self.folder.join(folder);
             fs::create_dir_all(&folder).map_err(|e| cannot("make", &folder, &e))?;
         }
-        Ok(draft)
+        Ok(())
     }
 
     /// Moves the folder to `out`.
     fn publish(self, out: &Path) -> Result<()> {
-        check_free(out)?;
+        files::check_free(out)?;
         if out.exists() {
             fs::remove_dir(out).map_err(|e| cannot("replace", out, &e))?;
         }
@@ -292,24 +308,6 @@ impl Drop for Draft {
     fn drop(&mut self) {
         // After publishing there is nothing left; after an error, the error matters more.
         let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Refuses anything but a free path or an empty folder.
-fn check_free(out: &Path) -> Result<()> {
-    if !out.exists() {
-        return Ok(());
-    }
-    let help = "choose another folder, or remove this one first";
-    if !out.is_dir() {
-        return Err(Error::input(format!("{}: not a folder", out.display())).help(help));
-    }
-    let mut entries = fs::read_dir(out).map_err(|e| cannot("read", out, &e))?;
-    match entries.next() {
-        None => Ok(()),
-        Some(_) => {
-            Err(Error::input(format!("{}: the folder is not empty", out.display())).help(help))
-        }
     }
 }
 

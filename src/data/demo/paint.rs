@@ -1,7 +1,7 @@
 //! Paints a scene at one moment: an RGB frame, anti-aliased.
 
 use super::figures::{Ink, Rgb, Shape};
-use super::world::{Actor, Backdrop, Pattern, Pose, Scene, Vec2, View, mix};
+use super::scene::{Actor, Backdrop, Pose, Scene, Texture, Vec2, View, mix};
 
 /// Corners of an ellipse.
 const CORNERS: usize = 28;
@@ -63,7 +63,7 @@ impl Canvas {
             match ink {
                 Ink::Body => self.fill(&outline, |[x, y]| {
                     let local = rotate([(x - dx) * scale, (y - dy) * scale], -pose.angle);
-                    shade(body, actor.pattern.at(local))
+                    shade(body, actor.texture.at(local))
                 }),
                 Ink::Shade => self.fill(&outline, |_| shade(body, 0.62)),
                 Ink::Tint => self.fill(&outline, |_| body.map(|c| mix(c, 1.0, 0.45))),
@@ -156,13 +156,18 @@ fn shade(colour: Rgb, by: f32) -> Rgb {
     colour.map(|c| c * by)
 }
 
-impl Pattern {
+impl Texture {
     /// How bright the body is at a point of the unit disc.
     fn at(self, [x, y]: Vec2) -> f32 {
         let near = |v: f32, step: f32| (v / step - (v / step).round()).abs() * step;
         match self {
             Self::Stripes if near(x + 0.3 * y, 0.4) < 0.09 => 0.72,
             Self::Dots if near(x, 0.42).hypot(near(y, 0.42)) < 0.11 => 0.68,
+            Self::Checks
+                if (x / 0.34).floor().rem_euclid(2.0) == (y / 0.34).floor().rem_euclid(2.0) =>
+            {
+                0.76
+            }
             _ => 1.0,
         }
     }
@@ -176,8 +181,8 @@ impl Backdrop {
                 let t = (0.5 + 0.7 * (x * along[0] + y * along[1])).clamp(0.0, 1.0);
                 [0, 1, 2].map(|c| mix(from[c], to[c], t))
             }
-            Self::Ground { tones: [low, middle, high], seed } => {
-                let patches = noise(*seed, x * 4.5, y * 4.5);
+            Self::Ground { tones: [low, middle, high], scale, seed } => {
+                let patches = noise(*seed, x * scale[0], y * scale[1]);
                 let detail = noise(seed ^ 1, x * 16.0, y * 16.0);
                 let t = (2.6 * (patches - 0.5) + 0.35 * (detail - 0.5)).clamp(-0.5, 0.5) * 2.0;
                 let end = if t < 0.0 { low } else { high };

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Makes everything of this checkpoint but its weights: tokenizer, chat template and configuration.
+
+    pip install tokenizers==0.23.3
+    vlm4d-train data demo --out /some/folder --seed 1 --real-videos 400 --synthetic-videos 300 \
+        --pretrain-videos 400 --size 56x56
+    python data/nano/make.py /some/folder
+
+The byte-level BPE learns its merges from the demo set's questions and answers as a model reads
+them: in VLM4D's prompts and Qwen's chat template. What belongs to Qwen2.5-VL's family (special
+tokens, pattern that splits words, template, flags) is read from the tiny checkpoint of the tests.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+HERE = Path(__file__).resolve().parent
+FAMILY = HERE.parents[1] / "tests/golden/ckpt/tiny-qwen2.5-vl"
+# At most: merges end where every word is one token.
+VOCAB = 1000
+# VLM4D's prompts, as src/data/vlm4d.rs has them.
+MC = (
+    "\nQuestion: {question}\n{options}\nDo not generate any intermediate reasoning process. "
+    "Answer directly with the option letter from the given choices.\n"
+)
+FF = (
+    "\nQuestion: {question}\n\nDo not generate any intermediate reasoning process. "
+    "Directly output the final short answer.\n"
+)
+# config.json's keys of token ids.
+TOKENS = dict(
+    bos_token_id="endoftext",
+    eos_token_id="im_end",
+    vision_start_token_id="vision_start",
+    vision_end_token_id="vision_end",
+    vision_token_id="vision_pad",
+    image_token_id="image_pad",
+    video_token_id="video_pad",
+)
+CHAT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    "<|vision_start|><|video_pad|><|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    "{answer}<|im_end|>\n"
+)
+
+
+def family(name):
+    return json.loads((FAMILY / name).read_text())
+
+
+def write(name, value):
+    (HERE / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def corpus(data):
+    """Every question of the data set in both formats, without the special tokens."""
+    special = [token["content"] for token in family("tokenizer.json")["added_tokens"]]
+    for path in sorted((data / "QA").glob("*_mc.json")):
+        for item in json.loads(path.read_text()):
+            options = "".join(f"{k}: {v}\n" for k, v in item["choices"].items())
+            letter = next(k for k, v in item["choices"].items() if v == item["answer"])
+            for prompt, answer in ((MC, letter), (FF, item["answer"])):
+                prompt = prompt.format(question=item["question"], options=options)
+                text = CHAT.format(prompt=prompt, answer=answer)
+                for token in special:
+                    text = text.replace(token, "\0")
+                yield from text.split("\0")
+
+
+def train(data, pattern):
+    """Byte-level BPE: vocabulary by id and merges as "a b"."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    tokenizer.train_from_iterator(corpus(data), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    vocab = dict(sorted(model["vocab"].items(), key=lambda entry: entry[1]))
+    return vocab, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+
+
+def write_tokenizer(data):
+    """Writes the tokenizer's files; returns the ids of the special tokens."""
+    tokenizer, config = family("tokenizer.json"), family("tokenizer_config.json")
+    pattern = tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    vocab, merges = train(data, pattern)
+    for i, token in enumerate(tokenizer["added_tokens"]):
+        token["id"] = len(vocab) + i
+    tokenizer["model"].update(vocab=vocab, merges=merges)
+    flags = [token.copy() for token in tokenizer["added_tokens"]]
+    config["added_tokens_decoder"] = {str(flag.pop("id")): flag for flag in flags}
+    write("tokenizer.json", tokenizer)
+    write("tokenizer_config.json", config)
+    write("vocab.json", vocab)
+    (HERE / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    for name in ("chat_template.jinja", "chat_template.json", "preprocessor_config.json"):
+        (HERE / name).write_bytes((FAMILY / name).read_bytes())
+    return {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+
+
+def write_config(ids):
+    """Qwen2.5-VL's config.json on a small scale; and greedy decoding."""
+    config = family("config.json")
+    config.update({key: ids[f"<|{token}|>"] for key, token in TOKENS.items()})
+    top = max(ids.values()) + 1
+    config.update(
+        vocab_size=-(-top // 64) * 64,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        max_window_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        rope_theta=10000.0,
+        rope_scaling={"type": "mrope", "mrope_section": [8, 12, 12]},
+    )
+    config["vision_config"].update(
+        depth=4,
+        hidden_size=128,
+        intermediate_size=344,
+        num_heads=4,
+        out_hidden_size=256,
+        window_size=56,
+        fullatt_block_indexes=[1, 3],
+    )
+    write("config.json", config)
+    pad, end = ids["<|endoftext|>"], ids["<|im_end|>"]
+    write(
+        "generation_config.json",
+        dict(bos_token_id=pad, pad_token_id=pad, eos_token_id=[end, pad], do_sample=False),
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path, help="a folder that `vlm4d-train data demo` made")
+    write_config(write_tokenizer(parser.parse_args().data))
+
+
+if __name__ == "__main__":
+    main()

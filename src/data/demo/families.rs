@@ -1,0 +1,384 @@
+//! The forms of question: VLM4D's for motion, and others for colour, kind, number and place.
+//!
+//! The wordings are our own. `{thing}` and `{things}` stand for the name of what is asked about,
+//! `{other}` for a second thing's, `{colour}` for its colour.
+
+use super::figures::{COLOURS, KINDS, Kind};
+use super::scene::Motion::{
+    self, Away, Clockwise, CounterClockwise, Down, Left, Right, Still, Towards, Up,
+};
+use super::stage::{Source, Zone};
+
+use Truth::{Absent, Appears, Beside, Crosses, Heads, Moves, Stands};
+
+/// What makes an answer about a thing true.
+#[derive(Clone, Copy)]
+pub(super) enum Truth {
+    /// The thing moves in one of these ways.
+    Moves(&'static [Motion]),
+    /// It moves to the side that it looks to (1) or to the other one (-1).
+    Heads(f32),
+    /// It moves so in the frame, by its own motion or the camera's.
+    Appears(Motion),
+    /// It stands there.
+    Stands(Zone),
+    /// It stands in the first zone and another thing in the second.
+    Beside(Zone, Zone),
+    /// It moves so, through the frame's middle.
+    Crosses(Motion),
+    /// It is not in the video.
+    Absent,
+}
+
+/// The pool that a family's choices come from.
+pub(super) enum Pool {
+    Thing(&'static [(&'static str, Truth)]),
+    Camera(&'static [(&'static str, Motion)]),
+    /// How many things of one kind move as `counted`; the rest moves as one of `others`.
+    Count {
+        counted: Motion,
+        others: [Motion; 2],
+    },
+    /// How many things of one kind there are.
+    Number,
+    Colour,
+    Kind,
+}
+
+/// A form of question.
+pub(super) struct Family {
+    /// Which kinds of things it can be asked of.
+    pub(super) fits: fn(&Kind) -> bool,
+    pub(super) wordings: &'static [&'static str],
+    pub(super) pool: Pool,
+}
+
+/// The most that a question counts to.
+pub(super) const MAX_COUNT: usize = 4;
+
+impl Pool {
+    /// How many answers there are to choose from.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Thing(answers) => answers.len(),
+            Self::Camera(answers) => answers.len(),
+            Self::Count { .. } | Self::Number => MAX_COUNT + 1,
+            Self::Colour => COLOURS.len(),
+            Self::Kind => KINDS.len(),
+        }
+    }
+
+    /// Whether it fills the scene with things of one kind.
+    pub(super) fn is_crowd(&self) -> bool {
+        matches!(self, Self::Count { .. } | Self::Number)
+    }
+
+    /// Whether its answers are places in the frame.
+    pub(super) fn is_place(&self) -> bool {
+        let place = |truth: &Truth| matches!(truth, Stands(_) | Beside(..) | Crosses(_));
+        matches!(self, Self::Thing(answers) if answers.iter().any(|(_, truth)| place(truth)))
+    }
+
+    /// Whether it settles how the camera moves.
+    pub(super) fn is_camera(&self) -> bool {
+        match self {
+            Self::Thing(answers) => answers.iter().any(|(_, truth)| matches!(truth, Appears(_))),
+            Self::Camera(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The families asked of a source, each with its share.
+pub(super) fn families(source: Source) -> &'static [(usize, &'static Family)] {
+    match source {
+        Source::Davis | Source::YoutubeVos => &[
+            (5, &DIRECTION),
+            (3, &SIDEWAYS),
+            (2, &APPROACH),
+            (3, &SPIN),
+            (3, &HEADING),
+            (1, &TO_THE_LEFT),
+            (1, &TO_THE_RIGHT),
+            (1, &AT_REST),
+        ],
+        Source::Ego4d => &[
+            (5, &IN_THE_SCENE),
+            (3, &IN_THE_FRAME),
+            (3, &CAMERA),
+            (2, &SPIN),
+            (1, &TO_THE_LEFT),
+            (1, &TO_THE_RIGHT),
+            (1, &AT_REST),
+        ],
+        Source::Synthetic => &[(5, &DIRECTION_OR_NONE), (2, &ROTATION_OR_NONE)],
+        Source::Pretrain => &[
+            (5, &COLOUR),
+            (5, &KIND),
+            (3, &NUMBER),
+            (4, &PLACE),
+            (3, &RELATION),
+            (2, &PLACE_AT_FIRST),
+            (2, &PLACE_AT_LAST),
+        ],
+    }
+}
+
+/// How many questions a video has, each number as often as it stands here: close to VLM4D's.
+pub(super) fn numbers_of_questions(source: Source) -> &'static [usize] {
+    match source {
+        Source::Synthetic => &[1, 1, 1, 1, 1, 1, 1, 1, 2],
+        Source::Pretrain => &[2, 3],
+        _ => &[1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5],
+    }
+}
+
+const DIRECTION: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "What direction is the {thing} moving towards?",
+        "In which direction does the {thing} move?",
+    ],
+    pool: Pool::Thing(&[
+        ("left", Moves(&[Left])),
+        ("right", Moves(&[Right])),
+        ("up", Moves(&[Up])),
+        ("down", Moves(&[Down])),
+        ("towards the camera", Moves(&[Towards])),
+        ("away from the camera", Moves(&[Away])),
+        ("not moving", Moves(&[Still])),
+        ("there are no {things} in the video", Absent),
+    ]),
+};
+
+const SIDEWAYS: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "From the camera's perspective, is the {thing} moving left or right?",
+        "To which side is the {thing} going?",
+    ],
+    pool: Pool::Thing(&[
+        ("left", Moves(&[Left])),
+        ("right", Moves(&[Right])),
+        ("staying in place", Moves(&[Still])),
+        ("there are no {things} in the video", Absent),
+    ]),
+};
+
+const APPROACH: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "Is the {thing} coming closer or going further away?",
+        "How does the distance between the {thing} and the camera change?",
+    ],
+    pool: Pool::Thing(&[
+        ("coming closer", Moves(&[Towards])),
+        ("going further away", Moves(&[Away])),
+        ("staying at the same distance", Moves(&[Still, Left, Right])),
+        ("there are no {things} in the video", Absent),
+    ]),
+};
+
+const SPIN: Family = Family {
+    fits: |kind| kind.lopsided,
+    wordings: &[
+        "Is the {thing} spinning clockwise or counter-clockwise?",
+        "Which way is the {thing} spinning?",
+    ],
+    pool: Pool::Thing(&[
+        ("clockwise", Moves(&[Clockwise])),
+        ("counter-clockwise", Moves(&[CounterClockwise])),
+        ("not spinning", Moves(&[Still, Left, Right])),
+        ("there are no {things} in the video", Absent),
+    ]),
+};
+
+const HEADING: Family = Family {
+    fits: |kind| kind.has_front,
+    wordings: &[
+        "Is the {thing} moving forwards or backwards from its own perspective?",
+        "Seen from the {thing}'s own side, which way is it going?",
+    ],
+    pool: Pool::Thing(&[
+        ("forwards", Heads(1.0)),
+        ("backwards", Heads(-1.0)),
+        ("not moving", Moves(&[Still])),
+        ("there are no {things} in the video", Absent),
+    ]),
+};
+
+const TO_THE_LEFT: Family = Family {
+    fits: |_| true,
+    wordings: &["How many {things} are moving to the left?"],
+    pool: Pool::Count { counted: Left, others: [Right, Still] },
+};
+
+const TO_THE_RIGHT: Family = Family {
+    fits: |_| true,
+    wordings: &["How many {things} are moving to the right?"],
+    pool: Pool::Count { counted: Right, others: [Left, Still] },
+};
+
+const AT_REST: Family = Family {
+    fits: |_| true,
+    wordings: &["How many {things} are not moving?"],
+    pool: Pool::Count { counted: Still, others: [Left, Right] },
+};
+
+const IN_THE_SCENE: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "Relative to its surroundings, which way is the {thing} moving?",
+        "Setting aside the camera's own motion, which way does the {thing} go?",
+    ],
+    pool: Pool::Thing(&[
+        ("left", Moves(&[Left])),
+        ("right", Moves(&[Right])),
+        ("upwards", Moves(&[Up])),
+        ("downwards", Moves(&[Down])),
+        ("not moving", Moves(&[Still])),
+        ("there are no {things} in the video", Absent),
+    ]),
+};
+
+const IN_THE_FRAME: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "From the camera perspective, which way does the {thing} move across the picture?",
+        "Within the picture alone, which way is the {thing} moving?",
+    ],
+    pool: Pool::Thing(&[
+        ("left", Appears(Left)),
+        ("right", Appears(Right)),
+        ("upwards", Appears(Up)),
+        ("downwards", Appears(Down)),
+        ("not moving", Appears(Still)),
+        ("there are no {things} in the video", Absent),
+    ]),
+};
+
+const CAMERA: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "In which direction does the person with the camera move?",
+        "Which way does the camera go?",
+    ],
+    pool: Pool::Camera(&[
+        ("Left", Left),
+        ("Right", Right),
+        ("Up", Up),
+        ("Down", Down),
+        ("Forward", Towards),
+        ("Backward", Away),
+        ("Nowhere", Still),
+    ]),
+};
+
+const DIRECTION_OR_NONE: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "What direction is the {thing} moving towards?",
+        "Which direction is the {thing} moving?",
+    ],
+    pool: Pool::Thing(&[
+        ("left", Moves(&[Left])),
+        ("right", Moves(&[Right])),
+        ("up", Moves(&[Up])),
+        ("down", Moves(&[Down])),
+        ("towards the camera", Moves(&[Towards])),
+        ("away from the camera", Moves(&[Away])),
+        ("not moving", Moves(&[Still])),
+        ("no {thing} there", Absent),
+    ]),
+};
+
+const ROTATION_OR_NONE: Family = Family {
+    fits: |kind| kind.lopsided,
+    wordings: &["Which direction is the {thing} rotating?", "Which way does the {thing} rotate?"],
+    pool: Pool::Thing(&[
+        ("clockwise", Moves(&[Clockwise])),
+        ("counter-clockwise", Moves(&[CounterClockwise])),
+        ("not rotating", Moves(&[Still, Left, Right])),
+        ("no {thing} there", Absent),
+    ]),
+};
+
+const COLOUR: Family = Family {
+    fits: |_| true,
+    wordings: &["What colour is the {thing}?", "Which colour does the {thing} have?"],
+    pool: Pool::Colour,
+};
+
+const KIND: Family = Family {
+    fits: |_| true,
+    wordings: &["What is the {colour} thing in the video?", "Which thing is {colour}?"],
+    pool: Pool::Kind,
+};
+
+const NUMBER: Family = Family {
+    fits: |_| true,
+    wordings: &["How many {things} are there in the video?", "How many {things} can be seen?"],
+    pool: Pool::Number,
+};
+
+const PLACE: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "Where in the picture is the {thing}?",
+        "In which part of the frame is the {thing}?",
+    ],
+    pool: Pool::Thing(&[
+        ("top left", Stands(Zone { x: [-1.0, -0.3], y: [-1.0, -0.3] })),
+        ("top right", Stands(Zone { x: [0.3, 1.0], y: [-1.0, -0.3] })),
+        ("bottom left", Stands(Zone { x: [-1.0, -0.3], y: [0.3, 1.0] })),
+        ("bottom right", Stands(Zone { x: [0.3, 1.0], y: [0.3, 1.0] })),
+        ("in the middle", Stands(Zone { x: [-0.15, 0.15], y: [-0.15, 0.15] })),
+        ("there are no {things} in the video", Absent),
+    ]),
+};
+
+const BAND: [f32; 2] = [-0.4, 0.4];
+const LOW: [f32; 2] = [-1.0, -0.35];
+const HIGH: [f32; 2] = [0.35, 1.0];
+
+const RELATION: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "Where is the {thing}, seen from the {other}?",
+        "How does the {thing} stand to the {other} in the picture?",
+    ],
+    pool: Pool::Thing(&[
+        ("to the left of it", Beside(Zone { x: LOW, y: BAND }, Zone { x: HIGH, y: BAND })),
+        ("to the right of it", Beside(Zone { x: HIGH, y: BAND }, Zone { x: LOW, y: BAND })),
+        ("above it", Beside(Zone { x: BAND, y: LOW }, Zone { x: BAND, y: HIGH })),
+        ("below it", Beside(Zone { x: BAND, y: HIGH }, Zone { x: BAND, y: LOW })),
+    ]),
+};
+
+const PLACE_AT_FIRST: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "Where is the {thing} at the beginning of the video?",
+        "At first, where in the picture is the {thing}?",
+    ],
+    pool: Pool::Thing(&[
+        ("on the left", Crosses(Right)),
+        ("on the right", Crosses(Left)),
+        ("at the top", Crosses(Down)),
+        ("at the bottom", Crosses(Up)),
+    ]),
+};
+
+const PLACE_AT_LAST: Family = Family {
+    fits: |_| true,
+    wordings: &[
+        "Where is the {thing} at the end of the video?",
+        "At last, where in the picture is the {thing}?",
+    ],
+    pool: Pool::Thing(&[
+        ("on the left", Crosses(Left)),
+        ("on the right", Crosses(Right)),
+        ("at the top", Crosses(Up)),
+        ("at the bottom", Crosses(Down)),
+    ]),
+};
