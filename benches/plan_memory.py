@@ -33,6 +33,7 @@ CASES = [
     ("nano", 16, 64, LORA, ""),
     ("nano", 32, 144, LORA, ""),
     ("nano", 16, 64, LORA, "recompute = false"),
+    ("nano", 16, 64, LORA, "batch_size = 4"),
     ("nano", 16, 64, FULL, ""),
     ("nano", 16, 64, VISION, ""),
     ("small", 16, 64, LORA, ""),

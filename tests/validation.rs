@@ -1,8 +1,8 @@
 //! Validation while training: which checkpoint is the result, early stopping, what is kept.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::error::{Error, Result};
@@ -22,24 +22,23 @@ const NAME: &str = "tiny-qwen2-vl";
 /// Hands out accuracies from a list, one after the other.
 struct Listed<'a> {
     accuracies: &'a [f64],
-    asked: Cell<usize>,
+    asked: AtomicUsize,
     /// Answers with Ctrl-C at this call.
     interrupted: Option<usize>,
 }
 
 impl<'a> Listed<'a> {
     fn from(accuracies: &'a [f64], asked: usize) -> Self {
-        Self { accuracies, asked: Cell::new(asked), interrupted: None }
+        Self { accuracies, asked: AtomicUsize::new(asked), interrupted: None }
     }
 }
 
 impl Validator for Listed<'_> {
     fn validate(&self, _: &QwenVl) -> Result<Scores> {
-        let i = self.asked.get();
+        let i = self.asked.fetch_add(1, Ordering::Relaxed);
         if self.interrupted == Some(i) {
             return Err(Error::interrupted("stopped"));
         }
-        self.asked.set(i + 1);
         Ok(Scores { loss: 1.0, accuracy: [(Format::Mc, self.accuracies[i])].into() })
     }
 }

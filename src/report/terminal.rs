@@ -1,10 +1,10 @@
 //! A run on the terminal: plain lines on standard output, progress bars on standard error where
 //! that is a terminal.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -71,7 +71,7 @@ impl Terminal {
             first: done,
             total: course.steps,
             every: course.steps.div_ceil(LINES).max(1),
-            tokens: Cell::new(0),
+            tokens: AtomicUsize::new(0),
         }
     }
 }
@@ -104,21 +104,21 @@ pub struct Steps {
     first: usize,
     total: usize,
     every: usize,
-    tokens: Cell<usize>,
+    tokens: AtomicUsize,
 }
 
 impl Steps {
     /// One more step is done.
     pub fn step(&self, record: &Record) {
         self.bar.set(record.step);
-        self.tokens.set(self.tokens.get() + record.tokens);
+        self.tokens.fetch_add(record.tokens, Ordering::Relaxed);
         if !record.step.is_multiple_of(self.every) && record.step != self.total {
             return;
         }
         let elapsed = self.started.elapsed();
         let left =
             elapsed / (record.step - self.first).max(1) as u32 * (self.total - record.step) as u32;
-        let rate = self.tokens.get() as f64 / elapsed.as_secs_f64().max(1e-9);
+        let rate = self.tokens.load(Ordering::Relaxed) as f64 / elapsed.as_secs_f64().max(1e-9);
         self.bar.0.suspend(|| {
             self.terminal.line(&format!(
                 "{:6}  {:6.3}  {:6.1e}  {:9.2}  {:>8}  {:>6}  {:>6}",

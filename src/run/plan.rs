@@ -24,6 +24,7 @@ use crate::model::weights;
 use crate::recipe::{Control, Part, Recipe};
 use crate::report::terminal::{self, Terminal, clock, size, thousands};
 use crate::train::gradients::LOGITS_AT_ONCE;
+use crate::train::lanes;
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
 use crate::train::trainer::Count;
@@ -358,11 +359,16 @@ impl Facts {
         let longest = self.training.iter().map(|s| s.tokens).max().unwrap_or(0);
         let labels = self.training.iter().map(|s| s.labels).max().unwrap_or(0);
         let layers = text.num_hidden_layers;
+        let dropout = self.recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
+        let on_cpu = self.on_cpu && self.width == 4;
+        let lanes = lanes::number(on_cpu, dropout, train.batch_size * train.grad_accum);
         let mut terms = self.held();
         terms.push(Term {
             what: "gradients and moments",
             bytes: trained
-                * (3 * 4 + if self.width < 4 && self.recipe.lora.is_none() { 4 } else { 0 }),
+                * (2 * 4
+                    + lanes * 4
+                    + if self.width < 4 && self.recipe.lora.is_none() { 4 } else { 0 }),
             lower: if self.recipe.lora.is_some() {
                 "lower lora.r"
             } else {
@@ -370,9 +376,9 @@ impl Facts {
             },
         });
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
-        let tape = self.width * longest * text.tape();
+        let tape = lanes * self.width * longest * text.tape();
         if train.recompute {
-            let inputs = self.width * longest * layers * text.hidden_size;
+            let inputs = lanes * self.width * longest * layers * text.hidden_size;
             terms.push(Term { what: "layer inputs", bytes: inputs, lower: SMALLER });
             let layer = "one layer and its gradients";
             terms.push(Term { what: layer, bytes: 2 * tape, lower: SMALLER });
@@ -381,12 +387,12 @@ impl Facts {
             terms.push(Term { what: "activations", bytes: (layers + 1) * tape, lower });
         }
         let logits = (labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
-        terms.push(Term { what: "logits", bytes: 3 * 4 * logits, lower: SMALLER });
+        terms.push(Term { what: "logits", bytes: lanes * 3 * 4 * logits, lower: SMALLER });
         if self.recipe.lora.is_none() && self.counts[&Part::Language].trained > 0 {
             let embedding = text.vocab_size * text.hidden_size;
             terms.push(Term {
                 what: "the embedding's gradient",
-                bytes: 2 * 4 * embedding,
+                bytes: lanes * 2 * 4 * embedding,
                 lower: "train an adapter: add [lora]",
             });
         }
@@ -394,7 +400,8 @@ impl Facts {
         if self.tower_is_trained() {
             let patches = self.training.iter().map(|s| s.video_tokens).max().unwrap_or(0)
                 * vision.merge_unit();
-            let bytes = patches
+            let bytes = lanes
+                * patches
                 * (2 * 4 * vision.patch_dim()
                     + self.width * (self.config.tower_tape() + vision.block()));
             terms.push(Term {

@@ -3,6 +3,7 @@
 pub mod board;
 pub mod checkpoint;
 pub mod gradients;
+pub mod lanes;
 pub mod log;
 pub mod loss;
 pub mod optimiser;

@@ -12,6 +12,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::checkpoint;
 use super::gradients::{LOGITS_AT_ONCE, Method, Sample, add_sample};
+use super::lanes;
 use super::log::{Log, Record, memory_bytes};
 use super::loss::{label_tokens, token_weights};
 use super::optimiser::{AdamW, clip};
@@ -19,13 +20,14 @@ use super::schedule::{Course, Rates};
 use super::validation::{Scores, Track, Validation, Validator};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::model::cpu;
 use crate::model::host::host;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
 use crate::recipe::{Lora, Part, Train};
 
 /// Where the vision features of a sample come from.
-pub trait Media {
+pub trait Media: Sync {
     /// Features of each image and video of sample `i`, `[v, hidden]`; with a tape where `model`'s
     /// vision tower is trained.
     ///
@@ -124,21 +126,42 @@ impl Setup<'_> {
         };
         let weights =
             token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
+        let weighted: Vec<(usize, f64)> =
+            micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect();
+        let on_cpu = cpu::runs(&model.model.norm.weight.val());
+        match lanes::number(on_cpu, self.has_dropout(), weighted.len()) {
+            1 => self.sum(model, step, weighted.into_iter()),
+            lanes => lanes::run(model, lanes, |model, lane| {
+                self.sum(model, step, weighted.iter().copied().skip(lane).step_by(lanes))
+            }),
+        }
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.lora.is_some_and(|lora| lora.dropout > 0.0)
+    }
+
+    /// Loss and summed gradients of some samples of optimiser step `step`, with their weights.
+    fn sum(
+        &self,
+        model: &QwenVl,
+        step: usize,
+        samples: impl Iterator<Item = (usize, f64)>,
+    ) -> Result<(f64, Named)> {
         let (mut loss, mut sums) = (0.0, Named::new());
-        let dropout = self.lora.is_some_and(|lora| lora.dropout > 0.0);
-        for (i, weight) in micro_batches.iter().flatten().zip(weights.iter().flatten()) {
+        for (i, weight) in samples {
             let method = Method {
                 recompute: self.train.recompute,
-                dropout_seed: dropout.then(|| dropout_seed(self.seed, step, *i)),
+                dropout_seed: self.has_dropout().then(|| dropout_seed(self.seed, step, i)),
                 logits_at_once: LOGITS_AT_ONCE,
             };
             if let Some(seed) = method.dropout_seed {
                 // For the vision tower; each decoder layer is given a seed of its own.
                 model.device().seed(seed);
             }
-            let features = self.media.features(model, *i)?;
-            let sample = &self.samples[*i];
-            let total = add_sample(model, sample, &features, *weight, method, &mut sums)?;
+            let features = self.media.features(model, i)?;
+            let sample = &self.samples[i];
+            let total = add_sample(model, sample, &features, weight, method, &mut sums)?;
             if !total.is_finite() {
                 return Err(self.broken(step, &format!("the loss of `{}` is {total}", sample.id)));
             }

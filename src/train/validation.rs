@@ -38,7 +38,7 @@ pub struct Validation {
 }
 
 /// Measures a model on held-out questions.
-pub trait Validator {
+pub trait Validator: Sync {
     /// Scores of `model`, which has no tape.
     ///
     /// # Errors
