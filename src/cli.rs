@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use safetensors::Dtype;
 
 use self::data::DataCommand;
 use crate::error::{Error, Result};
@@ -95,6 +96,9 @@ enum Command {
         /// Largest shard of a merged checkpoint
         #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = export::size)]
         shard_size: usize,
+        /// Type of a whole checkpoint's weights: bf16, f16 or f32; as they are where left out
+        #[arg(long, value_name = "TYPE", value_parser = export::dtype)]
+        dtype: Option<Dtype>,
         /// Replace an earlier export of the same name
         #[arg(long)]
         force: bool,
@@ -146,9 +150,10 @@ impl Cli {
             Some(Command::Grade { files, out, data }) => {
                 grade_files(&files, out.as_deref(), data.as_deref(), &terminal)
             }
-            Some(Command::Export { run, to, merge, key_spelling, shard_size, force }) => {
+            Some(Command::Export { run, to, merge, key_spelling, shard_size, dtype, force }) => {
                 interrupt::catch()?;
-                let options = Options { to, merge, key_spelling, shard_bytes: shard_size, force };
+                let shard_bytes = shard_size;
+                let options = Options { to, merge, key_spelling, shard_bytes, dtype, force };
                 export::export(&run, &options, &terminal)
             }
             Some(Command::Compare { runs, out }) => {

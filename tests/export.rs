@@ -9,7 +9,7 @@ use std::process::Command;
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vlm4d_train::export::{KeySpelling, Options, export, size};
@@ -100,6 +100,7 @@ fn options(to: &Path) -> Options {
         merge: false,
         key_spelling: KeySpelling::New,
         shard_bytes: 100_000,
+        dtype: None,
         force: false,
     }
 }
@@ -113,7 +114,7 @@ fn written(run: &Trained, to: &str, change: impl FnOnce(&mut Options)) -> PathBu
 }
 
 /// Names, types and shapes in a folder's safetensors files.
-fn tensors(dir: &Path) -> BTreeMap<String, (safetensors::Dtype, Vec<usize>)> {
+fn tensors(dir: &Path) -> BTreeMap<String, (Dtype, Vec<usize>)> {
     let files = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
     let mut found = BTreeMap::new();
     for path in files.filter(|path| path.extension().is_some_and(|end| end == "safetensors")) {
@@ -191,6 +192,27 @@ fn merged_checkpoints_are_laid_out_as_on_the_hub() {
     let one = written(&run, "one", |o| (o.merge, o.shard_bytes) = (true, 5_000_000_000));
     assert!(one.join("model.safetensors").is_file());
     assert!(!one.join("model.safetensors.index.json").exists());
+}
+
+#[test]
+fn a_whole_checkpoint_comes_in_the_type_asked_for() {
+    let run = trained("tiny-qwen2-vl", "");
+    // This checkpoint is in f32.
+    let kept = logits(&load(&written(&run, "kept", |o| o.merge = true)), "tiny-qwen2-vl");
+    for (dtype, name, least, most) in
+        [(Dtype::F32, "float32", 0.0, 0.0), (Dtype::BF16, "bfloat16", 1e-4, 0.2)]
+    {
+        let cast = written(&run, name, |o| (o.merge, o.dtype) = (true, Some(dtype)));
+        assert!(tensors(&cast).values().all(|(found, _)| *found == dtype), "{name}");
+        let config = std::fs::read_to_string(cast.join("config.json")).unwrap();
+        assert!(config.contains(&format!("\"torch_dtype\": \"{name}\"")), "{config}");
+        let difference = max_difference(&logits(&load(&cast), "tiny-qwen2-vl"), &kept);
+        assert!((least..=most).contains(&difference), "{name}: {difference:e}");
+    }
+    let mut of_adapter = options(&run.root.path().join("adapter"));
+    of_adapter.dtype = Some(Dtype::BF16);
+    let error = export(&run.dir, &of_adapter, &Terminal).unwrap_err();
+    assert!(error.to_string().contains("--dtype is for whole checkpoints"), "{error}");
 }
 
 #[test]

@@ -19,7 +19,8 @@ use crate::model::peft;
 use crate::model::weights::{self, TensorFiles, transposed};
 use crate::report::terminal::Terminal;
 
-/// Writes the checkpoint `to`: that of `checkpoint` with `adapter`, where one is given, merged.
+/// Writes the checkpoint `to`: that of `checkpoint` with `adapter`, where one is given, merged, and
+/// its weights in `dtype`, else in the types that they have.
 ///
 /// # Errors
 /// Where the two do not fit, a file is damaged, or the disk refuses.
@@ -28,6 +29,7 @@ pub fn merge(
     adapter: Option<&Path>,
     to: &Path,
     shard_bytes: usize,
+    dtype: Option<Dtype>,
     terminal: &Terminal,
 ) -> Result<()> {
     let source = TensorFiles::from_dir(checkpoint)?;
@@ -44,14 +46,18 @@ pub fn merge(
     let names: Vec<&str> = source.names().collect();
     let outlines: Vec<Outline> =
         names.iter().map(|name| source.outline(name)).collect::<Result<_>>()?;
+    let as_written =
+        |outline: &Outline| Outline { dtype: dtype.unwrap_or(outline.dtype), ..outline.clone() };
+    let written: Vec<Outline> = outlines.iter().map(as_written).collect();
     let bar = terminal.bar("tensors", names.len());
     let mut at = names.iter().enumerate();
-    let written = hub::write(to, checkpoint, &outlines, shard_bytes, None, |outline| {
+    let result = hub::write(to, checkpoint, &written, shard_bytes, dtype, |outline| {
         interrupt::check("the export")?;
         let Some((i, name)) = at.next() else { return Ok(vec![]) };
         bar.set(i);
         match adapted.remove(*name) {
-            None => source.bytes(name),
+            None if outline.dtype == outlines[i].dtype => source.bytes(name),
+            None => Ok(in_type(&source.f32(name)?.0, outline.dtype)),
             Some(layer) => {
                 let (values, _) = source.f32(name)?;
                 let merged = merged(layer, &values)?;
@@ -60,7 +66,7 @@ pub fn merge(
         }
     });
     bar.finish();
-    written
+    result
 }
 
 /// The weight `[o, i]` with its adapter, row by row.

@@ -10,6 +10,8 @@ mod merge;
 
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
+
 pub use self::adapter::KeySpelling;
 pub use self::merge::merge;
 
@@ -33,6 +35,8 @@ pub struct Options {
     pub key_spelling: KeySpelling,
     /// Most bytes of one shard.
     pub shard_bytes: usize,
+    /// The weights' type in a whole checkpoint; as they are where none is given.
+    pub dtype: Option<Dtype>,
     /// Whether an earlier export under the same name may be replaced.
     pub force: bool,
 }
@@ -60,6 +64,10 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
         (true, true) => Kind::Merged,
         (true, false) => Kind::Adapter,
     };
+    if kind == Kind::Adapter && options.dtype.is_some() {
+        return Err(Error::input("--dtype is for whole checkpoints: the adapter stays in f32")
+            .help("add --merge, or leave --dtype out"));
+    }
     check_target(&options.to, options.force, dir)?;
     let checkpoint = match kind {
         Kind::Merged => places::checkpoint(&run.recipe.model.path, terminal)?.dir,
@@ -87,7 +95,8 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
             Kind::Merged | Kind::Full => {
                 let adapter = dir.join("adapter");
                 let adapter = (kind == Kind::Merged).then_some(&*adapter);
-                merge(&checkpoint, adapter, &temporary, options.shard_bytes, terminal)?;
+                let Options { shard_bytes, dtype, .. } = *options;
+                merge(&checkpoint, adapter, &temporary, shard_bytes, dtype, terminal)?;
             }
         }
         files::write(&temporary.join("README.md"), card::card(&run, kind)?)?;
@@ -165,6 +174,19 @@ fn remove(dir: &Path) -> Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(files::failed(dir, &e)),
         _ => Ok(()),
+    }
+}
+
+/// `bf16`, `f16` or `f32`.
+///
+/// # Errors
+/// What else may be given.
+pub fn dtype(text: &str) -> Result<Dtype, String> {
+    match text {
+        "bf16" => Ok(Dtype::BF16),
+        "f16" => Ok(Dtype::F16),
+        "f32" => Ok(Dtype::F32),
+        _ => Err("one of bf16, f16, f32".into()),
     }
 }
 

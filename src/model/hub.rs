@@ -127,7 +127,11 @@ fn name_dtype(from: &Path, to: &Path, dtype: Dtype) -> Result<()> {
     let wrong = |e: String| Error::run(format!("{}: {e}", from.display()));
     let text = std::fs::read_to_string(from).map_err(|e| wrong(e.to_string()))?;
     let mut config: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-    let name = if dtype == Dtype::BF16 { "bfloat16" } else { "float32" };
+    let name = match dtype {
+        Dtype::BF16 => "bfloat16",
+        Dtype::F16 => "float16",
+        _ => "float32",
+    };
     rename_dtype(&mut config, name);
     let has = ["dtype", "torch_dtype"].iter().any(|key| config.get(key).is_some());
     if let (false, Some(config)) = (has, config.as_object_mut()) {
