@@ -86,7 +86,6 @@ fn nano_reads_the_demo_set_word_by_word() {
     let options = DemoOptions {
         real_videos: 100,
         synthetic_videos: 60,
-        pretrain_videos: 100,
         size: (56, 56),
         seconds: 0.5,
         ..DemoOptions::default()
@@ -94,7 +93,7 @@ fn nano_reads_the_demo_set_word_by_word() {
     render(&data, &options, |_, _| ()).unwrap();
     let chat = Chat::load(&nano()).unwrap();
     let vocabulary = Config::from_dir(&nano()).unwrap().text.vocab_size as u32;
-    let subsets = ["real", "synthetic", "pretrain"].map(String::from);
+    let subsets = ["real", "synthetic"].map(String::from);
     for entry in entry::read(&data, &subsets).unwrap().0 {
         for format in [Format::Mc, Format::Ff] {
             let messages = entry.prompt(format, PromptStyle::Do, true);

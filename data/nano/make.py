@@ -2,16 +2,17 @@
 """Makes everything of this checkpoint but its weights: tokenizer, chat template and configuration.
 
     pip install tokenizers==0.23.3
-    vlm4d-train data demo --out /some/folder --seed 1 --real-videos 400 --synthetic-videos 300 \
-        --pretrain-videos 400 --size 56x56
-    python data/nano/make.py /some/folder
+    vlm4d-train data demo --out demo --seed 1 --real-videos 400 --synthetic-videos 300 --size 56x56
+    vlm4d-train data lessons --out lessons --seed 1 --videos 1000
+    python data/nano/make.py demo lessons
 
-The byte-level BPE learns its merges from the demo set's questions and answers as a model reads
-them: in VLM4D's prompts and Qwen's chat template. What belongs to Qwen2.5-VL's family (special
+The byte-level BPE learns its merges from the questions and answers of the demo set and of the
+lessons as a model reads them: in VLM4D's prompts and Qwen's chat template. What belongs to Qwen2.5-VL's family (special
 tokens, pattern that splits words, template, flags) is read from the tiny checkpoint of the tests.
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -30,6 +31,8 @@ FF = (
     "\nQuestion: {question}\n\nDo not generate any intermediate reasoning process. "
     "Directly output the final short answer.\n"
 )
+# The data sets of `data lessons` that are learned from.
+SETS = ("descriptions", "lessons")
 # config.json's keys of token ids.
 TOKENS = dict(
     bos_token_id="endoftext",
@@ -55,22 +58,31 @@ def write(name, value):
     (HERE / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
-def corpus(data):
-    """Every question of the data set in both formats, without the special tokens."""
-    special = [token["content"] for token in family("tokenizer.json")["added_tokens"]]
-    for path in sorted((data / "QA").glob("*_mc.json")):
+def turns(demo, lessons):
+    """Every prompt and answer: the demo set's in both formats, the lessons' as they stand."""
+    for path in sorted((demo / "QA").glob("*_mc.json")):
         for item in json.loads(path.read_text()):
             options = "".join(f"{k}: {v}\n" for k, v in item["choices"].items())
             letter = next(k for k, v in item["choices"].items() if v == item["answer"])
             for prompt, answer in ((MC, letter), (FF, item["answer"])):
-                prompt = prompt.format(question=item["question"], options=options)
-                text = CHAT.format(prompt=prompt, answer=answer)
-                for token in special:
-                    text = text.replace(token, "\0")
-                yield from text.split("\0")
+                yield prompt.format(question=item["question"], options=options), answer
+    sets = (json.loads((lessons / f"{name}.json").read_text()) for name in SETS)
+    for row in itertools.chain(*sets):
+        texts = [message["content"].replace("<video>", "") for message in row["messages"]]
+        yield from zip(texts[::2], texts[1::2])
 
 
-def train(data, pattern):
+def corpus(demo, lessons):
+    """The turns in the chat template, without the special tokens."""
+    special = [token["content"] for token in family("tokenizer.json")["added_tokens"]]
+    for prompt, answer in turns(demo, lessons):
+        text = CHAT.format(prompt=prompt, answer=answer)
+        for token in special:
+            text = text.replace(token, "\0")
+        yield from text.split("\0")
+
+
+def train(texts, pattern):
     """Byte-level BPE: vocabulary by id and merges as "a b"."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -86,17 +98,17 @@ def train(data, pattern):
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    tokenizer.train_from_iterator(corpus(data), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     vocab = dict(sorted(model["vocab"].items(), key=lambda entry: entry[1]))
     return vocab, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
 
 
-def write_tokenizer(data):
+def write_tokenizer(texts):
     """Writes the tokenizer's files; returns the ids of the special tokens."""
     tokenizer, config = family("tokenizer.json"), family("tokenizer_config.json")
     pattern = tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-    vocab, merges = train(data, pattern)
+    vocab, merges = train(texts, pattern)
     for i, token in enumerate(tokenizer["added_tokens"]):
         token["id"] = len(vocab) + i
     tokenizer["model"].update(vocab=vocab, merges=merges)
@@ -118,6 +130,8 @@ def write_config(ids):
     top = max(ids.values()) + 1
     config.update(
         vocab_size=-(-top // 64) * 64,
+        # 0.02 is for wide layers: in these, attention would stay even for long.
+        initializer_range=0.05,
         hidden_size=256,
         intermediate_size=704,
         num_hidden_layers=4,
@@ -147,8 +161,10 @@ def write_config(ids):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, help="a folder that `vlm4d-train data demo` made")
-    write_config(write_tokenizer(parser.parse_args().data))
+    parser.add_argument("demo", type=Path, help="a folder that `vlm4d-train data demo` made")
+    parser.add_argument("lessons", type=Path, help="one that `vlm4d-train data lessons` made")
+    args = parser.parse_args()
+    write_config(write_tokenizer(corpus(args.demo, args.lessons)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use crate::data::check::check;
-use crate::data::demo::{self, DemoOptions};
+use crate::data::demo::{self, DemoOptions, DemoSummary, LessonOptions};
 use crate::data::entry::{self, Entry};
 use crate::data::split::{self, By};
 use crate::data::stats::Stats;
@@ -46,6 +46,8 @@ pub(super) enum DataCommand {
     },
     /// Render a small data set in VLM4D's layout
     Demo(DemoArgs),
+    /// Render videos and conversations on them for a model without any training
+    Lessons(LessonsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -92,12 +94,25 @@ pub(super) struct DemoArgs {
     /// Videos of the synthetic set
     #[arg(long, default_value_t = DemoOptions::default().synthetic_videos)]
     synthetic_videos: usize,
-    /// Videos with questions about all but motion
-    #[arg(long, default_value_t = DemoOptions::default().pretrain_videos)]
-    pretrain_videos: usize,
     /// Width and height of a frame in pixels
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "224x168", value_parser = size)]
     size: (u32, u32),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LessonsArgs {
+    /// Folder to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Seed of everything random
+    #[arg(long, default_value_t = LessonOptions::default().seed)]
+    seed: u64,
+    /// Videos to learn from, each with one conversation
+    #[arg(long, default_value_t = LessonOptions::default().videos)]
+    videos: usize,
+    /// Further videos to examine on
+    #[arg(long, default_value_t = LessonOptions::default().exam_videos)]
+    exam_videos: usize,
 }
 
 fn size(text: &str) -> Result<(u32, u32), String> {
@@ -123,6 +138,7 @@ impl DataCommand {
             Self::Split(args) => write_split(&args, terminal),
             Self::Terms { files, fields, out } => terms(&files, &fields, out.as_deref(), terminal),
             Self::Demo(args) => render_demo(&args, terminal),
+            Self::Lessons(args) => render_lessons(&args, terminal),
         }
     }
 }
@@ -205,25 +221,37 @@ fn terms(
     Ok(())
 }
 
+fn render_lessons(args: &LessonsArgs, terminal: &Terminal) -> Result<()> {
+    let &LessonsArgs { seed, videos, exam_videos, .. } = args;
+    let options = LessonOptions { seed, videos, exam_videos };
+    rendered(&args.out, videos + exam_videos, terminal, |out, seen| {
+        demo::render_lessons(out, &options, seen)
+    })
+}
+
 fn render_demo(args: &DemoArgs, terminal: &Terminal) -> Result<()> {
     let options = DemoOptions {
         seed: args.seed,
         real_videos: args.real_videos,
         synthetic_videos: args.synthetic_videos,
-        pretrain_videos: args.pretrain_videos,
         size: args.size,
         ..DemoOptions::default()
     };
+    rendered(&args.out, options.videos(), terminal, |out, seen| demo::render(out, &options, seen))
+}
+
+/// Renders with a bar and tells what was made.
+fn rendered(
+    out: &Path,
+    videos: usize,
+    terminal: &Terminal,
+    render: impl FnOnce(&Path, &mut dyn FnMut(usize, usize)) -> Result<DemoSummary>,
+) -> Result<()> {
     interrupt::catch()?;
-    let bar = terminal.bar("videos", options.videos());
-    let summary = demo::render(&args.out, &options, |done, _| bar.set(done));
+    let bar = terminal.bar("videos", videos);
+    let summary = render(out, &mut |done, _| bar.set(done));
     bar.finish();
-    let summary = summary?;
-    terminal.line(&format!(
-        "{}: {} questions on {} videos",
-        args.out.display(),
-        summary.questions,
-        summary.videos
-    ));
+    let DemoSummary { videos, questions } = summary?;
+    terminal.line(&format!("{}: {questions} questions on {videos} videos", out.display()));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The demo set: VLM4D's layout, the same bytes from the same seed, nothing to be learnt from the
 //! text, and in the videos what the answers say.
 
+mod lessons;
 mod text;
 mod videos;
 
@@ -14,17 +15,11 @@ use tempfile::TempDir;
 use video_rs::{Decoder, Frame};
 use vlm4d_train::data::demo::{DemoOptions, DemoSummary, render};
 
-const SUBSETS: [&str; 3] = ["real", "synthetic", "pretrain"];
+const SUBSETS: [&str; 2] = ["real", "synthetic"];
 const HUB: &str = "https://huggingface.co/datasets/shijiezhou/VLM4D/resolve/main/";
 
 fn small() -> DemoOptions {
-    DemoOptions {
-        real_videos: 24,
-        synthetic_videos: 48,
-        pretrain_videos: 48,
-        size: (112, 84),
-        ..DemoOptions::default()
-    }
+    DemoOptions { real_videos: 24, synthetic_videos: 48, size: (112, 84), ..DemoOptions::default() }
 }
 
 /// A rendered set, made once for all tests.
@@ -108,14 +103,9 @@ fn layout_and_schema_are_vlm4ds() {
         .collect();
     assert_eq!(videos, asked);
     let of = |folder: &str| videos.iter().filter(|video| video.starts_with(folder)).count();
-    let folders = [
-        "videos_real/davis",
-        "videos_real/ego4d",
-        "videos_real/youtube-vos",
-        "videos_synthetic",
-        "videos_pretrain",
-    ];
-    assert_eq!(folders.map(of), [8, 12, 4, 48, 48]);
+    let folders =
+        ["videos_real/davis", "videos_real/ego4d", "videos_real/youtube-vos", "videos_synthetic"];
+    assert_eq!(folders.map(of), [8, 12, 4, 48]);
 }
 
 #[test]
@@ -134,8 +124,7 @@ fn videos_have_the_asked_length() {
 #[test]
 fn same_options_give_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let options =
-        DemoOptions { real_videos: 4, synthetic_videos: 3, pretrain_videos: 0, ..small() };
+    let options = DemoOptions { real_videos: 4, synthetic_videos: 3, ..small() };
     let set = |name: &str, options: &DemoOptions| {
         let out = folder.path().join(name);
         let mut told = Vec::new();
@@ -155,8 +144,7 @@ fn same_options_give_the_same_bytes() {
 fn a_folder_in_use_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("demo");
-    let options =
-        DemoOptions { real_videos: 1, synthetic_videos: 0, pretrain_videos: 0, ..small() };
+    let options = DemoOptions { real_videos: 1, synthetic_videos: 0, ..small() };
     fs::create_dir(&out).unwrap();
     fs::write(out.join("mine.txt"), "mine").unwrap();
     let error = render(&out, &options, |_, _| ()).unwrap_err();
@@ -182,7 +170,7 @@ fn options_that_make_no_video_are_refused() {
         DemoOptions { seconds: 0.1, ..small() },
         DemoOptions { seconds: f64::NAN, ..small() },
         DemoOptions { fps: 0, ..small() },
-        DemoOptions { real_videos: 0, synthetic_videos: 0, pretrain_videos: 0, ..small() },
+        DemoOptions { real_videos: 0, synthetic_videos: 0, ..small() },
     ] {
         let error = render(&folder.path().join("demo"), &options, |_, _| ()).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");

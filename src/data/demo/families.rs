@@ -1,15 +1,14 @@
-//! The forms of question: VLM4D's for motion, and others for colour, kind, number and place.
+//! The forms of VLM4D's questions about motion.
 //!
-//! The wordings are our own. `{thing}` and `{things}` stand for the name of what is asked about,
-//! `{other}` for a second thing's, `{colour}` for its colour.
+//! The wordings are our own. `{thing}` and `{things}` stand for the name of what is asked about.
 
-use super::figures::{COLOURS, KINDS, Kind};
+use super::figures::Kind;
 use super::scene::Motion::{
     self, Away, Clockwise, CounterClockwise, Down, Left, Right, Still, Towards, Up,
 };
-use super::stage::{Source, Zone};
+use super::stage::Source;
 
-use Truth::{Absent, Appears, Beside, Crosses, Heads, Moves, Stands};
+use Truth::{Absent, Appears, Heads, Moves};
 
 /// What makes an answer about a thing true.
 #[derive(Clone, Copy)]
@@ -20,12 +19,6 @@ pub(super) enum Truth {
     Heads(f32),
     /// It moves so in the frame, by its own motion or the camera's.
     Appears(Motion),
-    /// It stands there.
-    Stands(Zone),
-    /// It stands in the first zone and another thing in the second.
-    Beside(Zone, Zone),
-    /// It moves so, through the frame's middle.
-    Crosses(Motion),
     /// It is not in the video.
     Absent,
 }
@@ -39,10 +32,6 @@ pub(super) enum Pool {
         counted: Motion,
         others: [Motion; 2],
     },
-    /// How many things of one kind there are.
-    Number,
-    Colour,
-    Kind,
 }
 
 /// A form of question.
@@ -62,21 +51,13 @@ impl Pool {
         match self {
             Self::Thing(answers) => answers.len(),
             Self::Camera(answers) => answers.len(),
-            Self::Count { .. } | Self::Number => MAX_COUNT + 1,
-            Self::Colour => COLOURS.len(),
-            Self::Kind => KINDS.len(),
+            Self::Count { .. } => MAX_COUNT + 1,
         }
     }
 
     /// Whether it fills the scene with things of one kind.
     pub(super) fn is_crowd(&self) -> bool {
-        matches!(self, Self::Count { .. } | Self::Number)
-    }
-
-    /// Whether its answers are places in the frame.
-    pub(super) fn is_place(&self) -> bool {
-        let place = |truth: &Truth| matches!(truth, Stands(_) | Beside(..) | Crosses(_));
-        matches!(self, Self::Thing(answers) if answers.iter().any(|(_, truth)| place(truth)))
+        matches!(self, Self::Count { .. })
     }
 
     /// Whether it settles how the camera moves.
@@ -112,23 +93,30 @@ pub(super) fn families(source: Source) -> &'static [(usize, &'static Family)] {
             (1, &AT_REST),
         ],
         Source::Synthetic => &[(5, &DIRECTION_OR_NONE), (2, &ROTATION_OR_NONE)],
-        Source::Pretrain => &[
-            (5, &COLOUR),
-            (5, &KIND),
-            (3, &NUMBER),
-            (4, &PLACE),
-            (3, &RELATION),
-            (2, &PLACE_AT_FIRST),
-            (2, &PLACE_AT_LAST),
-        ],
     }
+}
+
+/// The texts that answers of motion's families have, told of a thing of `kind`.
+pub(super) fn phrases(kind: &Kind) -> Vec<String> {
+    let mut phrases: Vec<String> = [Source::Davis, Source::Ego4d, Source::Synthetic]
+        .into_iter()
+        .flat_map(families)
+        .flat_map(|(_, family)| match family.pool {
+            Pool::Thing(answers) => answers.iter().map(|(text, _)| *text).collect(),
+            Pool::Camera(answers) => answers.iter().map(|(text, _)| *text).collect(),
+            _ => Vec::new(),
+        })
+        .map(|text| text.replace("{things}", kind.plural).replace("{thing}", kind.noun))
+        .collect();
+    phrases.sort();
+    phrases.dedup();
+    phrases
 }
 
 /// How many questions a video has, each number as often as it stands here: close to VLM4D's.
 pub(super) fn numbers_of_questions(source: Source) -> &'static [usize] {
     match source {
         Source::Synthetic => &[1, 1, 1, 1, 1, 1, 1, 1, 2],
-        Source::Pretrain => &[2, 3],
         _ => &[1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5],
     }
 }
@@ -300,85 +288,5 @@ const ROTATION_OR_NONE: Family = Family {
         ("counter-clockwise", Moves(&[CounterClockwise])),
         ("not rotating", Moves(&[Still, Left, Right])),
         ("no {thing} there", Absent),
-    ]),
-};
-
-const COLOUR: Family = Family {
-    fits: |_| true,
-    wordings: &["What colour is the {thing}?", "Which colour does the {thing} have?"],
-    pool: Pool::Colour,
-};
-
-const KIND: Family = Family {
-    fits: |_| true,
-    wordings: &["What is the {colour} thing in the video?", "Which thing is {colour}?"],
-    pool: Pool::Kind,
-};
-
-const NUMBER: Family = Family {
-    fits: |_| true,
-    wordings: &["How many {things} are there in the video?", "How many {things} can be seen?"],
-    pool: Pool::Number,
-};
-
-const PLACE: Family = Family {
-    fits: |_| true,
-    wordings: &[
-        "Where in the picture is the {thing}?",
-        "In which part of the frame is the {thing}?",
-    ],
-    pool: Pool::Thing(&[
-        ("top left", Stands(Zone { x: [-1.0, -0.3], y: [-1.0, -0.3] })),
-        ("top right", Stands(Zone { x: [0.3, 1.0], y: [-1.0, -0.3] })),
-        ("bottom left", Stands(Zone { x: [-1.0, -0.3], y: [0.3, 1.0] })),
-        ("bottom right", Stands(Zone { x: [0.3, 1.0], y: [0.3, 1.0] })),
-        ("in the middle", Stands(Zone { x: [-0.15, 0.15], y: [-0.15, 0.15] })),
-        ("there are no {things} in the video", Absent),
-    ]),
-};
-
-const BAND: [f32; 2] = [-0.4, 0.4];
-const LOW: [f32; 2] = [-1.0, -0.35];
-const HIGH: [f32; 2] = [0.35, 1.0];
-
-const RELATION: Family = Family {
-    fits: |_| true,
-    wordings: &[
-        "Where is the {thing}, seen from the {other}?",
-        "How does the {thing} stand to the {other} in the picture?",
-    ],
-    pool: Pool::Thing(&[
-        ("to the left of it", Beside(Zone { x: LOW, y: BAND }, Zone { x: HIGH, y: BAND })),
-        ("to the right of it", Beside(Zone { x: HIGH, y: BAND }, Zone { x: LOW, y: BAND })),
-        ("above it", Beside(Zone { x: BAND, y: LOW }, Zone { x: BAND, y: HIGH })),
-        ("below it", Beside(Zone { x: BAND, y: HIGH }, Zone { x: BAND, y: LOW })),
-    ]),
-};
-
-const PLACE_AT_FIRST: Family = Family {
-    fits: |_| true,
-    wordings: &[
-        "Where is the {thing} at the beginning of the video?",
-        "At first, where in the picture is the {thing}?",
-    ],
-    pool: Pool::Thing(&[
-        ("on the left", Crosses(Right)),
-        ("on the right", Crosses(Left)),
-        ("at the top", Crosses(Down)),
-        ("at the bottom", Crosses(Up)),
-    ]),
-};
-
-const PLACE_AT_LAST: Family = Family {
-    fits: |_| true,
-    wordings: &[
-        "Where is the {thing} at the end of the video?",
-        "At last, where in the picture is the {thing}?",
-    ],
-    pool: Pool::Thing(&[
-        ("on the left", Crosses(Left)),
-        ("on the right", Crosses(Right)),
-        ("at the top", Crosses(Up)),
-        ("at the bottom", Crosses(Down)),
     ]),
 };

@@ -4,9 +4,8 @@
 //! In: [`DemoOptions`]. Out: a folder with `QA/{real,synthetic}_mc.json`,
 //! `videos_real/{davis,ego4d,youtube-vos}/*.mp4` and `videos_synthetic/*.mp4`. "Real" videos have
 //! textured backdrops, shake, grain and changing light, those of ego4d a moving camera too;
-//! synthetic ones are clean. Where asked for, `QA/pretrain_mc.json` and `videos_pretrain/*.mp4`
-//! too: videos of every look with questions about colour, kind, number and place, none about
-//! motion, from which a model without any training learns to see and to answer.
+//! synthetic ones are clean. Beside it [`render_lessons`], a set without motion's questions from
+//! which a model without any training learns to see and to answer.
 //!
 //! The same options and the same ffmpeg give the same files byte for byte: all is planned in one thread from the seed,
 //! and each video is encoded by one thread of libx264.
@@ -14,6 +13,8 @@
 mod encode;
 mod families;
 mod figures;
+mod lessons;
+mod matter;
 mod paint;
 mod questions;
 mod scene;
@@ -30,6 +31,7 @@ use serde::Serialize;
 use video_rs::ffmpeg::encoder;
 
 use self::encode::encode;
+pub use self::lessons::{LessonOptions, render_lessons};
 use self::questions::{Answer, Author};
 use self::scene::Scene;
 use self::stage::{Source, Stage};
@@ -48,8 +50,6 @@ pub struct DemoOptions {
     pub real_videos: usize,
     /// Videos of the synthetic set.
     pub synthetic_videos: usize,
-    /// Videos with questions about all but motion; their subset is left out where there are none.
-    pub pretrain_videos: usize,
     /// Width and height of a frame in pixels, both even.
     pub size: (u32, u32),
     /// Length of a video.
@@ -65,7 +65,6 @@ impl Default for DemoOptions {
             seed: 42,
             real_videos: 60,
             synthetic_videos: 60,
-            pretrain_videos: 0,
             size: (224, 168),
             seconds: 3.0,
             fps: 8,
@@ -98,10 +97,11 @@ pub fn render(
     options.check()?;
     let draft = Draft::beside(out)?;
     let subsets = plan(options);
-    let clips: Vec<&Clip> = subsets.iter().flat_map(|(_, clips)| clips).collect();
-    let videos = clips.len();
-    draft.make_folders(&clips)?;
-    encode_all(&clips, &draft.folder, options, |done| progress(done, videos))?;
+    let films: Vec<&Film> =
+        subsets.iter().flat_map(|(_, clips)| clips).map(|clip| &clip.film).collect();
+    let videos = films.len();
+    draft.make_folder("QA")?;
+    draft.encode(&films, options, |done| progress(done, videos))?;
     let mut questions = 0;
     for (subset, clips) in subsets {
         let path = draft.folder.join(format!("QA/{subset}_mc.json"));
@@ -111,44 +111,16 @@ pub fn render(
     Ok(DemoSummary { videos, questions })
 }
 
-/// Encodes all videos, one thread to each; `progress` is told how many are done.
-fn encode_all(
-    clips: &[&Clip],
-    folder: &Path,
-    options: &DemoOptions,
-    mut progress: impl FnMut(usize),
-) -> Result<()> {
-    let queue = Mutex::new(clips.iter());
-    let (sender, receiver) = mpsc::sync_channel(0);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            let (queue, sender) = (&queue, sender.clone());
-            scope.spawn(move || {
-                let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-                while let Some(clip) = next() {
-                    let encoded = encode(&folder.join(&clip.path), &clip.scene, options);
-                    // Nobody listens any more once a video has failed.
-                    if sender.send(encoded).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        for (done, encoded) in receiver.into_iter().enumerate() {
-            interrupt::check("the rendering of videos")?;
-            encoded?;
-            progress(done + 1);
-        }
-        Ok(())
-    })
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::run(format!("{}: {e}", path.display())))?;
+    fs::write(path, text + "\n").map_err(|e| cannot("write", path, &e))
 }
 
 impl DemoOptions {
     /// Videos of all subsets.
     pub fn videos(&self) -> usize {
-        self.real_videos + self.synthetic_videos + self.pretrain_videos
+        self.real_videos + self.synthetic_videos
     }
 
     fn check(&self) -> Result<()> {
@@ -171,31 +143,42 @@ impl DemoOptions {
         Err(Error::input(wrong))
     }
 
+    /// Width of a frame over its height.
+    fn aspect(&self) -> f32 {
+        self.size.0 as f32 / self.size.1 as f32
+    }
+
     /// Frames in a video.
     fn frames(&self) -> usize {
         (self.seconds * f64::from(self.fps)).round() as usize
     }
 }
 
-/// A video to be, and what is asked about it.
-struct Clip {
+/// A video to be.
+struct Film {
     /// Below the data set's folder.
     path: String,
     scene: Scene,
+}
+
+/// A video to be, and what is asked about it.
+struct Clip {
+    film: Film,
     questions: Vec<questions::Question>,
 }
 
 /// Plans the videos of each subset.
-fn plan(options: &DemoOptions) -> Vec<(&'static str, Vec<Clip>)> {
+fn plan(options: &DemoOptions) -> [(&'static str, Vec<Clip>); 2] {
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let aspect = options.size.0 as f32 / options.size.1 as f32;
+    let aspect = options.aspect();
     let mut clips = |source: Source, author: &mut Author, number: usize| -> Vec<Clip> {
         (1..=number)
             .map(|index| {
-                let mut stage = Stage::new(source, aspect, &mut rng);
+                let mut stage = Stage::new(source.look(), aspect, &mut rng);
                 let questions = author.ask(&mut stage);
                 stage.add_extras();
-                Clip { path: source.path(index), scene: stage.build(), questions }
+                let film = Film { path: source.path(index), scene: stage.build() };
+                Clip { film, questions }
             })
             .collect()
     };
@@ -207,16 +190,9 @@ fn plan(options: &DemoOptions) -> Vec<(&'static str, Vec<Clip>)> {
     let mut real = clips(Source::Davis, &mut exo, davis);
     real.extend(clips(Source::Ego4d, &mut Author::new(Source::Ego4d), ego4d));
     real.extend(clips(Source::YoutubeVos, &mut exo, youtube));
-    let mut of_one_source =
-        |source: Source, number: usize| clips(source, &mut Author::new(source), number);
-    let mut subsets = vec![
-        ("real", real),
-        ("synthetic", of_one_source(Source::Synthetic, options.synthetic_videos)),
-    ];
-    if options.pretrain_videos > 0 {
-        subsets.push(("pretrain", of_one_source(Source::Pretrain, options.pretrain_videos)));
-    }
-    subsets
+    let synthetic =
+        clips(Source::Synthetic, &mut Author::new(Source::Synthetic), options.synthetic_videos);
+    [("real", real), ("synthetic", synthetic)]
 }
 
 impl Source {
@@ -227,7 +203,6 @@ impl Source {
             Self::Ego4d => format!("videos_real/ego4d/clip_{index:03}.mp4"),
             Self::YoutubeVos => format!("videos_real/youtube-vos/youtube{index:03}.mp4"),
             Self::Synthetic => format!("videos_synthetic/synth_{index:03}.mp4"),
-            Self::Pretrain => format!("videos_pretrain/pretrain_{index:05}.mp4"),
         }
     }
 }
@@ -250,7 +225,7 @@ fn write_questions(path: &Path, clips: Vec<Clip>) -> Result<usize> {
         for question in clip.questions {
             items.push(Item {
                 id: format!("validation_{}", items.len() + 1),
-                video: format!("{HUB}/{}", clip.path),
+                video: format!("{HUB}/{}", clip.film.path),
                 question_type: "multiple-choice",
                 question: question.text,
                 choices: question.choices,
@@ -258,9 +233,7 @@ fn write_questions(path: &Path, clips: Vec<Clip>) -> Result<usize> {
             });
         }
     }
-    let text = serde_json::to_string_pretty(&items)
-        .map_err(|e| Error::run(format!("{}: {e}", path.display())))?;
-    fs::write(path, text + "\n").map_err(|e| cannot("write", path, &e))?;
+    write_json(path, &items)?;
     Ok(items.len())
 }
 
@@ -283,15 +256,46 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Makes the folders of the questions and of the clips.
-    fn make_folders(&self, clips: &[&Clip]) -> Result<()> {
-        let videos = clips.iter().filter_map(|clip| Path::new(&clip.path).parent());
-        let folders: BTreeSet<&Path> = videos.chain([Path::new("QA")]).collect();
-        for folder in folders {
-            let folder = self.folder.join(folder);
-            fs::create_dir_all(&folder).map_err(|e| cannot("make", &folder, &e))?;
-        }
-        Ok(())
+    fn make_folder(&self, name: impl AsRef<Path>) -> Result<()> {
+        let folder = self.folder.join(name);
+        fs::create_dir_all(&folder).map_err(|e| cannot("make", &folder, &e))
+    }
+
+    /// Encodes all videos, one thread to each; `progress` is told how many are done.
+    fn encode(
+        &self,
+        films: &[&Film],
+        options: &DemoOptions,
+        mut progress: impl FnMut(usize),
+    ) -> Result<()> {
+        let folders: BTreeSet<&Path> =
+            films.iter().filter_map(|film| Path::new(&film.path).parent()).collect();
+        folders.into_iter().try_for_each(|folder| self.make_folder(folder))?;
+        let queue = Mutex::new(films.iter());
+        let (sender, receiver) = mpsc::sync_channel(0);
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let (queue, sender) = (&queue, sender.clone());
+                scope.spawn(move || {
+                    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+                    while let Some(film) = next() {
+                        let path = self.folder.join(&film.path);
+                        // Nobody listens any more once a video has failed.
+                        if sender.send(encode(&path, &film.scene, options)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (done, encoded) in receiver.into_iter().enumerate() {
+                interrupt::check("the rendering of videos")?;
+                encoded?;
+                progress(done + 1);
+            }
+            Ok(())
+        })
     }
 
     /// Moves the folder to `out`.

@@ -13,12 +13,12 @@ use serde::Serialize;
 
 use super::families::{
     Family, MAX_COUNT, Pool,
-    Truth::{self, Absent, Appears, Beside, Crosses, Heads, Moves, Stands},
+    Truth::{self, Absent, Appears, Heads, Moves},
     families, numbers_of_questions,
 };
-use super::figures::{COLOURS, Colour, KINDS, Kind};
+use super::figures::Kind;
 use super::scene::Motion::{self, Down, Left, Right, Still, Up};
-use super::stage::{Part, Source, Stage, Zone, pick};
+use super::stage::{Part, Source, Stage, pick};
 
 /// A choice or an answer, as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -42,9 +42,6 @@ const MAX_QUESTIONS_BESIDE_CROWD: usize = 2;
 /// How often a question names the colour too, and a thing so named may have a double in another.
 const COLOUR_NAMED: f64 = 0.65;
 const DOUBLED: f64 = 0.4;
-/// Where the path of a thing that crosses the frame has its middle.
-const MIDDLE: Zone = Zone { x: [-0.25, 0.25], y: [-0.25, 0.25] };
-
 /// Cards dealt in random order; a new round begins when all are dealt.
 struct Deck {
     cards: Vec<usize>,
@@ -57,27 +54,11 @@ impl Deck {
     }
 
     fn deal(&mut self, stage: &mut Stage) -> usize {
-        self.deal_if(stage, |_, _| true).unwrap_or_default()
-    }
-
-    /// The next card that `fits`, of a further round where none of this one does; the others keep
-    /// their order. None where no card fits at all.
-    fn deal_if(
-        &mut self,
-        stage: &mut Stage,
-        fits: impl Fn(usize, &Stage) -> bool,
-    ) -> Option<usize> {
-        let next = |left: &[usize], stage: &Stage| left.iter().rposition(|card| fits(*card, stage));
-        let at = if let Some(at) = next(&self.left, stage) {
-            at
-        } else {
-            let mut round = self.cards.clone();
-            round.shuffle(stage.rng());
-            round.append(&mut self.left);
-            self.left = round;
-            next(&self.left, stage)?
-        };
-        Some(self.left.remove(at))
+        if self.left.is_empty() {
+            self.left.clone_from(&self.cards);
+            self.left.shuffle(stage.rng());
+        }
+        self.left.pop().unwrap_or_default()
     }
 }
 
@@ -95,7 +76,6 @@ pub(super) struct Author {
 /// What a video's questions so far have claimed of its scene.
 struct Claims {
     crowd: bool,
-    place: bool,
 }
 
 impl Author {
@@ -114,7 +94,7 @@ impl Author {
     /// Asks a video's questions and sets its stage so that their answers hold.
     pub(super) fn ask(&mut self, stage: &mut Stage) -> Vec<Question> {
         let number = self.numbers.deal(stage);
-        let mut claims = Claims { crowd: number > MAX_QUESTIONS_BESIDE_CROWD, place: false };
+        let mut claims = Claims { crowd: number > MAX_QUESTIONS_BESIDE_CROWD };
         let mut questions = Vec::with_capacity(number);
         while questions.len() < number {
             let index = self.order.deal(stage);
@@ -122,11 +102,9 @@ impl Author {
             if !claims.leave_room(&family.pool, stage) {
                 continue;
             }
-            let can_be = |gold: usize, stage: &Stage| family.can_be(gold, stage);
-            let Some(gold) = self.golds[index].deal_if(stage, can_be) else { continue };
-            let Some(kind) = family.take_kind(gold, stage) else { continue };
+            let Some(kind) = stage.take_kind(family.fits) else { continue };
             claims.crowd |= family.pool.is_crowd();
-            claims.place |= family.pool.is_place();
+            let gold = self.golds[index].deal(stage);
             let letter = self.letters.deal(stage);
             questions.push(family.ask(kind, gold, letter, stage));
         }
@@ -136,61 +114,23 @@ impl Author {
 
 impl Claims {
     fn leave_room(&self, pool: &Pool, stage: &Stage) -> bool {
-        !(pool.is_crowd() && self.crowd
-            || pool.is_place() && (self.place || !stage.camera_stands())
-            || pool.is_camera() && !stage.camera_is_open())
+        !(pool.is_crowd() && self.crowd || pool.is_camera() && !stage.camera_is_open())
     }
-}
-
-/// What a question calls the things it speaks of.
-#[derive(Default)]
-struct Names {
-    /// The colour that comes before the thing's noun.
-    before: Option<&'static str>,
-    /// `{colour}`.
-    colour: &'static str,
-    /// `{other}`.
-    other: &'static str,
 }
 
 impl Family {
-    /// Whether the stage still lets this answer be true.
-    fn can_be(&self, gold: usize, stage: &Stage) -> bool {
-        match self.pool {
-            Pool::Colour => stage.has_colour(COLOURS[gold].name),
-            _ => stage.has_kind(|kind| self.suits(kind, gold)),
-        }
-    }
-
-    /// Takes a kind to ask about off the stage.
-    fn take_kind(&self, gold: usize, stage: &mut Stage) -> Option<&'static Kind> {
-        stage.take_kind(|kind| self.suits(kind, gold))
-    }
-
-    fn suits(&self, kind: &Kind, gold: usize) -> bool {
-        match self.pool {
-            Pool::Kind => kind.noun == KINDS[gold].noun,
-            _ => (self.fits)(kind),
-        }
-    }
-
     /// Asks about a thing of `kind`; `gold` is the true answer's place in the pool, `letter` its
     /// place among the choices.
     fn ask(&self, kind: &'static Kind, gold: usize, letter: usize, stage: &mut Stage) -> Question {
-        let names = self.set(kind, gold, stage);
+        let colour = self.set(kind, gold, stage);
         let name = |text: &str| {
-            let named = |noun| names.before.map_or(String::from(noun), |c| format!("{c} {noun}"));
-            text.replace("{things}", &named(kind.plural))
-                .replace("{thing}", &named(kind.noun))
-                .replace("{colour}", names.colour)
-                .replace("{other}", names.other)
+            let named = |noun| colour.map_or(String::from(noun), |c| format!("{c} {noun}"));
+            text.replace("{things}", &named(kind.plural)).replace("{thing}", &named(kind.noun))
         };
         let answer = |index: usize| match self.pool {
             Pool::Thing(answers) => Answer::Text(name(answers[index].0)),
             Pool::Camera(answers) => Answer::Text(answers[index].0.to_owned()),
-            Pool::Count { .. } | Pool::Number => Answer::Count(index),
-            Pool::Colour => Answer::Text(COLOURS[index].name.to_owned()),
-            Pool::Kind => Answer::Text(KINDS[index].noun.to_owned()),
+            Pool::Count { .. } => Answer::Count(index),
         };
         let mut others: Vec<usize> = (0..self.pool.len()).filter(|other| *other != gold).collect();
         others.shuffle(stage.rng());
@@ -203,48 +143,20 @@ impl Family {
         }
     }
 
-    /// Makes the answer true on the stage. Out: the names that the question uses.
-    fn set(&self, kind: &'static Kind, gold: usize, stage: &mut Stage) -> Names {
+    /// Makes the answer true on the stage. Out: the colour that the thing's name begins with.
+    fn set(&self, kind: &'static Kind, gold: usize, stage: &mut Stage) -> Option<&'static str> {
         match &self.pool {
-            Pool::Thing(answers) => set_thing(kind, answers[gold].1, stage),
-            Pool::Camera(answers) => {
-                stage.move_camera(answers[gold].1);
-                Names::default()
-            }
-            Pool::Count { counted, others } => {
-                set_crowd(kind, gold, *counted, others, stage);
-                Names::default()
-            }
-            Pool::Number => {
-                for _ in 0..gold {
-                    add_extra(kind, stage.take_colour(), stage);
-                }
-                Names::default()
-            }
-            Pool::Colour => {
-                stage.claim_colour(COLOURS[gold]);
-                add_extra(kind, COLOURS[gold], stage);
-                Names::default()
-            }
-            Pool::Kind => {
-                let colour = stage.take_colour();
-                add_extra(kind, colour, stage);
-                Names { colour: colour.name, ..Names::default() }
-            }
+            Pool::Thing(answers) => return set_thing(kind, answers[gold].1, stage),
+            Pool::Camera(answers) => stage.move_camera(answers[gold].1),
+            Pool::Count { counted, others } => set_crowd(kind, gold, *counted, others, stage),
         }
+        None
     }
 }
 
-/// Adds a thing that moves in any way.
-fn add_extra(kind: &'static Kind, colour: Colour, stage: &mut Stage) {
-    let motion = stage.any_motion();
-    stage.add(kind, colour, motion);
-}
-
-fn set_thing(kind: &'static Kind, truth: Truth, stage: &mut Stage) -> Names {
+fn set_thing(kind: &'static Kind, truth: Truth, stage: &mut Stage) -> Option<&'static str> {
     let colour = stage.take_colour();
-    let mut names = Names::default();
-    let part = |motion| Part { kind, colour, motion, facing: None, zone: Zone::ALL };
+    let part = |motion| Part { kind, colour, motion, facing: None };
     match truth {
         Absent => {}
         Moves(motions) => {
@@ -260,24 +172,14 @@ fn set_thing(kind: &'static Kind, truth: Truth, stage: &mut Stage) -> Names {
             stage.move_camera(camera);
             stage.add_part(part(motion));
         }
-        Stands(zone) => stage.add_part(Part { zone, ..part(Still) }),
-        Beside(zone, zone_of_other) => {
-            stage.add_part(Part { zone, ..part(Still) });
-            if let Some(other) = stage.take_kind(|_| true) {
-                let colour = stage.take_colour();
-                stage.add_part(Part { kind: other, colour, zone: zone_of_other, ..part(Still) });
-                names.other = other.noun;
-            }
-        }
-        Crosses(motion) => stage.add_part(Part { zone: MIDDLE, ..part(motion) }),
     }
-    if stage.rng().random_bool(COLOUR_NAMED) {
-        names.before = Some(colour.name);
-        if stage.rng().random_bool(DOUBLED) {
-            stage.allow_double(kind);
-        }
+    if !stage.rng().random_bool(COLOUR_NAMED) {
+        return None;
     }
-    names
+    if stage.rng().random_bool(DOUBLED) {
+        stage.allow_double(kind);
+    }
+    Some(colour.name)
 }
 
 /// A thing's motion and the camera's that together look like `seen`: half of the time the thing

@@ -33,19 +33,36 @@ const LAYOUTS: usize = 8;
 const PLACEMENTS: usize = 100;
 /// Moments at which a placement is judged.
 const MOMENTS: usize = 9;
-/// Shares of the pretraining videos that look real, and whose camera moves.
-const PRETRAIN_REAL: f64 = 0.6;
-const PRETRAIN_EGO: f64 = 0.25;
 
-/// Where a video comes from in VLM4D, which decides its look; and one more set.
+/// Where a video comes from in VLM4D, which decides its look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Davis,
     Ego4d,
     YoutubeVos,
     Synthetic,
-    /// Videos of every look, for questions about all but motion.
-    Pretrain,
+}
+
+/// How a video looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Clean, the camera fixed.
+    Clean,
+    /// As filmed, from a fixed place.
+    Filmed,
+    /// As filmed by someone who moves.
+    FilmedInMotion,
+}
+
+impl Source {
+    /// How its videos look.
+    pub(super) fn look(self) -> Look {
+        match self {
+            Self::Davis | Self::YoutubeVos => Look::Filmed,
+            Self::Ego4d => Look::FilmedInMotion,
+            Self::Synthetic => Look::Clean,
+        }
+    }
 }
 
 /// What things do that nobody asks about the motion of. The last two take much room.
@@ -72,18 +89,6 @@ const CAMERA: [Motion; 7] = [
 ];
 const TEXTURES: [Texture; 4] = [Texture::Plain, Texture::Stripes, Texture::Dots, Texture::Checks];
 
-/// A part of the frame, as shares of its half width and half height: the middle of a thing's path
-/// lies in it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Zone {
-    pub(super) x: [f32; 2],
-    pub(super) y: [f32; 2],
-}
-
-impl Zone {
-    pub(super) const ALL: Self = Self { x: [-1.0, 1.0], y: [-1.0, 1.0] };
-}
-
 /// What is to be added to a stage; what is left out is up to chance.
 #[derive(Clone, Copy)]
 pub(super) struct Part {
@@ -92,13 +97,11 @@ pub(super) struct Part {
     pub(super) motion: Motion,
     /// The side that its front looks to.
     pub(super) facing: Option<f32>,
-    pub(super) zone: Zone,
 }
 
 /// A thing added, not placed yet.
 struct Planned {
     actor: Actor,
-    zone: Zone,
     /// Whether its size may still be chosen.
     sizable: bool,
 }
@@ -123,18 +126,14 @@ pub(super) struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     /// An empty stage; `aspect` is the frame's width over its height.
-    pub(super) fn new(source: Source, aspect: f32, rng: &'a mut ChaCha8Rng) -> Self {
+    pub(super) fn new(look: Look, aspect: f32, rng: &'a mut ChaCha8Rng) -> Self {
         let mut kinds: Vec<_> = KINDS.iter().collect();
         kinds.shuffle(rng);
         let mut colours = COLOURS.to_vec();
         colours.shuffle(rng);
-        let pretrain = source == Source::Pretrain;
-        let real =
-            if pretrain { rng.random_bool(PRETRAIN_REAL) } else { source != Source::Synthetic };
-        let ego = if pretrain { rng.random_bool(PRETRAIN_EGO) } else { source == Source::Ego4d };
         Self {
-            real,
-            ego: real && ego,
+            real: look != Look::Clean,
+            ego: look == Look::FilmedInMotion,
             aspect,
             ego_travel: rng.random_range(EGO_TRAVEL),
             kinds,
@@ -151,30 +150,10 @@ impl<'a> Stage<'a> {
         self.rng
     }
 
-    /// Whether a thing's place in the scene is its place in the frame.
-    pub(super) fn camera_stands(&self) -> bool {
-        !self.ego
-    }
-
-    /// Whether a kind is left that no one on this stage has and that `fits`.
-    pub(super) fn has_kind(&self, fits: impl Fn(&Kind) -> bool) -> bool {
-        self.kinds.iter().any(|kind| fits(kind))
-    }
-
     /// Takes a kind that no one else on this stage has; none where no fitting one is left.
     pub(super) fn take_kind(&mut self, fits: impl Fn(&Kind) -> bool) -> Option<&'static Kind> {
         let index = self.kinds.iter().position(|kind| fits(kind))?;
         Some(self.kinds.swap_remove(index))
-    }
-
-    /// Whether a colour is left that no one on this stage has.
-    pub(super) fn has_colour(&self, name: &str) -> bool {
-        self.colours.iter().any(|colour| colour.name == name)
-    }
-
-    /// Takes `colour`, so that nothing added later has it by chance.
-    pub(super) fn claim_colour(&mut self, colour: Colour) {
-        self.colours.retain(|other| other.name != colour.name);
     }
 
     /// A colour that no one on this stage has, as long as there are any.
@@ -194,12 +173,12 @@ impl<'a> Stage<'a> {
 
     /// Adds a thing anywhere, looking to either side.
     pub(super) fn add(&mut self, kind: &'static Kind, colour: Colour, motion: Motion) {
-        self.add_part(Part { kind, colour, motion, facing: None, zone: Zone::ALL });
+        self.add_part(Part { kind, colour, motion, facing: None });
     }
 
     /// Adds a thing.
     pub(super) fn add_part(&mut self, part: Part) {
-        let Part { kind, colour, motion, facing, zone } = part;
+        let Part { kind, colour, motion, facing } = part;
         let travel = if self.ego { self.ego_travel } else { self.rng.random_range(TRAVEL) };
         let [dx, dy] = motion.direction();
         let tilt = self.rng.random_range(-0.12..0.12);
@@ -219,7 +198,7 @@ impl<'a> Stage<'a> {
             },
             angle: [tilt, tilt + sweep],
         };
-        self.parts.push(Planned { actor, zone, sizable: motion.approach() == 0.0 });
+        self.parts.push(Planned { actor, sizable: motion.approach() == 0.0 });
     }
 
     /// A motion for a thing that nobody asks about the motion of.
@@ -316,16 +295,15 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Places a thing where, among random places in its zone, it stays farthest from those before
+    /// Places a thing where, among random places, it stays farthest from those before
     /// it and inside the frame. Out: its clearance.
     fn place_best(&mut self, index: usize, moments: &[(f32, View)]) -> f32 {
         let half = [self.aspect / 2.0, 0.5];
         let (others, rest) = self.parts.split_at_mut(index);
-        let Planned { actor, zone, .. } = &mut rest[0];
+        let actor = &mut rest[0].actor;
         let mut best = (f32::NEG_INFINITY, actor.place);
         for _ in 0..PLACEMENTS {
-            actor.place = [(zone.x, half[0]), (zone.y, half[1])]
-                .map(|([from, to], half)| half * self.rng.random_range(from..to));
+            actor.place = half.map(|half| half * self.rng.random_range(-1.0..1.0));
             let others = others.iter().map(|part| &part.actor);
             let clearance = clearance(actor, &others, moments, half);
             if clearance > best.0 {

@@ -1,0 +1,244 @@
+//! A set from which a model without any training learns to see and to answer: conversations on what
+//! is in a video, turn by turn, in LLaMA-Factory's layout. Nothing in them is about motion.
+//!
+//! In: [`LessonOptions`]. Out: a folder with two data sets on the same videos, `descriptions` to
+//! begin with and `lessons`, and one data set for each [`Skill`] with single questions on videos of
+//! their own, to examine it; `split.json` trains on the former and tests the latter. One turn in
+//! eight asks for a phrase alone, so that the forms of question and answer are learned beside what
+//! they are about.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::families::{MAX_COUNT, phrases};
+use super::figures::{COLOURS, KINDS};
+use super::matter::{Lesson, Matter, Skill};
+use super::scene::Scene;
+use super::stage::{Look, Stage, pick};
+use super::{DemoOptions, DemoSummary, Draft, Film, write_json};
+use crate::data::sharegpt;
+use crate::data::split::{By, Split};
+use crate::data::vlm4d::Format;
+use crate::error::Result;
+
+/// The data sets that are learned from.
+const DESCRIPTIONS: &str = "descriptions";
+const LESSONS: &str = "lessons";
+/// How the prompts' last line begins.
+const INSTRUCTION: &str = "Do not generate";
+/// Turns in a conversation, as far as its scene has matter for them.
+const TURNS: usize = 6;
+/// How often a turn asks for a phrase alone.
+const PHRASES: f64 = 0.12;
+/// How often a conversation begins with what its things are; later, their names would tell.
+const LOOKS: f64 = 0.6;
+/// Shares of the looks.
+const CLEAN: f64 = 0.4;
+const IN_MOTION: f64 = 0.15;
+/// How many things there are, each number as often as it stands here.
+const THINGS: [usize; 8] = [1, 1, 1, 2, 2, 3, 3, 4];
+/// How often some of them are of one kind.
+const CROWDS: f64 = 0.25;
+
+/// What to render.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LessonOptions {
+    /// Decides everything random.
+    pub seed: u64,
+    /// Videos to learn from, each with one conversation.
+    pub videos: usize,
+    /// Further videos to examine on, each with one question for each skill that it has matter for.
+    pub exam_videos: usize,
+}
+
+impl Default for LessonOptions {
+    fn default() -> Self {
+        Self { seed: 42, videos: 12_000, exam_videos: 100 }
+    }
+}
+
+/// A turn of a conversation.
+#[derive(Debug, Serialize)]
+struct Message {
+    role: &'static str,
+    content: String,
+}
+
+/// A conversation on a video.
+#[derive(Debug, Serialize)]
+struct Row {
+    messages: Vec<Message>,
+    videos: [String; 1],
+}
+
+/// Renders the set into the folder `out`; `progress` is told after each video how many are done
+/// and how many there are.
+///
+/// # Errors
+/// As those of [`render`](super::render).
+pub fn render_lessons(
+    out: &Path,
+    options: &LessonOptions,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<DemoSummary> {
+    let number = options.videos + options.exam_videos;
+    let pictures = DemoOptions {
+        // As many frames as a recipe samples: the others would be drawn for nothing.
+        fps: 2,
+        real_videos: 0,
+        synthetic_videos: number,
+        ..DemoOptions::default()
+    };
+    pictures.check()?;
+    let draft = Draft::beside(out)?;
+    // What is asked leaves the scenes as they are.
+    let [mut rng, mut asking] = [0, 1].map(|stream| {
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        rng.set_stream(stream);
+        rng
+    });
+    let mut sets: BTreeMap<&str, Vec<Row>> = BTreeMap::new();
+    let mut films = Vec::with_capacity(number);
+    for index in 0..number {
+        let path = format!("videos/{:05}.mp4", index + 1);
+        let scene = scene(pictures.aspect(), &mut rng);
+        let matter = Matter { scene: &scene, aspect: pictures.aspect() };
+        let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, &path));
+        if index < options.videos {
+            let description = matter.description().ask(Format::Ff, &mut asking);
+            add(DESCRIPTIONS, vec![description]);
+            add(LESSONS, converse(&matter, &mut asking));
+        } else {
+            for lesson in examine(&matter, &mut asking) {
+                let format = pick(&[Format::Mc, Format::Ff], &mut asking);
+                add(lesson.skill.name(), vec![lesson.ask(format, &mut asking)]);
+            }
+        }
+        films.push(Film { path, scene });
+    }
+    let films: Vec<&Film> = films.iter().collect();
+    draft.encode(&films, &pictures, |done| progress(done, number))?;
+    write(&draft, &sets, options.seed)?;
+    draft.publish(out)?;
+    let questions = sets.values().flatten().map(|row| row.messages.len() / 2).sum();
+    Ok(DemoSummary { videos: number, questions })
+}
+
+/// A scene with anything in it.
+fn scene(aspect: f32, rng: &mut ChaCha8Rng) -> Scene {
+    let look = match rng.random_range(0.0..1.0) {
+        share if share < CLEAN => Look::Clean,
+        share if share < CLEAN + IN_MOTION => Look::FilmedInMotion,
+        _ => Look::Filmed,
+    };
+    let mut stage = Stage::new(look, aspect, rng);
+    let number = pick(&THINGS, stage.rng());
+    let crowd = number > 1 && stage.rng().random_bool(CROWDS);
+    let alike = if crowd { stage.rng().random_range(2..=number) } else { 1 };
+    let first = stage.take_kind(|_| true);
+    for index in 0..number {
+        let motion = stage.any_motion();
+        let kind = if index < alike { first } else { stage.take_kind(|_| true) };
+        if let Some(kind) = kind {
+            let colour = stage.take_colour();
+            stage.add(kind, colour, motion);
+        }
+    }
+    stage.build()
+}
+
+/// The turns of a conversation: prompts and answers.
+fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+    let looks = if rng.random_bool(LOOKS) { matter.looks(rng) } else { vec![] };
+    let mut lessons = matter.places(rng);
+    lessons.shuffle(rng);
+    lessons.truncate(TURNS.saturating_sub(looks.len()));
+    for lesson in &mut lessons {
+        if rng.random_bool(PHRASES) {
+            *lesson = phrase(rng);
+        }
+    }
+    let formats = [Format::Mc, Format::Ff];
+    lessons.splice(0..0, looks);
+    let mut turns: Vec<_> =
+        lessons.into_iter().map(|lesson| lesson.ask(pick(&formats, rng), rng)).collect();
+    // How to answer need not be said again in each turn.
+    for (prompt, _) in turns.iter_mut().skip(1) {
+        if let Some(end) = prompt.find(INSTRUCTION) {
+            prompt.truncate(end);
+        }
+    }
+    turns
+}
+
+/// One question for each skill, where the scene has matter for it.
+fn examine(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
+    let mut lessons = [matter.looks(rng), matter.looks(rng), matter.places(rng)].concat();
+    lessons.push(phrase(rng));
+    lessons.shuffle(rng);
+    let mut by_skill: BTreeMap<Skill, Lesson> = BTreeMap::new();
+    for lesson in lessons {
+        by_skill.entry(lesson.skill).or_insert(lesson);
+    }
+    by_skill.into_values().collect()
+}
+
+/// A question about words alone.
+fn phrase(rng: &mut ChaCha8Rng) -> Lesson {
+    let kind = &KINDS[rng.random_range(0..KINDS.len())];
+    let mut all = phrases(kind);
+    all.extend((0..=MAX_COUNT).map(|count| count.to_string()));
+    all.extend(COLOURS.map(|colour| colour.name.to_owned()));
+    all.shuffle(rng);
+    all.truncate(4);
+    let answer = all.pop().unwrap_or_default();
+    let question = format!("Repeat after me: {answer}");
+    Lesson { skill: Skill::Phrase, question, answer, others: all }
+}
+
+fn row(turns: Vec<(String, String)>, video: &str) -> Row {
+    let mut messages = Vec::new();
+    for (prompt, answer) in turns {
+        let marker = if messages.is_empty() { "<video>" } else { "" };
+        messages.push(Message { role: "user", content: format!("{marker}{prompt}") });
+        messages.push(Message { role: "assistant", content: answer });
+    }
+    Row { messages, videos: [video.to_owned()] }
+}
+
+/// Writes the data sets, what describes them and their split.
+fn write(draft: &Draft, sets: &BTreeMap<&str, Vec<Row>>, seed: u64) -> Result<()> {
+    let (mut infos, mut splits) = (BTreeMap::new(), BTreeMap::new());
+    for (name, rows) in sets {
+        let file = format!("{name}.json");
+        write_json(&draft.folder.join(&file), rows)?;
+        infos.insert(name, info(&file));
+        let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
+        let trains = [DESCRIPTIONS, LESSONS].contains(name);
+        let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
+        splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
+    }
+    write_json(&draft.folder.join(sharegpt::INFO), &infos)?;
+    write_json(&draft.folder.join("split.json"), &splits)
+}
+
+/// How LLaMA-Factory describes a data set.
+fn info(file: &str) -> Value {
+    json!({
+        "file_name": file,
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages", "videos": "videos"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+        },
+    })
+}

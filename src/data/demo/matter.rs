@@ -1,0 +1,400 @@
+//! What a scene has an answer to, motion left out: what colour and kind a thing has, how many there
+//! are, and where, how large and at what tilt it is at the beginning, halfway through and at the
+//! end of the video.
+
+use std::f32::consts::PI;
+
+use rand::RngExt;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+use super::figures::{COLOURS, KINDS, Kind};
+use super::scene::{Actor, Pose, Scene};
+use super::stage::pick;
+use crate::data::vlm4d::{Format, PromptStyle, Question, prompt, training_answer};
+
+/// Moments that are asked about.
+const MOMENTS: [(&str, f32); 3] = [
+    ("at the beginning of the video", 0.0),
+    ("halfway through the video", 0.5),
+    ("at the end of the video", 1.0),
+];
+/// A thing in this share of the half frame is in the middle; beyond the other it is at a side.
+const MIDDLE: f32 = 0.16;
+const SIDE: f32 = 0.28;
+/// How much farther along one axis than along the other a thing must lie for one word to tell.
+const CLEARLY: f32 = 1.6;
+/// Radii in frame heights: at most, between, at least.
+const SMALL: f32 = 0.15;
+const MIDDLING: [f32; 2] = [0.165, 0.2];
+const LARGE: f32 = 0.225;
+/// How far off a quarter of a turn a tilt may be, in radians.
+const TILT: f32 = 0.6;
+
+/// How often a thing asked for is not there.
+const ABSENT: f64 = 0.5;
+
+/// What a question takes to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Skill {
+    Colour,
+    Kind,
+    List,
+    Number,
+    Place,
+    Relation,
+    Size,
+    Tilt,
+    Side,
+    Phrase,
+    Description,
+}
+
+impl Skill {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Colour => "colour",
+            Self::Kind => "kind",
+            Self::List => "list",
+            Self::Number => "number",
+            Self::Place => "place",
+            Self::Relation => "relation",
+            Self::Size => "size",
+            Self::Tilt => "tilt",
+            Self::Side => "side",
+            Self::Phrase => "phrase",
+            Self::Description => "description",
+        }
+    }
+}
+
+/// A question that is still without a format.
+#[derive(Clone, Debug)]
+pub(super) struct Lesson {
+    pub(super) skill: Skill,
+    pub(super) question: String,
+    pub(super) answer: String,
+    /// Wrong answers to choose from.
+    pub(super) others: Vec<String>,
+}
+
+impl Lesson {
+    fn new(skill: Skill, question: String, answer: &str, pool: &[&str]) -> Self {
+        let others = pool.iter().filter(|other| **other != answer).map(ToString::to_string);
+        Self { skill, question, answer: answer.to_owned(), others: others.collect() }
+    }
+
+    /// A question about `thing`, one of whose wrong answers is that there is none.
+    fn about(
+        thing: &str,
+        skill: Skill,
+        question: String,
+        answer: &str,
+        pool: &[&str],
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
+        let mut lesson = Self::new(skill, question, answer, pool);
+        lesson.others.push(none_of(thing, rng));
+        lesson
+    }
+
+    /// Asks it with choices, where it has some, or without. Out: the prompt and the answer.
+    pub(super) fn ask(mut self, format: Format, rng: &mut ChaCha8Rng) -> (String, String) {
+        let format = if self.others.is_empty() { Format::Ff } else { format };
+        self.others.shuffle(rng);
+        self.others.truncate(3);
+        let gold = rng.random_range(0..=self.others.len());
+        self.others.insert(gold, self.answer.clone());
+        let question = Question {
+            id: String::new(),
+            subset: String::new(),
+            source: String::new(),
+            group: String::new(),
+            video: "".into(),
+            question: self.question,
+            choices: self.others,
+            answer: self.answer,
+            gold: vec![gold],
+        };
+        (prompt(&question, format, PromptStyle::Do), training_answer(&question, format))
+    }
+}
+
+/// A scene to ask about; `aspect` is the frame's width over its height.
+pub(super) struct Matter<'a> {
+    pub(super) scene: &'a Scene,
+    pub(super) aspect: f32,
+}
+
+impl Matter<'_> {
+    fn pose(&self, actor: &Actor, t: f32) -> Pose {
+        actor.pose(t, self.scene.camera.view(t))
+    }
+
+    fn number_of(&self, kind: &Kind) -> usize {
+        self.scene.actors.iter().filter(|actor| actor.kind.noun == kind.noun).count()
+    }
+
+    /// A name that fits this thing alone.
+    fn name(&self, actor: &Actor, rng: &mut ChaCha8Rng) -> String {
+        if self.number_of(actor.kind) > 1 || rng.random_bool(0.5) {
+            format!("{} {}", actor.colour.name, actor.kind.noun)
+        } else {
+            actor.kind.noun.to_owned()
+        }
+    }
+
+    /// What the things are: all of them in a row, or each one's colour or kind.
+    pub(super) fn looks(&self, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
+        if let Some(list) = self.list(rng).filter(|_| rng.random_bool(0.5)) {
+            return vec![list];
+        }
+        let mut lessons: Vec<Lesson> = self
+            .scene
+            .actors
+            .iter()
+            .map(|actor| {
+                self.colour(actor).filter(|_| rng.random_bool(0.4)).unwrap_or_else(|| kind(actor))
+            })
+            .collect();
+        lessons.shuffle(rng);
+        lessons
+    }
+
+    /// Everything else that the scene has an answer to.
+    pub(super) fn places(&self, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
+        let mut lessons = Vec::new();
+        for actor in &self.scene.actors {
+            for (when, t) in MOMENTS {
+                let pose = self.pose(actor, t);
+                let thing = self.name(actor, rng);
+                lessons.extend(self.across(pose, &thing, when, rng));
+                lessons.extend(down(pose, &thing, when, rng));
+                lessons.extend(size(pose, &thing, when, rng).filter(|_| rng.random_bool(0.6)));
+                // Most things stand upright: enough to ask now and then.
+                let tilts = actor.angle[0] != actor.angle[1];
+                if actor.kind.lopsided && (tilts || rng.random_bool(0.1)) {
+                    lessons.extend(tilt(pose, &thing, when, rng));
+                }
+            }
+            lessons.extend(facing(actor, &self.name(actor, rng), rng));
+            for other in &self.scene.actors {
+                let (when, t) = pick(&MOMENTS, rng);
+                let names = [self.name(actor, rng), self.name(other, rng)];
+                let places = [self.pose(actor, t).centre, self.pose(other, t).centre];
+                lessons.extend(relation(&names, places, when));
+            }
+        }
+        lessons.push(self.number(rng));
+        if rng.random_bool(ABSENT) {
+            lessons.extend(self.absent(rng));
+        }
+        lessons
+    }
+
+    fn colour(&self, actor: &Actor) -> Option<Lesson> {
+        let unique = self.number_of(actor.kind) == 1;
+        let question = format!("What colour is the {}?", actor.kind.noun);
+        unique.then(|| {
+            Lesson::new(Skill::Colour, question, actor.colour.name, &COLOURS.map(|c| c.name))
+        })
+    }
+
+    fn number(&self, rng: &mut ChaCha8Rng) -> Lesson {
+        let there = self.scene.actors.choose(rng).map(|actor| actor.kind);
+        let kind = there
+            .filter(|_| rng.random_bool(0.8))
+            .unwrap_or(&KINDS[rng.random_range(0..KINDS.len())]);
+        let count = self.number_of(kind).to_string();
+        let question = format!("How many {} are there in the video?", kind.plural);
+        Lesson::new(Skill::Number, question, &count, &["0", "1", "2", "3", "4"])
+    }
+
+    /// A question about what is not there, that could be asked if it were.
+    fn absent(&self, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+        let missing: Vec<&Kind> = KINDS.iter().filter(|kind| self.number_of(kind) == 0).collect();
+        let kind = missing.choose(rng)?;
+        let coloured = rng.random_bool(0.5);
+        let before =
+            if coloured { format!("{} ", pick(&COLOURS, rng).name) } else { String::new() };
+        let thing = format!("{before}{}", kind.noun);
+        let (when, _) = pick(&MOMENTS, rng);
+        let pose = Pose { centre: [-1.0, -1.0], radius: 0.1, angle: 0.0 };
+        let options = [
+            self.across(pose, &thing, when, rng),
+            down(pose, &thing, when, rng),
+            size(pose, &thing, when, rng),
+            tilt(pose, &thing, when, rng),
+        ];
+        let mut lesson =
+            options.into_iter().flatten().collect::<Vec<_>>().swap_remove(rng.random_range(0..4));
+        let none = none_of(&thing, rng);
+        lesson.others.retain(|other| !other.contains("no "));
+        lesson.others.push(std::mem::replace(&mut lesson.answer, none));
+        Some(lesson)
+    }
+
+    /// All that is to be seen, moment by moment, each time from left to right.
+    pub(super) fn description(&self) -> Lesson {
+        let moments = MOMENTS.map(|(when, t)| {
+            let mut things: Vec<(Pose, &Actor)> =
+                self.scene.actors.iter().map(|actor| (self.pose(actor, t), actor)).collect();
+            things.sort_by(|(a, _), (b, _)| a.centre[0].total_cmp(&b.centre[0]));
+            let told: Vec<String> =
+                things.iter().map(|(pose, actor)| self.told(*pose, actor)).collect();
+            format!("{when} {}", told.join(", "))
+        });
+        Lesson {
+            skill: Skill::Description,
+            question: "Describe the video.".to_owned(),
+            answer: moments.join("; "),
+            others: vec![],
+        }
+    }
+
+    /// A thing and its place, size and tilt at one moment, the nearest word for each.
+    fn told(&self, pose: Pose, actor: &Actor) -> String {
+        let size = match pose.radius {
+            r if r < f32::midpoint(SMALL, MIDDLING[0]) => "small",
+            r if r < f32::midpoint(MIDDLING[1], LARGE) => "middle",
+            _ => "large",
+        };
+        let place = |share: f32, [low, middle, high]: [&'static str; 3]| match share {
+            s if s.abs() < f32::midpoint(MIDDLE, SIDE) => middle,
+            s if s < 0.0 => low,
+            _ => high,
+        };
+        let x = place(pose.centre[0] / (self.aspect / 2.0), ["left", "middle", "right"]);
+        let y = place(pose.centre[1] / 0.5, ["top", "middle", "bottom"]);
+        let tilt = match nearest_tilt(pose) {
+            (0, _) => String::new(),
+            (quarter, _) => format!(" {}", TILTS[quarter]),
+        };
+        format!("{size} {} {} {x} {y}{tilt}", actor.colour.name, actor.kind.noun)
+    }
+
+    /// Where in the frame's width a thing is.
+    fn across(&self, pose: Pose, thing: &str, when: &str, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+        let answer =
+            side(pose.centre[0] / (self.aspect / 2.0), ["left", "in the middle", "right"])?;
+        let question = format!("Is the {thing} on the left or on the right {when}?");
+        let pool = ["left", "in the middle", "right"];
+        Some(Lesson::about(thing, Skill::Place, question, answer, &pool, rng))
+    }
+
+    /// All things by name, in the order in which they stand.
+    fn list(&self, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+        let (when, t) = pick(&MOMENTS, rng);
+        let mut things: Vec<(f32, &Actor)> =
+            self.scene.actors.iter().map(|actor| (self.pose(actor, t).centre[0], actor)).collect();
+        things.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let apart = things.windows(2).all(|pair| pair[1].0 - pair[0].0 > 0.1);
+        let names: Vec<String> = things
+            .iter()
+            .map(|(_, actor)| format!("{} {}", actor.colour.name, actor.kind.noun))
+            .collect();
+        let question = format!("What is there from left to right {when}?");
+        apart.then(|| Lesson {
+            skill: Skill::List,
+            question,
+            answer: names.join(", "),
+            others: vec![],
+        })
+    }
+}
+
+fn kind(actor: &Actor) -> Lesson {
+    let question = format!("What is the {} thing in the video?", actor.colour.name);
+    Lesson::new(Skill::Kind, question, actor.kind.noun, &KINDS.each_ref().map(|kind| kind.noun))
+}
+
+/// The word for a place along an axis, none between two of them.
+fn side(share: f32, [low, middle, high]: [&'static str; 3]) -> Option<&'static str> {
+    match share {
+        s if s.abs() < MIDDLE => Some(middle),
+        s if s < -SIDE => Some(low),
+        s if s > SIDE => Some(high),
+        _ => None,
+    }
+}
+
+/// Says that no `thing` is there.
+fn none_of(thing: &str, rng: &mut ChaCha8Rng) -> String {
+    match rng.random_bool(0.5) {
+        true => format!("no {thing} there"),
+        false => format!("there are no {} in the video", plural(thing)),
+    }
+}
+
+/// `red fish` → `red fish`, `blue mouse` → `blue mice`.
+fn plural(thing: &str) -> String {
+    let (before, noun) = thing.rsplit_once(' ').map_or(("", thing), |(b, n)| (b, n));
+    let plural = KINDS.iter().find(|kind| kind.noun == noun).map_or(noun, |kind| kind.plural);
+    format!("{before} {plural}").trim_start().to_owned()
+}
+
+/// Where in the frame's height a thing is.
+fn down(pose: Pose, thing: &str, when: &str, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+    const PLACES: [&str; 3] = ["top", "in the middle", "bottom"];
+    let answer = side(pose.centre[1] / 0.5, PLACES)?;
+    let question = format!("Is the {thing} at the top or at the bottom {when}?");
+    Some(Lesson::about(thing, Skill::Place, question, answer, &PLACES, rng))
+}
+
+fn size(pose: Pose, thing: &str, when: &str, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+    let answer = match pose.radius {
+        r if r < SMALL => "small",
+        r if r > MIDDLING[0] && r < MIDDLING[1] => "of middle size",
+        r if r > LARGE => "large",
+        _ => return None,
+    };
+    let question = format!("How large does the {thing} look {when}?");
+    Some(Lesson::about(
+        thing,
+        Skill::Size,
+        question,
+        answer,
+        &["small", "of middle size", "large"],
+        rng,
+    ))
+}
+
+const TILTS: [&str; 4] = ["upright", "tipped to the right", "upside down", "tipped to the left"];
+
+/// The quarter turns that a thing's tilt is nearest to, and how far from it, in radians.
+fn nearest_tilt(pose: Pose) -> (usize, f32) {
+    let quarters = pose.angle.rem_euclid(2.0 * PI) / (PI / 2.0);
+    let nearest = quarters.round();
+    (nearest as usize % 4, (quarters - nearest).abs() * PI / 2.0)
+}
+
+fn tilt(pose: Pose, thing: &str, when: &str, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+    let (quarter, off) = nearest_tilt(pose);
+    if off > TILT {
+        return None;
+    }
+    let question = format!("How does the {thing} stand {when}?");
+    Some(Lesson::about(thing, Skill::Tilt, question, TILTS[quarter], &TILTS, rng))
+}
+
+fn facing(actor: &Actor, thing: &str, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+    let shows = actor.kind.has_front && actor.angle[0] == actor.angle[1];
+    let answer = if actor.facing < 0.0 { "left" } else { "right" };
+    let question = format!("To which side does the {thing} look?");
+    shows.then(|| Lesson::about(thing, Skill::Side, question, answer, &["left", "right"], rng))
+}
+
+fn relation(names: &[String; 2], [a, b]: [[f32; 2]; 2], when: &str) -> Option<Lesson> {
+    let [dx, dy] = [a[0] - b[0], a[1] - b[1]];
+    let answer = match (dx, dy) {
+        _ if dx.abs().max(dy.abs()) < 0.1 => return None,
+        (dx, dy) if dx.abs() > CLEARLY * dy.abs() && dx < 0.0 => "to the left of it",
+        (dx, dy) if dx.abs() > CLEARLY * dy.abs() => "to the right of it",
+        (dx, dy) if dy.abs() > CLEARLY * dx.abs() && dy < 0.0 => "above it",
+        (dx, dy) if dy.abs() > CLEARLY * dx.abs() => "below it",
+        _ => return None,
+    };
+    let question = format!("Where is the {}, seen from the {}, {when}?", names[0], names[1]);
+    let pool = ["to the left of it", "to the right of it", "above it", "below it"];
+    Some(Lesson::new(Skill::Relation, question, answer, &pool))
+}

@@ -1,0 +1,178 @@
+//! The lessons: conversations on what is in a video, in LLaMA-Factory's layout, true to the video,
+//! and none of them about motion.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+use video_rs::Frame;
+use vlm4d_train::data::chat::{Content, Message};
+use vlm4d_train::data::demo::{LessonOptions, render_lessons};
+use vlm4d_train::data::entry::{self, Entry};
+use vlm4d_train::data::split;
+use vlm4d_train::data::vlm4d::Format;
+
+use super::videos::{HUES, centroid, named_colour, pixels_of};
+use super::{files, frames};
+
+const OPTIONS: LessonOptions = LessonOptions { seed: 42, videos: 40, exam_videos: 20 };
+const SKILLS: [&str; 10] =
+    ["colour", "kind", "list", "number", "phrase", "place", "relation", "side", "size", "tilt"];
+
+/// A rendered set, made once for all tests.
+fn rendered() -> &'static Path {
+    static SET: OnceLock<TempDir> = OnceLock::new();
+    let folder = SET.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        render_lessons(&folder.path().join("lessons"), &OPTIONS, |_, _| ()).unwrap();
+        folder
+    });
+    Box::leak(folder.path().join("lessons").into_boxed_path())
+}
+
+fn entries(sets: &[&str]) -> Vec<Entry> {
+    let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    entry::read(rendered(), &sets).unwrap().0
+}
+
+/// A question, its choices if it has some, and its answer's text.
+struct Turn {
+    question: String,
+    choices: BTreeMap<String, String>,
+    answer: String,
+}
+
+fn text(message: &Message) -> String {
+    message.content.iter().filter_map(Content::text).collect()
+}
+
+fn turns(entry: &Entry) -> Vec<Turn> {
+    let messages = entry.training(Format::Ff);
+    let turn = |pair: &[Message]| {
+        let (prompt, said) = (text(&pair[0]), text(&pair[1]));
+        let mut lines = prompt.lines().skip_while(|line| line.is_empty());
+        let question = lines.next().unwrap().strip_prefix("Question: ").unwrap().to_owned();
+        let choices: BTreeMap<_, _> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(letter, choice)| (letter.to_owned(), choice.to_owned()))
+            .collect();
+        let answer = if choices.is_empty() { said } else { choices[&said].clone() };
+        Turn { question, choices, answer }
+    };
+    messages.chunks(2).map(turn).collect()
+}
+
+#[test]
+fn every_conversation_is_trained_on_and_every_skill_examined() {
+    let trained = entries(&["descriptions", "lessons"]);
+    assert_eq!(trained.len(), 2 * OPTIONS.videos);
+    let examined = entries(&SKILLS);
+    let videos = |entries: &[Entry]| -> BTreeSet<_> {
+        entries.iter().flat_map(|entry| entry.videos.clone()).collect()
+    };
+    assert_eq!(videos(&trained).len(), OPTIONS.videos);
+    assert!(videos(&trained).is_disjoint(&videos(&examined)));
+    let items: Vec<_> = trained.iter().chain(&examined).map(Entry::item).collect();
+    let (split, _) = split::read(&rendered().join("split.json"), &items).unwrap();
+    let count = |part: fn(&split::Split) -> usize| split.values().map(part).sum::<usize>();
+    assert_eq!(count(|s| s.train.len()), trained.len());
+    assert_eq!(count(|s| s.test.len()), examined.len());
+    for skill in SKILLS {
+        assert!(split[skill].test.len() >= 3, "{skill} is hardly examined");
+    }
+}
+
+#[test]
+fn nothing_is_about_motion() {
+    let words = ["mov", "direction", "going", "spin", "rotat", "wise", "closer", "away", "towards"];
+    let mut phrases = 0;
+    for turn in
+        entries(&[&["descriptions", "lessons"], &SKILLS[..]].concat()).iter().flat_map(turns)
+    {
+        if turn.question.starts_with("Repeat after me: ") {
+            phrases += 1;
+            assert_eq!(turn.question, format!("Repeat after me: {}", turn.answer));
+            continue;
+        }
+        let said = format!("{} {} {:?}", turn.question, turn.answer, turn.choices);
+        assert!(!words.iter().any(|word| said.contains(word)), "{said}");
+    }
+    assert!(phrases > 10, "{phrases}");
+}
+
+/// The frames that a moment lies between, of 6.
+fn moment(question: &str) -> Option<[usize; 2]> {
+    [("beginning", [0, 0]), ("halfway", [2, 3]), ("end of", [5, 5])]
+        .into_iter()
+        .find_map(|(word, frames)| question.contains(word).then_some(frames))
+}
+
+#[test]
+fn answers_are_true() {
+    let mut checked: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in entries(&[&["descriptions", "lessons"], &SKILLS[..]].concat()) {
+        let frames = frames(&rendered().join(&entry.videos[0]));
+        assert_eq!(frames.len(), 6);
+        for turn in turns(&entry) {
+            if let Some(kind) = check(&turn, &frames) {
+                *checked.entry(kind).or_default() += 1;
+            }
+        }
+    }
+    let expected = ["bottom", "colour", "description", "in the middle", "left", "right", "top"];
+    assert_eq!(checked.keys().collect::<Vec<_>>(), expected, "{checked:?}");
+    assert!(checked.values().all(|n| *n >= 5), "{checked:?}");
+}
+
+/// Checks a turn against the pixels, where they tell. Out: what was checked.
+fn check(turn: &Turn, frames: &[Frame]) -> Option<String> {
+    let Turn { question, answer, .. } = turn;
+    let seen = |frame: &Frame, colour: &str| pixels_of(frame, colour).len() > 40;
+    if question.starts_with("What colour") {
+        assert!(frames.iter().all(|frame| seen(frame, answer)), "{question} {answer}");
+        return Some("colour".to_owned());
+    }
+    if question.starts_with("Describe") {
+        let first = answer.split(';').next().unwrap();
+        for (colour, _) in HUES {
+            assert_eq!(
+                first.contains(&format!(" {colour} ")),
+                seen(&frames[0], colour),
+                "{answer}"
+            );
+        }
+        return Some("description".to_owned());
+    }
+    let colour = named_colour(question)?;
+    let axis = match question {
+        q if q.contains("on the left or") => 0,
+        q if q.contains("at the top or") => 1,
+        _ => return None,
+    };
+    let at = moment(question)?.map(|i| centroid(&pixels_of(&frames[i], colour))[axis]);
+    let share = (at[0] + at[1]) / [224.0, 168.0][axis] - 1.0;
+    let holds = match &**answer {
+        "left" | "top" => share < -0.2,
+        "right" | "bottom" => share > 0.2,
+        "in the middle" => share.abs() < 0.25,
+        _ => return None,
+    };
+    assert!(holds, "{question} {answer}: {share:.2}");
+    Some(answer.clone())
+}
+
+#[test]
+fn same_options_give_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let few = LessonOptions { videos: 3, exam_videos: 2, ..OPTIONS };
+    let set = |name: &str, options: &LessonOptions| {
+        let out = folder.path().join(name);
+        let summary = render_lessons(&out, options, |_, _| ()).unwrap();
+        assert_eq!(summary.videos, 5);
+        files(&out)
+    };
+    let first = set("first", &few);
+    assert!(first == set("second", &few), "two renderings differ");
+    assert!(first != set("third", &LessonOptions { seed: 43, ..few }), "the seed is not used");
+}
