@@ -1,16 +1,25 @@
-# `make demo` runs the main job on the built-in checkpoint (R, S and R+S, and compares them), `make test` the tests (those on VLM4D's
-# real questions too, where VLM4D_QA names a folder with them). Both need Rust, and install first
-# what else is missing: ffmpeg's libraries, which decode the videos, and clang, which binds them.
+# `make demo` runs the main job on the built-in checkpoint (R, S and R+S, and compares them), `make test` the
+# tests (those on VLM4D's real questions too, where VLM4D_QA names a folder with them), `make nano` trains the
+# built-in checkpoint anew. All need Rust, and install first what else is missing: ffmpeg's libraries, which
+# decode the videos, and clang, which binds them.
 
 libraries := libavcodec libavdevice libavfilter libavformat libavutil libswresample libswscale
 packages := pkg-config clang libclang-dev $(libraries:%=%-dev)
 vlm4d_train := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/vlm4d-train
 
-.PHONY: demo test build deps
+.PHONY: demo test nano build deps
 
 demo: build
 	test -d data/demo || $(vlm4d_train) data demo --out data/demo
 	$(vlm4d_train) $(addprefix recipes/quickstart/,real.toml synthetic.toml both.toml)
+
+# From random weights; what data/nano holds then is in runs/nano/export.
+nano: build
+	test -d data/lessons || $(vlm4d_train) data lessons --out data/lessons
+	test -d runs/nano/random || $(vlm4d_train) init data/nano --out runs/nano/random
+	$(vlm4d_train) recipes/nano/describe.toml
+	$(vlm4d_train) recipes/nano/answer.toml
+	$(vlm4d_train) export runs/nano/answer --to runs/nano/export --dtype bf16 --force
 
 test: deps
 	cargo test --release --locked

@@ -2,7 +2,7 @@
 """A contact sheet of a data set in VLM4D's layout: frames of its videos, with a question on each.
 
     pip install av pillow
-    vlm4d-train data demo --out data/demo --pretrain-videos 40
+    vlm4d-train data demo --out data/demo
     python docs/contact_sheet.py data/demo --out docs/demo.jpg
 
 Videos are chosen so that wordings and answers repeat as little as possible; the right choice is
@@ -103,7 +103,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path, help="folder with QA/*_mc.json and the videos")
     parser.add_argument("--out", type=Path, required=True, help="picture to write")
-    parser.add_argument("--subsets", default="real,synthetic,pretrain")
+    parser.add_argument("--subsets", default="real,synthetic")
     parser.add_argument("--rows", default="5,2,2", help="rows of two videos for each subset")
     args = parser.parse_args()
     rows = [int(n) for n in args.rows.split(",")]

@@ -314,6 +314,39 @@ fn steps_do_not_depend_on_how_they_are_cut() {
     }
 }
 
+/// A step's samples go by lanes: the same as each by itself, added, bit for bit each time.
+#[test]
+fn lanes_add_up_to_the_samples_one_by_one() {
+    let name = "tiny-qwen2-vl";
+    let file = format!("{name}/forward_batch.safetensors");
+    let adapted = with_adapter(name, &format!("{name}/lora_init.safetensors"));
+    let full = load(name).set_require_grad(true).train();
+    for model in [adapted, full] {
+        let rows = Batch::read(&model, &file, &[], &["vid_odd".into(), "vid_down".into()]);
+        let batch = rows.repeat(5);
+        let train = Train { batch_size: 5, grad_accum: 1, shuffle: false, ..Train::default() };
+        let setup = setup(&train, &batch.samples, &batch);
+        let (loss, gradients) = setup.gradients(&model, 0).unwrap();
+        let (mut alone, mut sums) = (0.0, Named::new());
+        for (i, sample) in batch.samples.iter().enumerate() {
+            let labels = sample.labels.iter().filter(|label| **label >= 0).count();
+            let weight = 1.0 / (5.0 * labels as f64);
+            let method =
+                Method { recompute: true, dropout_seed: None, logits_at_once: LOGITS_AT_ONCE };
+            let features = batch.features(&model, i).unwrap();
+            alone +=
+                weight * add_sample(&model, sample, &features, weight, method, &mut sums).unwrap();
+        }
+        assert!((loss / alone - 1.0).abs() < 1e-9, "{loss} {alone}");
+        assert_same_gradients(&gradients, &sums, 1e-6);
+        let (again, same) = setup.gradients(&model, 0).unwrap();
+        assert_eq!(again.to_bits(), loss.to_bits());
+        for (name, gradient) in &gradients {
+            assert!(values(gradient.clone()) == values(same[name].clone()), "{name}");
+        }
+    }
+}
+
 #[test]
 fn a_loss_that_is_no_number_names_its_sample() {
     let name = "tiny-qwen2-vl";

@@ -9,7 +9,7 @@ use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::{metrics, paired};
-use crate::report::compare::interval;
+use crate::report::accuracy::interval;
 use crate::report::finished::Finished;
 use crate::report::html::run::controls;
 use crate::report::table::Table;

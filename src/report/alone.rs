@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::controls::{self, cell};
+use super::accuracy::interval;
+use super::controls;
 use super::published::{HUMAN_OVERALL, human};
 use crate::data::vlm4d::Format;
 use crate::error::Result;
@@ -67,7 +68,8 @@ fn table(of: &FormatMetrics, format: Format, plain: &[Prediction], seed: u64) ->
     };
     let mut row = |name: &str, metric: &Metric, key: &dyn Fn(&Prediction) -> bool| {
         let (guessing, humans) = (guessing(key), humans(name));
-        let _ = writeln!(text, "| {name} | {} | {} |{guessing}{humans}", metric.n, cell(metric));
+        let _ =
+            writeln!(text, "| {name} | {} | {} |{guessing}{humans}", metric.n, interval(metric));
     };
     row("**all**", &of.overall, &|_| true);
     let mut seen = Vec::new();

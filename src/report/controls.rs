@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use super::accuracy::interval;
 use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::eval::metrics::{FormatMetrics, Metrics, metrics};
 use crate::eval::predict;
 use crate::eval::rounds::TRAIN;
-use crate::eval::stats::{Metric, Paired};
+use crate::eval::stats::Paired;
 
 /// Reads the predictions of all rounds in `dir` and sums them up.
 ///
@@ -37,7 +38,7 @@ pub fn section(stages: &[(&str, &Metrics)], format: Format) -> String {
         let circular = metrics.formats.get(&format).and_then(|m| m.circular.as_ref());
         if let Some(circular) = circular {
             let name = format!("right under all {} rotations", circular.rotations.len());
-            rows.entry(name).or_default().push(cell(&circular.overall));
+            rows.entry(name).or_default().push(interval(&circular.overall));
         }
         for (control, formats) in &metrics.controls {
             if let Some(of) = formats.get(&format) {
@@ -96,17 +97,10 @@ fn title(control: &str) -> String {
 fn control_cell(of: &FormatMetrics) -> String {
     let gain =
         of.gain.map_or_else(String::new, |gain| format!("; the true video adds {}", points(&gain)));
-    format!("{} (n {}){gain}", cell(&of.overall), of.overall.n)
+    format!("{} (n {}){gain}", interval(&of.overall), of.overall.n)
 }
 
 fn points(gain: &Paired) -> String {
     let [low, high] = gain.ci95.map(|share| 100.0 * share);
     format!("{:+.1} points [{low:+.1}, {high:+.1}]", 100.0 * gain.difference)
-}
-
-/// `38.2 [32.6, 43.9]`, with ✻ where there are too few videos for a sound interval.
-pub fn cell(metric: &Metric) -> String {
-    let [low, high] = metric.ci95.map(|share| 100.0 * share);
-    let small = if metric.small { " ✻" } else { "" };
-    format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
 }

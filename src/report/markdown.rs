@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::controls::{self, cell};
+use super::accuracy;
+use super::controls;
 use super::data;
 use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::{FormatMetrics, metrics, paired};
 use crate::eval::predict::Prediction;
-use crate::eval::stats::{Metric, Paired};
+use crate::eval::stats::Paired;
 use crate::files;
 use crate::recipe::Recipe;
 use crate::train::log;
@@ -31,13 +32,6 @@ pub fn write(
 ) -> Result<()> {
     let text = report(dir, recipe, before, after)?;
     files::write(&dir.join("report.md"), text)
-}
-
-/// One row of the main table: before, after, change.
-struct Row {
-    name: String,
-    before: Metric,
-    after: Metric,
 }
 
 fn report(
@@ -99,49 +93,9 @@ fn accuracy_table(
     late: &FormatMetrics,
     change: &Paired,
 ) -> std::fmt::Result {
-    let name = match format {
-        Format::Mc => "Multiple choice (MC)",
-        Format::Ff => "Freeform (FF)",
-    };
-    writeln!(text, "## {name}\n")?;
-    writeln!(text, "| questions | n | before | after | change |\n|---|---:|---:|---:|---:|")?;
-    let mut rows = vec![Row { name: "**all**".into(), before: early.overall, after: late.overall }];
-    for (early, late) in
-        [(&early.subset, &late.subset), (&early.source, &late.source), (&early.group, &late.group)]
-    {
-        for (name, before) in early
-            .iter()
-            .filter(|(name, _)| !rows.iter().any(|r| r.name == **name))
-            .collect::<Vec<_>>()
-        {
-            if let Some(after) = late.get(name) {
-                rows.push(Row { name: name.clone(), before: *before, after: *after });
-            }
-        }
-    }
-    for row in &rows {
-        let change = 100.0 * (row.after.accuracy - row.before.accuracy);
-        writeln!(
-            text,
-            "| {} | {} | {} | {} | {change:+.1} |",
-            row.name,
-            row.after.n,
-            cell(&row.before),
-            cell(&row.after)
-        )?;
-    }
-    let [low, high] = change.ci95.map(|share| 100.0 * share);
-    writeln!(
-        text,
-        "\nChange {:+.1} points, 95 % interval [{low:+.1}, {high:+.1}]; {} questions mended, {} broken, p = {:.3}. Unanswered: {} before, {} after. Graded by {}.",
-        100.0 * change.difference,
-        change.fixed,
-        change.broken,
-        change.p,
-        early.unanswered,
-        late.unanswered,
-        late.grader
-    )?;
+    writeln!(text, "## {}\n", accuracy::title(format))?;
+    writeln!(text, "{}", accuracy::table(early, late).markdown())?;
+    writeln!(text, "{}", accuracy::change(change, early, late))?;
     if let Some(chance) = late.chance {
         writeln!(text, "Guessing would get {:.1}.", 100.0 * chance)?;
     }

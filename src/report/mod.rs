@@ -1,5 +1,6 @@
 //! What people read: the terminal, the report, and runs side by side.
 
+pub mod accuracy;
 pub mod alone;
 pub mod compare;
 pub mod controls;

@@ -8,7 +8,7 @@ mod questions;
 mod settings;
 mod write;
 
-pub use self::write::{common_folder, finish, interval};
+pub use self::write::{common_folder, finish};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::{Change, Comparison, FORMATS, Row, Score};
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
-use crate::eval::stats::Metric;
 use crate::files;
+use crate::report::accuracy::{self, interval};
 use crate::report::html;
 use crate::report::published;
 use crate::report::svg::{self, Interval, Mark};
@@ -138,7 +138,7 @@ impl Comparison {
             parts.push(self.changes().markdown());
         }
         for (format, table) in FORMATS.into_iter().filter_map(|f| Some((f, self.groups(f)?))) {
-            parts.push(format!("## {} by group\n", long_name(format)));
+            parts.push(format!("## {} by group\n", accuracy::title(format)));
             parts.push(table.markdown());
         }
         parts.push("## How to read this\n".into());
@@ -241,7 +241,7 @@ impl Comparison {
             .into_iter()
             .filter_map(|f| {
                 let table = self.groups(f)?.html();
-                Some(minijinja::context! { title => format!("{} by group", long_name(f)), table })
+                Some(minijinja::context! { title => format!("{} by group", accuracy::title(f)), table })
             })
             .collect();
         let charts: Vec<String> =
@@ -299,14 +299,7 @@ impl Comparison {
             .collect();
         let chance = self.chance.filter(|_| format == Format::Mc);
         let names = ["original", "trained"];
-        (!rows.is_empty()).then(|| svg::intervals(long_name(format), &names, &rows, chance))
-    }
-}
-
-fn long_name(format: Format) -> &'static str {
-    match format {
-        Format::Mc => "Multiple choice (MC)",
-        Format::Ff => "Freeform (FF)",
+        (!rows.is_empty()).then(|| svg::intervals(accuracy::title(format), &names, &rows, chance))
     }
 }
 
@@ -320,13 +313,6 @@ fn cell(score: &Score) -> String {
             format!("{value} ± {:.1} {rest}", 100.0 * deviation)
         }
     }
-}
-
-/// `50.7 [45.0, 56.2]`, with ✻ where there are too few videos.
-pub fn interval(metric: &Metric) -> String {
-    let [low, high] = metric.ci95.map(|share| 100.0 * share);
-    let small = if metric.small { " ✻" } else { "" };
-    format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
 }
 
 fn change_cell(change: &Change) -> String {

@@ -17,7 +17,7 @@ use crate::eval::predict::{self, Prediction};
 use crate::eval::stats::{self, Metric};
 use crate::files;
 use crate::recipe::Recipe;
-use crate::report::compare::interval;
+use crate::report::accuracy::{self, interval};
 use crate::report::directions::confusion;
 use crate::report::published;
 use crate::report::svg::{self, Interval, Line, Mark};
@@ -60,9 +60,9 @@ fn page(
         let stage = |p| metrics(p, &BTreeMap::new(), seed).formats.remove(&format);
         let (Some(early), Some(late)) = (stage(before), stage(after)) else { continue };
         formats.push(context! {
-            title => long_name(format),
-            table => accuracies(&early, &late).html(),
-            change => change(before, after, format, seed, [&early, &late]),
+            title => accuracy::title(format),
+            table => accuracy::table(&early, &late).html(),
+            change => accuracy::change(&paired(before, after, format, seed), &early, &late),
         });
         charts.push(by_group(format, &early, &late));
         for (name, predictions) in [("before", before), ("after", after)] {
@@ -113,66 +113,6 @@ fn title(dir: &Path) -> String {
     parts[parts.len().saturating_sub(2)..].join("/")
 }
 
-fn long_name(format: Format) -> &'static str {
-    match format {
-        Format::Mc => "Multiple choice (MC)",
-        Format::Ff => "Freeform (FF)",
-    }
-}
-
-/// Names and metrics before and after: all, then subsets, sources and groups, each name once.
-fn rows<'a>(early: &'a FormatMetrics, late: &'a FormatMetrics) -> Vec<(&'a str, Metric, Metric)> {
-    let mut rows = vec![("all", early.overall, late.overall)];
-    for (early, late) in
-        [(&early.subset, &late.subset), (&early.group, &late.group), (&early.source, &late.source)]
-    {
-        for (name, before) in early {
-            if let Some(after) = late.get(name)
-                && !rows.iter().any(|(known, ..)| known == name)
-            {
-                rows.push((name, *before, *after));
-            }
-        }
-    }
-    rows
-}
-
-fn accuracies(early: &FormatMetrics, late: &FormatMetrics) -> Table {
-    let mut table = Table::new(1, ["questions", "n", "before", "after", "change"]);
-    for (name, before, after) in rows(early, late) {
-        table.rows.push(vec![
-            name.to_owned(),
-            after.n.to_string(),
-            interval(&before),
-            interval(&after),
-            format!("{:+.1}", 100.0 * (after.accuracy - before.accuracy)),
-        ]);
-    }
-    table
-}
-
-fn change(
-    before: &[Prediction],
-    after: &[Prediction],
-    format: Format,
-    seed: u64,
-    [early, late]: [&FormatMetrics; 2],
-) -> String {
-    let change = paired(before, after, format, seed);
-    let [low, high] = change.ci95.map(|share| 100.0 * share);
-    format!(
-        "Change {:+.1} points, 95 % interval [{low:+.1}, {high:+.1}]; {} fixed, {} broken, p = {:.3} (McNemar). \
-         Without an answer: {} before, {} after. Graded by {}.",
-        100.0 * change.difference,
-        change.fixed,
-        change.broken,
-        change.p,
-        early.unanswered,
-        late.unanswered,
-        late.grader
-    )
-}
-
 /// Accuracy by group, before and after, against guessing and humans.
 fn by_group(format: Format, early: &FormatMetrics, late: &FormatMetrics) -> String {
     let of_humans = |name: &str| match (format, name) {
@@ -191,8 +131,8 @@ fn by_group(format: Format, early: &FormatMetrics, late: &FormatMetrics) -> Stri
         marks: vec![mark(0, &before), mark(1, &after)],
         references: of_humans(name).map(|share| ("human", share)).into_iter().collect(),
     };
-    let rows: Vec<Interval> = rows(early, late).into_iter().map(row).collect();
-    svg::intervals(long_name(format), &["before", "after"], &rows, late.chance)
+    let rows: Vec<Interval> = accuracy::rows(early, late).into_iter().map(row).collect();
+    svg::intervals(accuracy::title(format), &["before", "after"], &rows, late.chance)
 }
 
 /// The same questions under each control, before and after; nothing where a run has no control.

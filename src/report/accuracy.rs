@@ -1,0 +1,72 @@
+//! Accuracies before and after, and their change, as every report tells them.
+
+use super::table::Table;
+use crate::data::vlm4d::Format;
+use crate::eval::metrics::FormatMetrics;
+use crate::eval::stats::{Metric, Paired};
+
+/// A format's name as a title.
+pub fn title(format: Format) -> &'static str {
+    match format {
+        Format::Mc => "Multiple choice (MC)",
+        Format::Ff => "Freeform (FF)",
+    }
+}
+
+/// `31.0 [25.1, 37.4]`, marked where there are too few videos for the interval.
+pub fn interval(metric: &Metric) -> String {
+    let [low, high] = metric.ci95.map(|share| 100.0 * share);
+    let small = if metric.small { " ✻" } else { "" };
+    format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
+}
+
+/// Names and metrics before and after: all, then subsets, sources and groups, each name once.
+pub fn rows<'a>(
+    early: &'a FormatMetrics,
+    late: &'a FormatMetrics,
+) -> Vec<(&'a str, Metric, Metric)> {
+    let mut rows = vec![("all", early.overall, late.overall)];
+    for (early, late) in
+        [(&early.subset, &late.subset), (&early.group, &late.group), (&early.source, &late.source)]
+    {
+        for (name, before) in early {
+            if let Some(after) = late.get(name)
+                && !rows.iter().any(|(known, ..)| known == name)
+            {
+                rows.push((name, *before, *after));
+            }
+        }
+    }
+    rows
+}
+
+/// [`rows`] with the change in points.
+pub fn table(early: &FormatMetrics, late: &FormatMetrics) -> Table {
+    let mut table = Table::new(1, ["questions", "n", "before", "after", "change"]);
+    for (name, before, after) in rows(early, late) {
+        table.rows.push(vec![
+            name.to_owned(),
+            after.n.to_string(),
+            interval(&before),
+            interval(&after),
+            format!("{:+.1}", 100.0 * (after.accuracy - before.accuracy)),
+        ]);
+    }
+    table
+}
+
+/// What changed on the same questions, in one sentence, and who graded.
+pub fn change(change: &Paired, early: &FormatMetrics, late: &FormatMetrics) -> String {
+    let [low, high] = change.ci95.map(|share| 100.0 * share);
+    format!(
+        "Change {:+.1} points, 95 % interval [{low:+.1}, {high:+.1}]; {} fixed, {} broken, p = {:.3} (McNemar). \
+         Without an answer: {} before, {} after. Graded by {}.",
+        100.0 * change.difference,
+        change.fixed,
+        change.broken,
+        change.p,
+        early.unanswered,
+        late.unanswered,
+        late.grader
+    )
+}
