@@ -13,13 +13,12 @@ demo: build
 	test -d data/demo || $(vlm4d_train) data demo --out data/demo
 	$(vlm4d_train) $(addprefix recipes/quickstart/,real.toml synthetic.toml both.toml)
 
-# From random weights; what data/nano holds then is in runs/nano/export.
+# From random weights; what data/nano is to hold is in runs/nano/export then.
 nano: build
 	test -d data/lessons || $(vlm4d_train) data lessons --out data/lessons
 	test -d runs/nano/random || $(vlm4d_train) init data/nano --out runs/nano/random
-	$(vlm4d_train) recipes/nano/describe.toml
-	$(vlm4d_train) recipes/nano/answer.toml
-	$(vlm4d_train) export runs/nano/answer --to runs/nano/export --dtype bf16 --force
+	$(vlm4d_train) recipes/nano/pretrain.toml
+	$(vlm4d_train) export runs/nano/pretrain --to runs/nano/export --dtype bf16 --force
 
 test: deps
 	cargo test --release --locked

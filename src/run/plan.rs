@@ -64,7 +64,25 @@ impl Phase {
     }
 }
 
-/// One sample or prompt: its tokens, those with a label, and its videos.
+/// Prompts that are answered together, on the same videos.
+struct Together {
+    /// First tokens that all share, those of the videos among them; they are read once.
+    common: usize,
+    /// Tokens of each behind them.
+    rest: Vec<usize>,
+    video_tokens: usize,
+}
+
+impl Together {
+    fn new(prompts: &[Vec<u32>], video_tokens: usize) -> Self {
+        let first = prompts.first().map_or(&[][..], |ids| ids);
+        let shared = |ids: &Vec<u32>| ids.iter().zip(first).take_while(|(a, b)| a == b).count();
+        let common = prompts.iter().map(shared).min().unwrap_or_default();
+        Self { common, rest: prompts.iter().map(|ids| ids.len() - common).collect(), video_tokens }
+    }
+}
+
+/// One training sample: its tokens, those with a label, and those of its videos.
 struct Sequence {
     tokens: usize,
     labels: usize,
@@ -85,8 +103,8 @@ struct Facts {
     frames: [usize; 2],
     course: Course,
     training: Vec<Sequence>,
-    validation: Vec<Sequence>,
-    prompts: Vec<Sequence>,
+    validation: Vec<Together>,
+    prompts: Vec<Together>,
 }
 
 /// Prints what the recipe at `path` would need. `memory` is what there is, in bytes; on the CPU
@@ -187,17 +205,20 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         let grids: Vec<MediaGrid> = entry.videos.iter().map(|video| grids[video]).collect();
         media_tokens(&config.vision, &grids)
     };
-    let prompts = |entries: &[Entry]| -> Result<Vec<Sequence>> {
-        let mut all = Vec::new();
+    let prompts = |entries: &[Entry]| -> Result<Vec<Together>> {
+        let mut by_video: BTreeMap<&[PathBuf], Vec<Vec<u32>>> = BTreeMap::new();
+        let mut video_tokens: BTreeMap<&[PathBuf], usize> = BTreeMap::new();
         for entry in entries {
             let media = media(entry);
+            video_tokens.insert(&entry.videos, media.iter().sum());
             for format in entry.formats(&recipe.eval.formats) {
                 let messages = entry.prompt(format, recipe.eval.prompt, true);
-                let tokens = chat.encode_prompt(&messages, &media)?.len();
-                all.push(Sequence { tokens, labels: 1, video_tokens: media.iter().sum() });
+                let ids = chat.encode_prompt(&messages, &media)?;
+                by_video.entry(&entry.videos).or_default().push(ids);
             }
         }
-        Ok(all)
+        let groups = by_video.into_iter();
+        Ok(groups.map(|(videos, ids)| Together::new(&ids, video_tokens[videos])).collect())
     };
     let (validation, prompts) = (prompts(&val)?, prompts(&test)?);
     let Samples { distinct, epochs } = plan_samples(&recipe, &train, terminal)?;
@@ -284,19 +305,22 @@ impl Facts {
     fn phases(&self) -> Vec<Phase> {
         let mut phases = vec![self.reading()];
         let questions = |n: usize| format!("{} questions", thousands(n));
+        let number = |prompts: &[Together]| prompts.iter().map(|group| group.rest.len()).sum();
         if !self.prompts.is_empty() {
-            phases.push(self.asking("before", &self.prompts, 1, &questions(self.prompts.len())));
+            let text = questions(number(&self.prompts));
+            phases.push(self.asking("before", &self.prompts, 1, &text));
         }
         phases.push(self.training());
         if !self.validation.is_empty() {
             let course = self.course;
             let every = self.recipe.train.eval_steps.unwrap_or(course.steps_per_epoch);
             let times = course.steps.div_ceil(every);
-            let text = format!("{times} × {}", questions(self.validation.len()));
+            let text = format!("{times} × {}", questions(number(&self.validation)));
             phases.push(self.asking("validation", &self.validation, times, &text));
         }
         if !self.prompts.is_empty() {
-            phases.push(self.asking("after", &self.prompts, 1, &questions(self.prompts.len())));
+            let text = questions(number(&self.prompts));
+            phases.push(self.asking("after", &self.prompts, 1, &text));
         }
         phases
     }
@@ -329,27 +353,40 @@ impl Facts {
         Phase { name: "videos", terms, flops, times }
     }
 
-    fn asking(&self, name: &'static str, asked: &[Sequence], times: usize, text: &str) -> Phase {
+    fn asking(&self, name: &'static str, asked: &[Together], times: usize, text: &str) -> Phase {
         let controls = if name == "validation" { &[] } else { &self.recipe.eval.controls[..] };
         let without = controls.iter().filter(|control| **control == Control::NoVideo).count();
-        let with = 1 + controls.len() - without;
-        let text_config = &self.config.text;
+        let with = (1 + controls.len() - without) as f64;
+        let config = &self.config.text;
         let new = self.recipe.eval.max_new_tokens();
-        let longest = asked.iter().map(|s| s.tokens).max().unwrap_or(0);
+        let batch = self.recipe.eval.batch_size;
+        let rows = asked.iter().map(|group| group.rest.len().min(batch)).max().unwrap_or(0);
+        let rest = asked.iter().flat_map(|group| &group.rest).copied().max().unwrap_or(0);
+        let common = asked.iter().map(|group| group.common).max().unwrap_or(0);
+        // Without video, prompts of any videos fill a batch.
+        let blind = asked.iter().flat_map(|group| {
+            group.rest.iter().map(|rest| group.common + rest - group.video_tokens)
+        });
+        let blind: Vec<usize> = if without > 0 { blind.collect() } else { vec![] };
+        let blind_tokens = batch.min(blind.len()) * blind.iter().copied().max().unwrap_or(0);
+        let at_once = common.max(rows * rest).max(blind_tokens);
+        let cached =
+            (common + rows * (rest + new)).max(blind_tokens + batch.min(blind.len()) * new);
         let mut terms = self.held();
-        let bytes = self.width * (longest + new) * text_config.cache();
+        let bytes = self.width * cached * config.cache();
         terms.push(Term { what: "keys and values", bytes, lower: SMALLER });
-        let bytes = self.width * longest * text_config.tape();
-        terms.push(Term { what: "activations", bytes, lower: SMALLER });
+        let bytes = self.width * at_once * config.tape();
+        terms.push(Term { what: "activations", bytes, lower: "lower eval.batch_size" });
+        let bytes = 3 * 4 * rows.max(batch.min(blind.len())) * config.vocab_size;
+        terms.push(Term { what: "logits", bytes, lower: "lower eval.batch_size" });
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
-        let prompt = |s: &Sequence| {
-            let blind = without as f64 * text_config.forward(s.tokens - s.video_tokens);
-            let answer = (with + without) as f64
-                * new as f64
-                * (text_config.forward(1) + text_config.logits());
-            with as f64 * text_config.forward(s.tokens) + blind + answer
-        };
-        let flops = times as f64 * asked.iter().map(prompt).sum::<f64>();
+        let answer = new as f64 * (config.forward(1) + config.logits());
+        let seen = asked.iter().map(|group| {
+            let rest: f64 = group.rest.iter().map(|t| config.forward(*t) + answer).sum();
+            with * (config.forward(group.common) + rest)
+        });
+        let unseen = blind.iter().map(|t| without as f64 * (config.forward(*t) + answer));
+        let flops = times as f64 * seen.chain(unseen).sum::<f64>();
         Phase { name, terms, flops, times: format!("{text}, {new} new tokens at most") }
     }
 

@@ -5,8 +5,8 @@
 //! sum is added in their order, so nothing depends on which is faster, and since their number is
 //! fixed, nothing depends on how many cores there are.
 
-use std::panic::resume_unwind;
-use std::thread::{available_parallelism, scope};
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
 
 use burn::module::Module;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -24,51 +24,45 @@ pub fn number(on_cpu: bool, dropout: bool, samples: usize) -> usize {
     if on_cpu && !dropout { samples.clamp(1, LANES) } else { 1 }
 }
 
-/// Runs `work` on each of `lanes` with a model of its own, and adds what they return: loss and
+/// Runs `work` on each of the [`LANES`] with a model of its own, and adds what they return: loss and
 /// summed gradients.
 ///
 /// # Errors
 /// The first lane's that fails, or where no thread can be started.
 pub fn run(
     model: &QwenVl,
-    lanes: usize,
     work: impl Fn(&QwenVl, usize) -> Result<(f64, Named)> + Sync,
 ) -> Result<(f64, Named)> {
-    let lane = |lane: usize| -> Result<(f64, Named)> {
-        // Models that share leaves share a graph, and a graph is walked by one thread at a time.
-        let model = model.valid().train();
-        pool(lanes)?.install(|| work(&model, lane))
-    };
-    let sums = scope(|scope| {
-        let lane = &lane;
-        let others: Vec<_> = (1..lanes).map(|i| scope.spawn(move || lane(i))).collect();
-        let mut sums = vec![lane(0)];
-        sums.extend(
-            others.into_iter().map(|other| other.join().unwrap_or_else(|e| resume_unwind(e))),
-        );
-        sums
+    // Models that share leaves share a graph, and a graph is walked by one thread at a time.
+    let lane = |lane: usize| work(&model.valid().train(), lane);
+    let [here, there] = pools()?;
+    let mut second = None;
+    let first = there.in_place_scope(|scope| {
+        scope.spawn(|_| second = Some(lane(1)));
+        here.install(|| lane(0))
     });
-    let mut sums = sums.into_iter();
-    let (mut loss, mut total) = sums.next().ok_or_else(|| Error::run("no lane"))??;
-    for sum in sums {
-        let (other, gradients) = sum?;
-        loss += other;
-        for (name, gradient) in gradients {
-            let sum = match total.remove(&name) {
-                Some(sum) => sum + gradient,
-                None => gradient,
-            };
-            total.insert(name, sum);
-        }
+    let (mut loss, mut sums) = first?;
+    let (other, gradients) = second.ok_or_else(|| Error::run("a lane did not run"))??;
+    loss += other;
+    for (name, gradient) in gradients {
+        let sum = match sums.remove(&name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        sums.insert(name, sum);
     }
-    Ok((loss, total))
+    Ok((loss, sums))
 }
 
-/// A lane's share of the cores.
-fn pool(lanes: usize) -> Result<ThreadPool> {
-    let cores = available_parallelism().map_or(1, usize::from);
-    ThreadPoolBuilder::new()
-        .num_threads((cores / lanes).max(1))
-        .build()
-        .map_err(|e| Error::run(format!("cannot start a thread: {e}")))
+/// The lanes' shares of the cores. They are kept: what a thread that ends had of memory stays with
+/// the process.
+fn pools() -> Result<&'static [ThreadPool; LANES]> {
+    static POOLS: OnceLock<Result<[ThreadPool; LANES], String>> = OnceLock::new();
+    let pools = POOLS.get_or_init(|| {
+        let cores = available_parallelism().map_or(1, usize::from);
+        let pool = || ThreadPoolBuilder::new().num_threads((cores / LANES).max(1)).build();
+        let pools = pool().and_then(|first| Ok([first, pool()?]));
+        pools.map_err(|e| e.to_string())
+    });
+    pools.as_ref().map_err(|e| Error::run(format!("cannot start a thread: {e}")))
 }

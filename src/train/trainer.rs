@@ -131,7 +131,7 @@ impl Setup<'_> {
         let on_cpu = cpu::runs(&model.model.norm.weight.val());
         match lanes::number(on_cpu, self.has_dropout(), weighted.len()) {
             1 => self.sum(model, step, weighted.into_iter()),
-            lanes => lanes::run(model, lanes, |model, lane| {
+            lanes => lanes::run(model, |model, lane| {
                 self.sum(model, step, weighted.iter().copied().skip(lane).step_by(lanes))
             }),
         }

@@ -57,7 +57,12 @@ fn turns(entry: &Entry) -> Vec<Turn> {
             .filter_map(|line| line.split_once(": "))
             .map(|(letter, choice)| (letter.to_owned(), choice.to_owned()))
             .collect();
-        let answer = if choices.is_empty() { said } else { choices[&said].clone() };
+        let answer = match choices.is_empty() {
+            true => said,
+            false => {
+                said.split(", ").map(|letter| &*choices[letter]).collect::<Vec<_>>().join(", ")
+            }
+        };
         Turn { question, choices, answer }
     };
     messages.chunks(2).map(turn).collect()
@@ -67,16 +72,20 @@ fn turns(entry: &Entry) -> Vec<Turn> {
 fn every_conversation_is_trained_on_and_every_skill_examined() {
     let trained = entries(&["descriptions", "lessons"]);
     assert_eq!(trained.len(), 2 * OPTIONS.videos);
+    let phrases = entries(&["phrases"]);
+    assert_eq!(phrases.len(), OPTIONS.videos / 2);
+    assert!(phrases.iter().all(|entry| entry.videos.is_empty()));
     let examined = entries(&SKILLS);
     let videos = |entries: &[Entry]| -> BTreeSet<_> {
         entries.iter().flat_map(|entry| entry.videos.clone()).collect()
     };
     assert_eq!(videos(&trained).len(), OPTIONS.videos);
     assert!(videos(&trained).is_disjoint(&videos(&examined)));
-    let items: Vec<_> = trained.iter().chain(&examined).map(Entry::item).collect();
+    let all = trained.iter().chain(&phrases).chain(&examined);
+    let items: Vec<_> = all.map(Entry::item).collect();
     let (split, _) = split::read(&rendered().join("split.json"), &items).unwrap();
     let count = |part: fn(&split::Split) -> usize| split.values().map(part).sum::<usize>();
-    assert_eq!(count(|s| s.train.len()), trained.len());
+    assert_eq!(count(|s| s.train.len()), trained.len() + phrases.len());
     assert_eq!(count(|s| s.test.len()), examined.len());
     for skill in SKILLS {
         assert!(split[skill].test.len() >= 3, "{skill} is hardly examined");
@@ -87,9 +96,8 @@ fn every_conversation_is_trained_on_and_every_skill_examined() {
 fn nothing_is_about_motion() {
     let words = ["mov", "direction", "going", "spin", "rotat", "wise", "closer", "away", "towards"];
     let mut phrases = 0;
-    for turn in
-        entries(&[&["descriptions", "lessons"], &SKILLS[..]].concat()).iter().flat_map(turns)
-    {
+    let sets = [&["phrases", "descriptions", "lessons"], &SKILLS[..]].concat();
+    for turn in entries(&sets).iter().flat_map(turns) {
         if turn.question.starts_with("Repeat after me: ") {
             phrases += 1;
             assert_eq!(turn.question, format!("Repeat after me: {}", turn.answer));

@@ -65,7 +65,7 @@ impl Pool {
         match self {
             Self::Thing(answers) => answers.iter().any(|(_, truth)| matches!(truth, Appears(_))),
             Self::Camera(_) => true,
-            _ => false,
+            Self::Count { .. } => false,
         }
     }
 }
@@ -104,7 +104,7 @@ pub(super) fn phrases(kind: &Kind) -> Vec<String> {
         .flat_map(|(_, family)| match family.pool {
             Pool::Thing(answers) => answers.iter().map(|(text, _)| *text).collect(),
             Pool::Camera(answers) => answers.iter().map(|(text, _)| *text).collect(),
-            _ => Vec::new(),
+            Pool::Count { .. } => Vec::new(),
         })
         .map(|text| text.replace("{things}", kind.plural).replace("{thing}", kind.noun))
         .collect();

@@ -1,11 +1,13 @@
 //! A set from which a model without any training learns to see and to answer: conversations on what
 //! is in a video, turn by turn, in LLaMA-Factory's layout. Nothing in them is about motion.
 //!
-//! In: [`LessonOptions`]. Out: a folder with two data sets on the same videos, `descriptions` to
-//! begin with and `lessons`, and one data set for each [`Skill`] with single questions on videos of
-//! their own, to examine it; `split.json` trains on the former and tests the latter. One turn in
-//! eight asks for a phrase alone, so that the forms of question and answer are learned beside what
-//! they are about.
+//! In: [`LessonOptions`]. Out: a folder with three data sets to learn from, `phrases` without a
+//! video, `descriptions` and `lessons` on the same videos, and one data set for each [`Skill`] with
+//! single questions on videos of their own, to examine it; `split.json` trains on the former and
+//! tests the latter.
+//!
+//! Phrases teach the form: to give back what is asked for, in words or by its letter. Without them
+//! a small model needs longer to find the letter of an answer than the answer.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::families::{MAX_COUNT, phrases};
 use super::figures::{COLOURS, KINDS};
-use super::matter::{Lesson, Matter, Skill};
+use super::matter::{LETTERS, Lesson, Matter, Skill, ask};
 use super::scene::Scene;
 use super::stage::{Look, Stage, pick};
 use super::{DemoOptions, DemoSummary, Draft, Film, write_json};
@@ -28,14 +30,20 @@ use crate::data::vlm4d::Format;
 use crate::error::Result;
 
 /// The data sets that are learned from.
+const PHRASES: &str = "phrases";
 const DESCRIPTIONS: &str = "descriptions";
 const LESSONS: &str = "lessons";
 /// How the prompts' last line begins.
 const INSTRUCTION: &str = "Do not generate";
 /// Turns in a conversation, as far as its scene has matter for them.
 const TURNS: usize = 6;
-/// How often a turn asks for a phrase alone.
-const PHRASES: f64 = 0.12;
+/// Turns in a conversation about phrases alone, and how many of these show choices.
+const PHRASE_TURNS: usize = 8;
+const PHRASES_BY_LETTER: f64 = 0.75;
+/// What asks for phrases.
+const REPEAT: &str = "Repeat after me: ";
+/// How often a turn on a video asks for a phrase.
+const PHRASE_BETWEEN: f64 = 0.12;
 /// How often a conversation begins with what its things are; later, their names would tell.
 const LOOKS: f64 = 0.6;
 /// Shares of the looks.
@@ -74,7 +82,7 @@ struct Message {
 #[derive(Debug, Serialize)]
 struct Row {
     messages: Vec<Message>,
-    videos: [String; 1],
+    videos: Vec<String>,
 }
 
 /// Renders the set into the folder `out`; `progress` is told after each video how many are done
@@ -109,7 +117,7 @@ pub fn render_lessons(
         let path = format!("videos/{:05}.mp4", index + 1);
         let scene = scene(pictures.aspect(), &mut rng);
         let matter = Matter { scene: &scene, aspect: pictures.aspect() };
-        let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, &path));
+        let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, Some(&path)));
         if index < options.videos {
             let description = matter.description().ask(Format::Ff, &mut asking);
             add(DESCRIPTIONS, vec![description]);
@@ -122,6 +130,8 @@ pub fn render_lessons(
         }
         films.push(Film { path, scene });
     }
+    let on_phrases = (0..options.videos / 2).map(|_| row(repeat(&mut asking), None));
+    sets.insert(PHRASES, on_phrases.collect());
     let films: Vec<&Film> = films.iter().collect();
     draft.encode(&films, &pictures, |done| progress(done, number))?;
     write(&draft, &sets, options.seed)?;
@@ -160,15 +170,42 @@ fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
     lessons.shuffle(rng);
     lessons.truncate(TURNS.saturating_sub(looks.len()));
     for lesson in &mut lessons {
-        if rng.random_bool(PHRASES) {
+        if rng.random_bool(PHRASE_BETWEEN) {
             *lesson = phrase(rng);
         }
     }
     let formats = [Format::Mc, Format::Ff];
     lessons.splice(0..0, looks);
-    let mut turns: Vec<_> =
-        lessons.into_iter().map(|lesson| lesson.ask(pick(&formats, rng), rng)).collect();
-    // How to answer need not be said again in each turn.
+    brief(lessons.into_iter().map(|lesson| lesson.ask(pick(&formats, rng), rng)).collect())
+}
+
+/// The turns of a conversation about phrases alone. Several at once teach more in as many tokens.
+fn repeat(rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+    let turn = |_| {
+        // Single words are easier to find again: a beginning.
+        let of_any_length = rng.random_bool(0.4);
+        let mut pool = pool(rng);
+        pool.retain(|text| of_any_length || !text.contains(' '));
+        pool.shuffle(rng);
+        if !rng.random_bool(PHRASES_BY_LETTER) {
+            pool.truncate(rng.random_range(1..=8));
+            let all = pool.join(", ");
+            return (ask(format!("{REPEAT}{all}"), vec![], Format::Ff), all);
+        }
+        pool.truncate(LETTERS.len());
+        let number = if rng.random_bool(0.4) { 1 } else { rng.random_range(2..=LETTERS.len()) };
+        let mut asked: Vec<usize> = (0..LETTERS.len()).collect();
+        asked.shuffle(rng);
+        asked.truncate(number);
+        let named = asked.iter().map(|i| &*pool[*i]).collect::<Vec<_>>().join(", ");
+        let letters = asked.iter().map(|i| LETTERS[*i]).collect::<Vec<_>>().join(", ");
+        (ask(format!("{REPEAT}{named}"), pool, Format::Mc), letters)
+    };
+    brief((0..PHRASE_TURNS).map(turn).collect())
+}
+
+/// How to answer need not be said again in each turn.
+fn brief(mut turns: Vec<(String, String)>) -> Vec<(String, String)> {
     for (prompt, _) in turns.iter_mut().skip(1) {
         if let Some(end) = prompt.find(INSTRUCTION) {
             prompt.truncate(end);
@@ -191,25 +228,30 @@ fn examine(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
 
 /// A question about words alone.
 fn phrase(rng: &mut ChaCha8Rng) -> Lesson {
+    let mut all = pool(rng);
+    all.shuffle(rng);
+    all.truncate(LETTERS.len());
+    let answer = all.pop().unwrap_or_default();
+    Lesson { skill: Skill::Phrase, question: format!("{REPEAT}{answer}"), answer, others: all }
+}
+
+/// The phrases that answers can be, told of a random thing.
+fn pool(rng: &mut ChaCha8Rng) -> Vec<String> {
     let kind = &KINDS[rng.random_range(0..KINDS.len())];
     let mut all = phrases(kind);
     all.extend((0..=MAX_COUNT).map(|count| count.to_string()));
     all.extend(COLOURS.map(|colour| colour.name.to_owned()));
-    all.shuffle(rng);
-    all.truncate(4);
-    let answer = all.pop().unwrap_or_default();
-    let question = format!("Repeat after me: {answer}");
-    Lesson { skill: Skill::Phrase, question, answer, others: all }
+    all
 }
 
-fn row(turns: Vec<(String, String)>, video: &str) -> Row {
+fn row(turns: Vec<(String, String)>, video: Option<&str>) -> Row {
     let mut messages = Vec::new();
     for (prompt, answer) in turns {
-        let marker = if messages.is_empty() { "<video>" } else { "" };
+        let marker = if messages.is_empty() && video.is_some() { "<video>" } else { "" };
         messages.push(Message { role: "user", content: format!("{marker}{prompt}") });
         messages.push(Message { role: "assistant", content: answer });
     }
-    Row { messages, videos: [video.to_owned()] }
+    Row { messages, videos: video.map(str::to_owned).into_iter().collect() }
 }
 
 /// Writes the data sets, what describes them and their split.
@@ -220,7 +262,7 @@ fn write(draft: &Draft, sets: &BTreeMap<&str, Vec<Row>>, seed: u64) -> Result<()
         write_json(&draft.folder.join(&file), rows)?;
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
-        let trains = [DESCRIPTIONS, LESSONS].contains(name);
+        let trains = [PHRASES, DESCRIPTIONS, LESSONS].contains(name);
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::figures::{COLOURS, KINDS, Kind};
 use super::scene::{Actor, Pose, Scene};
 use super::stage::pick;
-use crate::data::vlm4d::{Format, PromptStyle, Question, prompt, training_answer};
+use crate::data::vlm4d::{Format, PromptStyle, Question, prompt};
 
 /// Moments that are asked about.
 const MOMENTS: [(&str, f32); 3] = [
@@ -31,6 +31,8 @@ const LARGE: f32 = 0.225;
 /// How far off a quarter of a turn a tilt may be, in radians.
 const TILT: f32 = 0.6;
 
+/// How often a thing's name begins with its colour where its kind alone would tell.
+const COLOUR_NAMED: f64 = 0.8;
 /// How often a thing asked for is not there.
 const ABSENT: f64 = 0.5;
 
@@ -105,19 +107,31 @@ impl Lesson {
         self.others.truncate(3);
         let gold = rng.random_range(0..=self.others.len());
         self.others.insert(gold, self.answer.clone());
-        let question = Question {
-            id: String::new(),
-            subset: String::new(),
-            source: String::new(),
-            group: String::new(),
-            video: "".into(),
-            question: self.question,
-            choices: self.others,
-            answer: self.answer,
-            gold: vec![gold],
+        let answer = match format {
+            Format::Mc => LETTERS[gold].to_owned(),
+            Format::Ff => self.answer,
         };
-        (prompt(&question, format, PromptStyle::Do), training_answer(&question, format))
+        (ask(self.question, self.others, format), answer)
     }
+}
+
+/// What choices begin with.
+pub(super) const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
+
+/// The prompt, as VLM4D has it; `choices` are shown in multiple choice.
+pub(super) fn ask(question: String, choices: Vec<String>, format: Format) -> String {
+    let question = Question {
+        id: String::new(),
+        subset: String::new(),
+        source: String::new(),
+        group: String::new(),
+        video: "".into(),
+        question,
+        choices,
+        answer: String::new(),
+        gold: vec![],
+    };
+    prompt(&question, format, PromptStyle::Do)
 }
 
 /// A scene to ask about; `aspect` is the frame's width over its height.
@@ -137,7 +151,7 @@ impl Matter<'_> {
 
     /// A name that fits this thing alone.
     fn name(&self, actor: &Actor, rng: &mut ChaCha8Rng) -> String {
-        if self.number_of(actor.kind) > 1 || rng.random_bool(0.5) {
+        if self.number_of(actor.kind) > 1 || rng.random_bool(COLOUR_NAMED) {
             format!("{} {}", actor.colour.name, actor.kind.noun)
         } else {
             actor.kind.noun.to_owned()
