@@ -19,13 +19,14 @@ Stages, by shape:
 Every command's result is one JSON file under --out, with all of them in results.json; a command
 that succeeded with the same program before is not run again (`--again` does). No command takes
 longer than --limit seconds: one that does fails, the rest goes on. The network is not needed once
-cargo's registry is filled. Needs torch, transformers and peft, or `--without-hf`.
+cargo's registry is filled. Needs torch, transformers and peft; `--without-hf` leaves their side out.
 
 MFU counts the arithmetic that training needs without any saving, the same for both sides: 4 per
 weight of the language model and of its head and token, 6 per weight of the adapter and token,
 6 · layers · width · tokens² for causal attention, and the vision tower forward; over --peak-tflops.
 """
 import argparse
+import importlib.metadata as metadata
 import json
 import math
 import os
@@ -56,12 +57,12 @@ BF16_FLOOR = {"features": 1e-3, "logits": 1e-3, "gradients": 1e-3, "loss": 1e-3,
 # Name, our benchmark's options; name, transformers' options.
 OURS = {
     "features kept, recomputed": ["--recompute"],
-    "features kept": [],
+    "features kept, activations kept": [],
     "features anew, recomputed": ["--fresh-features", "--recompute"],
 }
 THEIRS = {
     "checkpointing": ["--checkpointing"],
-    "": [],
+    "activations kept": [],
     "batches of 4, checkpointing": ["--checkpointing", "--batch-size", "4"],
 }
 
@@ -83,8 +84,9 @@ class Runner:
 
     def run(self, shape, name, command, before=None, again=False):
         """The JSON object that `command` prints last, with `seconds` and the GPU's peak."""
-        path, program = self.path(shape, name), command[0]
-        stamp = [*map(str, command), *stat_of(program), *stat_of(command[1])]
+        path = self.path(shape, name)
+        program = command[1] if command[0] == sys.executable else command[0]
+        stamp = [*map(str, command), *stat_of(program)]
         kept = read(path)
         again = again or self.arguments.again
         if kept and kept.get("command") == stamp and "error" not in kept and not again:
@@ -154,9 +156,8 @@ def last_object(out):
 
 def stat_of(program):
     """What changes when a program is built anew."""
-    path = shutil.which(str(program)) or str(program)
-    stat = os.stat(path) if os.path.isfile(path) else None
-    return [str(stat.st_size), str(int(stat.st_mtime))] if stat else []
+    stat = os.stat(program)
+    return [str(stat.st_size), str(int(stat.st_mtime))]
 
 
 def read(path):
@@ -195,24 +196,23 @@ def build(arguments, environment):
     return pathlib.Path(built[-1])
 
 
-def check_hf(arguments):
-    """transformers and its versions, or what is missing."""
-    if arguments.without_hf:
-        return {}
+def check_python(arguments):
+    """Versions of the Python packages that the stages need, or which are missing."""
     versions, missing = {}, []
-    for name in ("torch", "transformers", "peft", "safetensors", "numpy"):
+    needed = ["safetensors", "numpy"] if "parity" in arguments.stage else []
+    needed += [] if arguments.without_hf else ["torch", "transformers", "peft"]
+    for name in needed:
         try:
-            versions[name] = __import__(name).__version__
-        except ImportError:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
         raise Missing(
             f"{sys.executable} has no {', '.join(missing)}",
-            f"`{sys.executable} -m pip install torch transformers peft`, name another Python with PYTHON=, or `--without-hf`",
+            f"`{sys.executable} -m pip install {' '.join(missing)}`, or name another Python with PYTHON=; `--without-hf` needs safetensors and numpy alone",
         )
-    import torch
-
-    if arguments.device != "cpu" and not torch.cuda.is_available():
+    asked = "import torch, sys; sys.exit(not torch.cuda.is_available())"
+    if "torch" in needed and arguments.device != "cpu" and subprocess.run([sys.executable, "-c", asked]).returncode != 0:
         raise Missing("torch finds no GPU", "install torch for the driver's CUDA version, or `--without-hf`")
     return versions
 
@@ -258,7 +258,8 @@ def measure(runner, shape, folder, before):
     """Both sides' measurements of the chosen stages, in turn."""
     arguments = runner.arguments
     where = ["--device", arguments.device, "--dtype", arguments.dtype]
-    steps = ["--accumulate", arguments.accumulate, "--steps", arguments.steps, "--warmup", arguments.warmup]
+    counts = ["--steps", arguments.steps, "--warmup", arguments.warmup]
+    steps = [*counts, "--accumulate", arguments.accumulate]
     adapter = ["--adapter", folder / "adapter"]
     our = lambda file, *more: [*runner.ours, "measure", folder, folder / file, *where, *adapter, *more]
     their = lambda file, *more: hf("measure", folder, folder / file, *where, *adapter, *more)
@@ -268,7 +269,10 @@ def measure(runner, shape, folder, before):
             for name, more in OURS.items():
                 commands[f"train, ours, {name}, {round_}"] = our("speed.json", *steps, *more)
             for name, more in {} if arguments.without_hf else THEIRS.items():
-                commands[f"train, transformers, {name}, {round_}"] = their("speed.json", *steps, *more)
+                # As many samples a step, however many a forward pass takes.
+                passes = max(1, arguments.accumulate // (4 if "batches of 4" in name else 1))
+                some = [*counts, "--accumulate", passes, *more]
+                commands[f"train, transformers, {name}, {round_}"] = their("speed.json", *some)
             runner.each(shape, commands, before)
     if "answers" in arguments.stage:
         for task in ("freeform", "letter"):
@@ -414,7 +418,7 @@ def speed_rows(runner, shape, folder, gpu):
     peak, rows = peak_flops(runner.arguments, gpu), {}
     for name, result in runner.results.get(shape, {}).items():
         if name.startswith("train, "):
-            rows.setdefault(name.rsplit(", ", 1)[0].removeprefix("train, ").rstrip(", "), []).append(result)
+            rows.setdefault(name.rsplit(", ", 1)[0].removeprefix("train, "), []).append(result)
     table = []
     for name, results in rows.items():
         rates = sorted(result["tokens_per_s"] for result in results)
@@ -523,7 +527,7 @@ def main():
         nvml = machine.Nvml(int(arguments.device.split(":")[1]))
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         facts |= {"driver": machine.version(cuda), "nvrtc": machine.version(nvrtc), "gpu": machine.tell(query)}
-    facts |= check_hf(arguments)
+    facts |= check_python(arguments)
     facts["commit"] = machine.tell(["git", "-C", HERE, "describe", "--always", "--dirty"])
     print("  ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     arguments.ours = build(arguments, environment)

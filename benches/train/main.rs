@@ -25,6 +25,7 @@ use burn::module::Module;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use vlm4d_train::device::{self, Chosen};
+use vlm4d_train::error::Error;
 use vlm4d_train::eval::generate::{Options, Prompt, generate};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::peft;
@@ -81,7 +82,8 @@ enum What {
 #[derive(clap::Args, Clone)]
 struct Model {
     /// Checkpoint folder.
-    model: PathBuf,
+    #[arg(value_name = "MODEL")]
+    path: PathBuf,
     /// Samples.
     batches: PathBuf,
     /// An adapter to start from, in PEFT's format.
@@ -215,12 +217,12 @@ impl Model {
     /// The model with its adapter, and where it is.
     fn load(&self) -> Result<(QwenVl, Chosen), Failure> {
         let chosen = device::choose(&recipe::Model {
-            path: self.model.display().to_string(),
+            path: self.path.display().to_string(),
             dtype: if self.dtype == Dtype::F32 { recipe::Dtype::F32 } else { recipe::Dtype::Bf16 },
             device: self.device.clone(),
         })?;
-        let config = Config::from_dir(&self.model)?;
-        let files = TensorFiles::from_dir(&self.model)?;
+        let config = Config::from_dir(&self.path)?;
+        let files = TensorFiles::from_dir(&self.path)?;
         let mut model = weights::load(&config, &files, chosen.dtype, &chosen.device)?;
         match &self.adapter {
             Some(dir) => drop(peft::load(&mut model, dir, 0.0)?),
@@ -263,12 +265,12 @@ fn training<'a>(
 fn measure(case: &Case) -> Result<Value, Failure> {
     let start = Instant::now();
     let (model, chosen) = case.model.load()?;
-    chosen.device.sync().map_err(|e| format!("the device failed: {e:?}"))?;
+    chosen.device.sync().map_err(|e| Error::device(&format!("{e:?}")))?;
     let load_s = start.elapsed().as_secs_f64();
     let batches = Batches::read(&case.model.batches)?;
     let loaded = memory("VmRSS:")?;
     let mut result = match case.task {
-        Task::Experiment => experiment(&model, batches.samples, case)?,
+        Task::Experiment => experiment(&model, &batches.samples, case)?,
         task => repeated(&model, batches.samples, task, case)?,
     };
     result["device"] = chosen.name.as_str().into();
@@ -295,7 +297,10 @@ fn repeated(
     let entries: Vec<Entry> = samples.into_iter().cycle().take(n).collect();
     let videos = Videos::new(model, &entries, case.way.fresh_features);
     let (all, losses) = match task {
-        Task::Train => train(model, &entries, &videos, case)?,
+        Task::Train => {
+            let (_, seconds, losses) = train(model, &entries, &videos, case)?;
+            (seconds, losses)
+        }
         task => (answer(model, &entries, &videos, task)?, vec![]),
     };
     let seconds = &all[case.warmup..];
@@ -315,17 +320,16 @@ fn repeated(
 }
 
 /// Both kinds of answer to all samples, training, both kinds of answer again.
-fn experiment(model: &QwenVl, entries: Vec<Entry>, case: &Case) -> Result<Value, Failure> {
+fn experiment(model: &QwenVl, entries: &[Entry], case: &Case) -> Result<Value, Failure> {
     let start = Instant::now();
-    let videos = Videos::new(model, &entries, false);
-    model.device().sync().map_err(|e| format!("the device failed: {e:?}"))?;
+    let videos = Videos::new(model, entries, false);
+    model.device().sync().map_err(|e| Error::device(&format!("{e:?}")))?;
     let features_s = start.elapsed().as_secs_f64();
-    let before_s = ask_all(model, &entries, &videos)?;
+    let before_s = ask_all(model, entries, &videos)?;
     let n = case.steps * case.way.accumulate;
     let trained: Vec<Entry> = entries.iter().cloned().cycle().take(n).collect();
-    let kept = Videos::new(model, &trained, false);
-    let (seconds, losses) = train(model, &trained, &kept, case)?;
-    let after_s = ask_all(model, &entries, &videos)?;
+    let (model, seconds, losses) = train(model, &trained, &videos.of_samples(&trained), case)?;
+    let after_s = ask_all(&model.valid(), entries, &videos)?;
     Ok(json!({
         "features_s": features_s, "before_s": before_s, "train_s": seconds.iter().sum::<f64>(),
         "after_s": after_s, "questions": 4 * entries.len(), "losses": losses,
@@ -349,13 +353,13 @@ fn ask_all(model: &QwenVl, entries: &[Entry], videos: &Videos) -> Result<f64, Fa
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Seconds of each step, and the losses.
+/// The trained model, seconds of each step, and the losses.
 fn train(
     model: &QwenVl,
     entries: &[Entry],
     videos: &Videos,
     case: &Case,
-) -> Result<(Vec<f64>, Vec<f64>), Failure> {
+) -> Result<(QwenVl, Vec<f64>, Vec<f64>), Failure> {
     let mut model = model.clone().train();
     let samples: Result<Vec<Sample>, Failure> =
         entries.iter().map(|entry| entry.sample(&model)).collect();
@@ -368,11 +372,11 @@ fn train(
         let (loss, mut gradients) = setup.gradients(&model, step)?;
         clip(&mut gradients, 1.0)?;
         model = optimiser.update(model, |_| 1e-4, &gradients);
-        model.device().sync().map_err(|e| format!("the device failed: {e:?}"))?;
+        model.device().sync().map_err(|e| Error::device(&format!("{e:?}")))?;
         seconds.push(start.elapsed().as_secs_f64());
         losses.push(loss);
     }
-    Ok((seconds, losses))
+    Ok((model, seconds, losses))
 }
 
 /// Seconds of each answer.

@@ -124,6 +124,7 @@ impl Entry {
 }
 
 /// The videos of all samples: their pixels, or the features that were made of them before.
+#[derive(Clone)]
 pub struct Videos {
     frozen: QwenVl,
     pixels: BTreeMap<u64, Vec<f32>>,
@@ -144,8 +145,13 @@ impl Videos {
                     .or_insert_with(|| frozen.features(&values(), entry.video_grid_thw));
             }
         }
+        Self { frozen, pixels, kept, of_sample: vec![] }.of_samples(entries)
+    }
+
+    /// The same videos for other samples on them.
+    pub fn of_samples(&self, entries: &[Entry]) -> Self {
         let of_sample = entries.iter().map(|e| (e.pixel_seed, e.video_grid_thw)).collect();
-        Self { frozen, pixels, kept, of_sample }
+        Self { of_sample, ..self.clone() }
     }
 }
 
