@@ -46,7 +46,7 @@ class Reference:
 
         self.torch, self.device, self.dtype = torch, torch_device(device), dtype
         self.batch_size, self.accumulate = batch_size, accumulate
-        torch.set_num_threads(os.cpu_count())
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
         # f32 means f32 on a GPU too.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "bf16"
         transformers.logging.set_verbosity_error()

@@ -449,7 +449,7 @@ def print_speed(runner, shape, table):
             f"{row['peak_bytes'] / 2**30:>10.2f}{row['warmup_s']:>11.1f}{ratio:>7}"
         )
     ours = next((row for row in table if row["name"] == "ours, features kept, recomputed"), None)
-    if not (ours and theirs):
+    if not (ours and theirs) or runner.arguments.device == "cpu":
         return None
     ratio, memory = ours["tokens_per_s"] / theirs["tokens_per_s"], ours["peak_bytes"] / theirs["peak_bytes"]
     met = ratio >= BAR and memory <= 1
