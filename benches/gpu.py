@@ -276,7 +276,7 @@ def measure(runner, shape, folder, before):
             runner.each(shape, commands, before)
     if "answers" in arguments.stage:
         for task in ("freeform", "letter"):
-            more = ["--task", task, "--steps", arguments.questions, "--warmup", 2]
+            more = ["--task", task, "--steps", arguments.questions, "--warmup", arguments.warmup]
             commands = {f"{task}, ours": our("speed.json", *more)}
             if not arguments.without_hf:
                 commands[f"{task}, transformers"] = their("speed.json", *more)
@@ -511,7 +511,8 @@ def options():
     parser.add_argument("--rounds", type=int, default=2, help="of the speed stage")
     parser.add_argument("--accumulate", type=int, default=8, help="micro-batches of a step")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--warmup", type=int, default=1)
+    # With 8 micro-batches a step, 4 steps see each of the 32 samples' lengths once.
+    parser.add_argument("--warmup", type=int, default=4)
     parser.add_argument("--questions", type=int, default=16, help="of answers and experiment")
     return parser.parse_args()
 
