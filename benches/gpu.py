@@ -43,7 +43,7 @@ from gpu_machine import Missing
 HERE = pathlib.Path(__file__).resolve().parent
 STAGES = ["build", "write", "parity", "speed", "answers", "experiment"]
 SHAPES = ["2b", "7b", "2.5-3b", "2.5-7b", "nano", "2.5-nano", "tiny", "2.5-tiny"]
-# The first bar of the issue: our tokens/s over transformers', at no more memory.
+# The first bar: our tokens/s over transformers', at no more memory.
 BAR = 0.7
 # bf16 with f32 accumulation, no sparsity. Source: NVIDIA's data sheets.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "RTX 4090": 165}
