@@ -144,7 +144,10 @@ impl Cli {
             }
             Some(Command::Eval { recipe, adapter, out, runs }) => {
                 interrupt::catch()?;
-                run::evaluation(&recipe, adapter.as_deref(), out.as_deref(), &runs, &terminal)?;
+                let (adapter, out) = (adapter.as_deref(), out.as_deref());
+                run::explained(&recipe, false, &terminal, || {
+                    run::evaluation(&recipe, adapter, out, &runs, &terminal)
+                })?;
                 Ok(())
             }
             Some(Command::Grade { files, out, data }) => {
@@ -184,7 +187,8 @@ fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
     }
     let mut dirs = Vec::new();
     for path in &args.recipes {
-        dirs.push(run::run(path, &args.runs, terminal)?);
+        let run = || run::run(path, &args.runs, terminal);
+        dirs.push(run::explained(path, true, terminal, run)?);
         terminal.line("");
     }
     match &dirs[..] {

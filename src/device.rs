@@ -1,5 +1,7 @@
 //! `model.device` and `model.dtype` → where and in what type the model runs.
 
+pub mod cuda;
+
 use burn::tensor::{DType, Device};
 
 use crate::error::{Error, Result};
@@ -14,6 +16,8 @@ pub struct Chosen {
     pub name: String,
     /// Type of weights and activations.
     pub dtype: DType,
+    /// What the user should know of the choice.
+    pub note: Option<String>,
 }
 
 /// Whether a recipe would run on the CPU, and its type of weights and activations, without any
@@ -45,7 +49,7 @@ fn gpu_index(name: &str) -> Result<usize> {
 /// The device that a recipe asks for.
 ///
 /// # Errors
-/// Where there is no such device; none is put in its place.
+/// Where there is no such device, or something that it needs is missing; none is put in its place.
 pub fn choose(model: &Model) -> Result<Chosen> {
     let gpus = gpus();
     let wanted = match (model.device.as_str(), gpus.is_empty()) {
@@ -55,11 +59,13 @@ pub fn choose(model: &Model) -> Result<Chosen> {
     };
     let Some(index) = wanted else {
         let dtype = if model.dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 };
-        return Ok(Chosen { device: Device::flex(), name: "cpu".into(), dtype });
+        let note = if model.device == "auto" { why_no_gpu() } else { None };
+        return Ok(Chosen { device: Device::flex(), name: "cpu".into(), dtype, note });
     };
     let dtype = if model.dtype == Dtype::F32 { DType::F32 } else { DType::BF16 };
+    prepare_cuda(gpus.len(), dtype)?;
     match gpus.into_iter().nth(index) {
-        Some(device) => Ok(Chosen { device, name: format!("cuda:{index}"), dtype }),
+        Some(device) => Ok(Chosen { device, name: format!("cuda:{index}"), dtype, note: None }),
         None => Err(no_such_gpu(index)),
     }
 }
@@ -72,6 +78,42 @@ fn gpus() -> Vec<Device> {
 #[cfg(not(feature = "cuda"))]
 fn gpus() -> Vec<Device> {
     vec![]
+}
+
+/// Checks what kernels need, and lets f32 be f32: products of f32 matrices would else be rounded
+/// to TF32 (10 bits), which PyTorch by default does not do either.
+#[cfg(feature = "cuda")]
+fn prepare_cuda(gpus: usize, dtype: DType) -> Result<()> {
+    use cubek_std::config::{CubekConfig, MatmulConfig, RuntimeConfig};
+
+    cuda::find(gpus).check()?;
+    let allow_tf32 = dtype != DType::F32;
+    // Set once in a process: a second run in it has the first one's.
+    if !CubekConfig::try_set(CubekConfig { matmul: MatmulConfig { allow_tf32 } })
+        && MatmulConfig::get().allow_tf32
+        && !allow_tf32
+    {
+        return Err(Error::run("a run in bf16 came before this one in f32 in the same process")
+            .help("give recipes of different model.dtype to programs of their own"));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+#[expect(clippy::unnecessary_wraps, reason = "as with CUDA")]
+fn prepare_cuda(_gpus: usize, _dtype: DType) -> Result<()> {
+    Ok(())
+}
+
+/// Why a program for GPUs uses none.
+#[cfg(feature = "cuda")]
+fn why_no_gpu() -> Option<String> {
+    cuda::find(0).check().err().map(|e| format!("runs on the CPU: {e}"))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn why_no_gpu() -> Option<String> {
+    None
 }
 
 fn no_such_gpu(index: usize) -> Error {

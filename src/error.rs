@@ -15,6 +15,8 @@ pub enum Kind {
     Input,
     /// It broke while running: what was done can be resumed.
     Run,
+    /// The device's memory is full; else as [`Kind::Run`].
+    OutOfMemory,
     /// The user pressed Ctrl-C.
     Interrupted,
 }
@@ -37,6 +39,21 @@ impl Error {
     /// It broke while running.
     pub fn run(what: impl Into<String>) -> Self {
         Self { kind: Kind::Run, ..Self::input(what) }
+    }
+
+    /// The device failed; `reason` is what its library says, of which a trace of calls is left out.
+    pub fn device(reason: &str) -> Self {
+        // Of cubecl's `IoError`: a full device, and a tensor that never fits.
+        let full = ["out of device memory", "can't allocate buffer of size"];
+        let is_trace = |line: &str| line.starts_with("Backtrace") || line.starts_with("0:");
+        let lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines: Vec<&str> = lines.take_while(|line| !is_trace(line)).collect();
+        let kind = match full.iter().any(|text| reason.contains(text)) {
+            true => Kind::OutOfMemory,
+            false => Kind::Run,
+        };
+        let what = format!("the device failed: {}", lines.join(" "));
+        Self { kind, ..Self::input(what) }
     }
 
     /// Stopped by the user.
@@ -65,7 +82,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Input => 2,
-            Kind::Run => 1,
+            Kind::Run | Kind::OutOfMemory => 1,
             Kind::Interrupted => 130,
         }
     }

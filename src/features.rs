@@ -468,7 +468,7 @@ impl Videos {
         let data = frozen
             .features(&patches.pixel_values, patches.grid_thw)
             .try_into_data()
-            .map_err(|e| Error::run(format!("the device failed: {e:?}")))?;
+            .map_err(|e| Error::device(&format!("{e:?}")))?;
         let cost_s = decoding_s + start.elapsed().as_secs_f64();
         if let Some(key) = self.features_key(shown, &known.content) {
             let about = AboutFeatures {

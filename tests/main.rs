@@ -13,6 +13,7 @@ mod cpu;
 mod data;
 mod decode;
 mod demo;
+mod device;
 mod evaluation;
 mod export;
 mod full;

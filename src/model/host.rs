@@ -16,10 +16,9 @@ use crate::files;
 /// # Errors
 /// Where the device fails.
 pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let data =
-        tensor.try_into_data().map_err(|e| Error::run(format!("the device failed: {e:?}")))?;
+    let data = tensor.try_into_data().map_err(|e| Error::device(&format!("{e:?}")))?;
     let data = data.convert_dtype(DType::F32);
-    data.try_to_vec().map_err(|e| Error::run(format!("the device failed: {e:?}")))
+    data.try_to_vec().map_err(|e| Error::device(&format!("{e:?}")))
 }
 
 /// f32 tensors on the host: numbers, row by row, and shape, by name.

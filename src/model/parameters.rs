@@ -93,7 +93,7 @@ pub fn fingerprints(module: &impl Module, prefix: &str) -> Result<BTreeMap<Strin
     });
     let checked = found.into_iter().map(|(name, data)| match data {
         Ok(fingerprint) => Ok((name, fingerprint)),
-        Err(e) => Err(Error::run(format!("the device failed: {e:?}"))),
+        Err(e) => Err(Error::device(&format!("{e:?}"))),
     });
     checked.collect()
 }

@@ -5,6 +5,7 @@
 
 mod alone;
 mod evaluate;
+mod full;
 pub mod places;
 pub mod plan;
 mod prepare;
@@ -18,6 +19,7 @@ use burn::module::Module;
 
 pub use self::alone::evaluation;
 use self::evaluate::evaluate;
+pub use self::full::explained;
 use self::prepare::{Prepared, Purpose, adopt_adapter, prepare};
 use self::train::train;
 use crate::data::hub::Repo;

@@ -62,6 +62,31 @@ impl Phase {
     fn bytes(&self) -> usize {
         self.terms.iter().map(|term| term.bytes).sum()
     }
+
+    /// Its terms, the largest first.
+    fn by_size(&self) -> Vec<&Term> {
+        let mut terms: Vec<&Term> = self.terms.iter().collect();
+        terms.sort_by_key(|term| std::cmp::Reverse(term.bytes));
+        terms
+    }
+
+    /// How much it needs, and most of it for what.
+    fn describe(&self) -> String {
+        let part = |term: &&Term| format!("{} {}", term.what, size(term.bytes as u64));
+        let parts: Vec<String> = self.by_size().iter().take(4).map(part).collect();
+        format!("{} in `{}`: {}", size(self.bytes() as u64), self.name, parts.join(", "))
+    }
+
+    /// What makes it smaller, what helps most first.
+    fn lower(&self) -> String {
+        let mut lower: Vec<&str> = Vec::new();
+        for term in self.by_size() {
+            if !term.lower.is_empty() && !lower.contains(&term.lower) {
+                lower.push(term.lower);
+            }
+        }
+        lower.join("; or ")
+    }
 }
 
 /// Prompts that are answered together, on the same videos.
@@ -143,15 +168,8 @@ pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal
 
 /// Says whether the largest phase fits, and what to lower where it does not.
 fn verdict(peak: &Phase, memory: Option<usize>, terminal: &Terminal) -> Result<()> {
+    terminal.line(&format!("peak   {}", peak.describe()));
     let need = size(peak.bytes() as u64);
-    let mut terms: Vec<&Term> = peak.terms.iter().collect();
-    terms.sort_by_key(|term| std::cmp::Reverse(term.bytes));
-    let parts: Vec<String> = terms
-        .iter()
-        .take(4)
-        .map(|term| format!("{} {}", term.what, size(term.bytes as u64)))
-        .collect();
-    terminal.line(&format!("peak   {need} in `{}`: {}", peak.name, parts.join(", ")));
     let Some(memory) = memory else {
         terminal.line("note   how much memory the device has is not known here; --memory GIB says");
         return Ok(());
@@ -161,15 +179,25 @@ fn verdict(peak: &Phase, memory: Option<usize>, terminal: &Terminal) -> Result<(
         terminal.line(&format!("fits   {need} of {have}"));
         return Ok(());
     }
-    let mut lower: Vec<&str> = Vec::new();
-    for term in terms.iter().filter(|term| !term.lower.is_empty()) {
-        if !lower.contains(&term.lower) {
-            lower.push(term.lower);
-        }
-    }
     let what =
         format!("the run needs about {need} of memory in `{}`, and there are {have}", peak.name);
-    Err(Error::input(what).help(lower.join("; or ")))
+    Err(Error::input(what).help(peak.lower()))
+}
+
+/// What to lower where the recipe at `path` did not fit: what its largest phase was expected to
+/// need, and what makes that smaller. `trains` says whether training was part of it.
+///
+/// # Errors
+/// As [`plan`].
+pub fn relief(path: &Path, trains: bool, terminal: &Terminal) -> Result<String> {
+    let mut recipe = Recipe::from_file(path)?;
+    adopt_adapter(&mut recipe)?;
+    terminal.line("note   the memory is full; what the recipe was expected to need:");
+    let phases = gather(recipe, terminal)?.phases();
+    let asked = |phase: &&Phase| trains || !["training", "validation"].contains(&phase.name);
+    let peak = phases.iter().filter(asked).max_by_key(|phase| phase.bytes());
+    let peak = peak.ok_or_else(|| Error::run("a run without phases"))?;
+    Ok(format!("`plan` expects {}; {}", peak.describe(), peak.lower()))
 }
 
 fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {

@@ -77,6 +77,9 @@ pub fn prepare(
     terminal: &Terminal,
 ) -> Result<(QwenVl, Prepared)> {
     let chosen = device::choose(&recipe.model)?;
+    if let Some(note) = &chosen.note {
+        terminal.line(&format!("note   {note}"));
+    }
     let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
     recipe.model.path = path;
     let config = Config::from_dir(&checkpoint)?;

@@ -1,0 +1,211 @@
+"""What a machine has for CUDA: driver, NVRTC, headers; and what a process takes of the GPU."""
+import ctypes
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+# What the kernels that burn generates include: half types, tensor cores, barriers.
+KERNEL = b"""
+#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+#include <mma.h>
+#include <cooperative_groups.h>
+#include <cuda/barrier>
+extern "C" __global__ void probe(__nv_bfloat16 *x) { x[0] = __float2bfloat16(1.0f); }
+"""
+WHEELS = "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
+NVRTC_NAMES = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
+# CUDA versions that the bindings know (cudarc 0.19).
+KNOWN = [12000, 12010, 12020, 12030, 12040, 12050, 12060, 12080, 12090, 13000, 13010, 13020, 13030, 13040]
+
+
+class Missing(Exception):
+    """What is missing or too old, and how to mend it."""
+
+    def __init__(self, what, fix):
+        super().__init__(f"error: {what}\n  help: {fix}")
+
+
+def version(number):
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def driver():
+    """CUDA version of the driver, as 1000 · major + 10 · minor."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError as e:
+        raise Missing(
+            f"no NVIDIA driver: {e}",
+            "install it (Debian: `apt-get install nvidia-driver`; in a container start it with `--gpus all`), or `--device cpu`",
+        )
+    found = ctypes.c_int(0)
+    library.cuDriverGetVersion(ctypes.byref(found))
+    count, code = ctypes.c_int(0), library.cuInit(0)
+    if code == 0:
+        code = library.cuDeviceGetCount(ctypes.byref(count))
+    if code != 0 or count.value == 0:
+        raise Missing(
+            f"the driver (CUDA {version(found.value)}) finds no GPU (code {code})",
+            "look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES",
+        )
+    if found.value < 12000:
+        raise Missing(
+            f"the driver is for CUDA {version(found.value)}, and 12.0 is the oldest that works",
+            "install a newer driver (525 or newer; 580 or newer for CUDA 13)",
+        )
+    return found.value
+
+
+def candidates():
+    """Folders that may hold a CUDA toolkit, or the parts of one that Python wheels bring."""
+    named = [os.environ.get(name) for name in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT")]
+    folders = [pathlib.Path(name) for name in named if name]
+    folders += [pathlib.Path("/usr/local/cuda"), pathlib.Path("/opt/cuda")]
+    for site in map(pathlib.Path, sys.path):
+        wheels = site / "nvidia"
+        if wheels.is_dir():
+            folders += [wheels / "cu13", *sorted(wheels.glob("cu1[0-9]")), *sorted(wheels.glob("cuda_*"))]
+    return [folder for i, folder in enumerate(folders) if folder.is_dir() and folder not in folders[:i]]
+
+
+def nvrtc_library(folders):
+    """The library, and the folder to look for it in: none where the loader finds it by itself."""
+    for name in NVRTC_NAMES:
+        try:
+            return ctypes.CDLL(name), None
+        except OSError:
+            pass
+    for folder in folders:
+        for sub in ("lib64", "lib"):
+            for name in NVRTC_NAMES:
+                if (folder / sub / name).exists():
+                    return ctypes.CDLL(str(folder / sub / name)), folder / sub
+    raise Missing(
+        "no NVRTC, which compiles the GPU's kernels",
+        f"install the CUDA toolkit, or `{sys.executable} -m pip install {WHEELS}` of the driver's version",
+    )
+
+
+def compile_probe(nvrtc, include):
+    """The compiler's log where it cannot compile a small kernel with the headers of `include`."""
+    program = ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), KERNEL, b"probe.cu", 0, None, None)
+    options = [b"--gpu-architecture=sm_80", b"--include-path=" + str(include).encode()]
+    options.append(b"--include-path=" + str(include / "cccl").encode())
+    code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    if code == 0:
+        return None
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    lines = log.value.decode(errors="replace").splitlines()
+    return next((line for line in lines if "error" in line), f"code {code}")
+
+
+def toolkit(driver_version, work):
+    """Environment that a program needs to find NVRTC and its headers, and NVRTC's version.
+
+    Headers that lie in several folders are linked together in one under `work`."""
+    folders = candidates()
+    nvrtc, folder = nvrtc_library(folders)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    found = 1000 * major.value + 10 * minor.value
+    if driver_version and found > driver_version:
+        raise Missing(
+            f"NVRTC is {version(found)} and the driver is for CUDA {version(driver_version)}: the driver cannot load what it compiles",
+            f"install the CUDA toolkit {version(driver_version)} or older (wheels: pip install '{WHEELS.split()[0]}=={version(driver_version)}.*' and so on), or a newer driver",
+        )
+    includes = [folder / "include" for folder in folders if (folder / "include").is_dir()]
+    log = "no folder with headers"
+    for include in includes:
+        log = compile_probe(nvrtc, include)
+        if log is None:
+            break
+    else:
+        include = joined(includes, work / "cuda" / "include")
+        log = compile_probe(nvrtc, include) if includes else log
+    if log is not None:
+        raise Missing(
+            f"NVRTC {version(found)} cannot compile a kernel: {log}",
+            f"the headers of CUDA are missing or of another version: install the toolkit, or `{sys.executable} -m pip install {WHEELS}`, all of version {version(found)}",
+        )
+    environment = {"CUDA_PATH": str(include.parent)}
+    if folder:
+        paths = [str(folder), os.environ.get("LD_LIBRARY_PATH", "")]
+        environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
+    known = [number for number in KNOWN if number <= min(found, driver_version or found)]
+    environment["CUDARC_CUDA_VERSION"] = str(known[-1] if known else KNOWN[0])
+    return environment, found
+
+
+def joined(includes, to):
+    """A folder of links to what is in `includes`; the first of a name counts."""
+    to.mkdir(parents=True, exist_ok=True)
+    for include in includes:
+        for entry in include.iterdir():
+            link = to / entry.name
+            if not link.is_symlink() and not link.exists():
+                link.symlink_to(entry.resolve())
+    return to
+
+
+class Nvml:
+    """The driver's own count of the memory that is used on a GPU."""
+
+    class Memory(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
+
+    def __init__(self, index):
+        self.library = ctypes.CDLL("libnvidia-ml.so.1")
+        self.handle = ctypes.c_void_p()
+        if self.library.nvmlInit_v2() or self.library.nvmlDeviceGetHandleByIndex_v2(
+            index, ctypes.byref(self.handle)
+        ):
+            raise OSError("NVML finds no such GPU")
+
+    def used(self):
+        memory = self.Memory()
+        if self.library.nvmlDeviceGetMemoryInfo(self.handle, ctypes.byref(memory)):
+            raise OSError("NVML does not tell the memory")
+        return memory.used
+
+
+class Watch:
+    """The most memory that is used on a GPU while a block runs, above what was used before it.
+
+    Everything on that GPU counts, a context's own memory too: nothing else may run there."""
+
+    def __init__(self, nvml):
+        self.nvml, self.peak, self.running = nvml, None, True
+
+    def __enter__(self):
+        if self.nvml:
+            self.before = self.nvml.used()
+            self.peak = 0
+            self.thread = threading.Thread(target=self.watch, daemon=True)
+            self.thread.start()
+        return self
+
+    def watch(self):
+        while self.running:
+            self.peak = max(self.peak, self.nvml.used() - self.before)
+            time.sleep(0.02)
+
+    def __exit__(self, *_):
+        self.running = False
+        if self.nvml:
+            self.thread.join()
+
+
+def tell(command):
+    """What a command prints, or nothing where it is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
