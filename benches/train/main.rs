@@ -46,7 +46,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<What>,
     /// What cargo adds.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     bench: bool,
     /// Rounds of all cases.
     #[arg(long, default_value_t = 3)]

@@ -134,7 +134,7 @@ impl DemoOptions {
                  from 4 frames to 60 s, at most 60 frames per second"
             )
         } else if self.videos() == 0 {
-            "the demo set needs at least one video".to_owned()
+            "there is no video to render: ask for one at least".to_owned()
         } else if encoder::find_by_name("libx264").is_none() {
             "this ffmpeg cannot encode H.264: it was built without libx264".to_owned()
         } else {
