@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 
 use super::entry::{self, Entry};
 use super::fault::Inspected;
 use super::video::{self, Sampling, VideoOptions};
 use super::{sharegpt, vlm4d};
 use crate::error::Result;
-use crate::interrupt;
+use crate::{interrupt, parallel};
 
 /// First and last frame: nothing of a video is left unread, and little of it kept.
 const WHOLE: VideoOptions =
@@ -103,34 +101,21 @@ impl Checked {
         let (there, missing): (Vec<_>, Vec<_>) =
             users.iter().partition(|(video, _)| dir.join(video).is_file());
         self.add_missing(dir, &missing);
-        let queue = Mutex::new(there.iter());
-        let (sender, receiver) = channel();
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                let (queue, sender) = (&queue, sender.clone());
-                scope.spawn(move || {
-                    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-                    while let Some((video, _)) = next() {
-                        let path = dir.join(video);
-                        let fault = video::read_whole(&path, &WHOLE).err();
-                        // nobody listens any more once the user has stopped
-                        if interrupt::requested() || sender.send((path, fault)).is_err() {
-                            break;
-                        }
-                    }
-                });
+        let read = |(video, _): &(&&Path, &Vec<&str>)| {
+            let path = dir.join(video);
+            let fault = video::read_whole(&path, &WHOLE).err();
+            (path, fault)
+        };
+        parallel::each(&there, read, |done, (path, fault)| {
+            interrupt::check("the check")?;
+            if let Some(error) = fault {
+                let what = error.to_string();
+                let prefix = format!("{}: ", path.display());
+                self.add(&path, what.strip_prefix(&prefix).unwrap_or(&what).to_owned());
             }
-            drop(sender);
-            for (done, (path, fault)) in receiver.into_iter().enumerate() {
-                if let Some(error) = fault {
-                    let what = error.to_string();
-                    let prefix = format!("{}: ", path.display());
-                    self.add(&path, what.strip_prefix(&prefix).unwrap_or(&what).to_owned());
-                }
-                progress(done + 1, there.len());
-            }
-        });
+            progress(done, there.len());
+            Ok(())
+        })?;
         interrupt::check("the check")
     }
 

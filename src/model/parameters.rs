@@ -109,6 +109,15 @@ pub fn add_gradients(
     module.visit(&mut visitor);
 }
 
+/// Adds `value` to what `sums` has under `name`.
+pub fn add(sums: &mut Named, name: String, value: Tensor<1>) {
+    let sum = match sums.remove(&name) {
+        Some(sum) => sum + value,
+        None => value,
+    };
+    sums.insert(name, sum);
+}
+
 /// Replaces each trained parameter by what `new` returns for its name and flat value; keeps it
 /// where that is nothing.
 pub fn replace<M: Module>(
@@ -190,11 +199,7 @@ impl OnParameter for Collect<'_> {
     fn parameter<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
         let Some(gradient) = param.val().grad_remove(self.gradients) else { return };
         let gradient: Tensor<1> = cast(gradient.flatten(0, D - 1), DType::F32);
-        let sum = match self.sums.remove(&name) {
-            Some(sum) => sum + gradient,
-            None => gradient,
-        };
-        self.sums.insert(name, sum);
+        add(self.sums, name, gradient);
     }
 }
 

@@ -12,7 +12,7 @@ use burn::module::Module;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
-use crate::model::parameters::Named;
+use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
 
 /// How many lanes there are where there is more than one.
@@ -45,11 +45,7 @@ pub fn run(
     let (other, gradients) = second.ok_or_else(|| Error::run("a lane did not run"))??;
     loss += other;
     for (name, gradient) in gradients {
-        let sum = match sums.remove(&name) {
-            Some(sum) => sum + gradient,
-            None => gradient,
-        };
-        sums.insert(name, sum);
+        parameters::add(&mut sums, name, gradient);
     }
     Ok((loss, sums))
 }

@@ -23,7 +23,6 @@ mod stage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, mpsc};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -36,7 +35,7 @@ use self::questions::{Answer, Author};
 use self::scene::Scene;
 use self::stage::{Source, Stage};
 use crate::error::{Error, Result};
-use crate::{files, interrupt};
+use crate::{files, interrupt, parallel};
 
 /// Before a video's path in the question files. Source: the VLM4D dataset.
 const HUB: &str = "https://huggingface.co/datasets/shijiezhou/VLM4D/resolve/main";
@@ -271,29 +270,11 @@ impl Draft {
         let folders: BTreeSet<&Path> =
             films.iter().filter_map(|film| Path::new(&film.path).parent()).collect();
         folders.into_iter().try_for_each(|folder| self.make_folder(folder))?;
-        let queue = Mutex::new(films.iter());
-        let (sender, receiver) = mpsc::sync_channel(0);
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                let (queue, sender) = (&queue, sender.clone());
-                scope.spawn(move || {
-                    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-                    while let Some(film) = next() {
-                        let path = self.folder.join(&film.path);
-                        // Nobody listens any more once a video has failed.
-                        if sender.send(encode(&path, &film.scene, options)).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            for (done, encoded) in receiver.into_iter().enumerate() {
-                interrupt::check("the rendering of videos")?;
-                encoded?;
-                progress(done + 1);
-            }
+        let film = |film: &&Film| encode(&self.folder.join(&film.path), &film.scene, options);
+        parallel::each(films, film, |done, encoded| {
+            interrupt::check("the rendering of videos")?;
+            encoded?;
+            progress(done);
             Ok(())
         })
     }
