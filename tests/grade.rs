@@ -477,6 +477,9 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     ("White", &["The van is white", "white"], &["black", "black and white", "not white"]),
     ("Jumped", &["jumping", "He jumped."], &["fell", "did not jump"]),
     ("not pedalling", &["not pedalling", "He isn't pedalling."], &["pedalling"]),
+    // A choice that the question's text spells out.
+    ("A", &["A", "A.", "(A)", "A: a car", "The answer is A"], &["a car", "B", "A or B", ""]),
+    ("B", &["B", "B. left"], &["A", "left", "A, B"]),
     (
         "It bounces off the rim",
         &["bounces off the rim", "The ball bounced off the rim."],

@@ -203,9 +203,15 @@ fn full_gradients_equal_the_reference() {
     }
 }
 
+const PLAIN: Method = Method {
+    recompute: false,
+    dropout_seed: None,
+    logits_at_once: LOGITS_AT_ONCE,
+    multiple: 1,
+};
+
 /// Loss and gradients of the batch's first sample.
-fn of_first(model: &QwenVl, batch: &Batch, recompute: bool, logits_at_once: usize) -> (f64, Named) {
-    let method = Method { recompute, dropout_seed: None, logits_at_once };
+fn of_first(model: &QwenVl, batch: &Batch, method: Method) -> (f64, Named) {
     let features = batch.features(model, 0).unwrap();
     let mut sums = Named::new();
     let loss = add_sample(model, &batch.samples[0], &features, 1.0, method, &mut sums).unwrap();
@@ -221,19 +227,25 @@ fn assert_same_gradients(got: &Named, want: &Named, tolerance: f64) {
 }
 
 #[test]
-fn recomputing_layers_and_cutting_the_logits_change_nothing() {
+fn recomputing_cutting_the_logits_and_padding_change_nothing() {
     for name in CHECKPOINTS {
         let adapted = with_adapter(name, &format!("{name}/lora_init.safetensors"));
         let full = load(name).set_require_grad(true).train();
         let file = format!("{name}/forward_video.safetensors");
         let batch = Batch::read(&adapted, &file, &[], &["vid_exact".into()]);
         for model in [adapted, full] {
-            let (loss, plain) = of_first(&model, &batch, false, LOGITS_AT_ONCE);
-            // 1: position by position, so that sums are rounded in another order.
-            for (recompute, at_once, tolerance) in
-                [(true, LOGITS_AT_ONCE, 1e-6), (true, 1, 3e-6), (false, 1, 3e-6)]
-            {
-                let (other, gradients) = of_first(&model, &batch, recompute, at_once);
+            let (loss, plain) = of_first(&model, &batch, PLAIN);
+            let recompute = Method { recompute: true, ..PLAIN };
+            let multiple = batch.samples[0].input_ids.len() + 7;
+            for (method, tolerance) in [
+                (recompute, 1e-6),
+                // Position by position, so that sums are rounded in another order.
+                (Method { logits_at_once: 1, ..recompute }, 3e-6),
+                (Method { logits_at_once: 1, ..PLAIN }, 3e-6),
+                (Method { multiple, ..PLAIN }, 3e-6),
+                (Method { multiple, ..recompute }, 3e-6),
+            ] {
+                let (other, gradients) = of_first(&model, &batch, method);
                 assert!((other / loss - 1.0).abs() < 1e-6, "{name}: {other} {loss}");
                 assert_same_gradients(&gradients, &plain, tolerance);
             }
@@ -262,7 +274,7 @@ fn what_lies_before_the_first_trained_layer_has_no_tape() {
         assert!(!below.is_tracked(), "layer 0 is frozen");
         assert!(model.model.layers[1].forward(below, &context, None).is_tracked());
         let [(_, plain), (_, recomputed)] =
-            [false, true].map(|recompute| of_first(&model, &batch, recompute, LOGITS_AT_ONCE));
+            [false, true].map(|recompute| of_first(&model, &batch, Method { recompute, ..PLAIN }));
         assert!(plain.keys().all(|key| key.starts_with("model.layers.1.")));
         assert_same_gradients(&recomputed, &plain, 1e-6);
     }
@@ -331,8 +343,7 @@ fn lanes_add_up_to_the_samples_one_by_one() {
         for (i, sample) in batch.samples.iter().enumerate() {
             let labels = sample.labels.iter().filter(|label| **label >= 0).count();
             let weight = 1.0 / (5.0 * labels as f64);
-            let method =
-                Method { recompute: true, dropout_seed: None, logits_at_once: LOGITS_AT_ONCE };
+            let method = Method { recompute: true, ..PLAIN };
             let features = batch.features(&model, i).unwrap();
             alone +=
                 weight * add_sample(&model, sample, &features, weight, method, &mut sums).unwrap();

@@ -9,6 +9,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::loss::{cross_entropy, predictions};
+use crate::data::chat::IGNORE_INDEX;
 use crate::error::{Error, Result};
 use crate::model::host::host;
 use crate::model::language::Context;
@@ -23,7 +24,7 @@ pub struct Sample {
     pub id: String,
     /// `[t]`.
     pub input_ids: Vec<u32>,
-    /// `[t]`, [`IGNORE_INDEX`](crate::data::chat::IGNORE_INDEX) where nothing is learned.
+    /// `[t]`, [`IGNORE_INDEX`] where nothing is learned.
     pub labels: Vec<i64>,
     /// Where each token stands in time, height and width.
     pub positions: Positions,
@@ -38,11 +39,29 @@ pub struct Method {
     pub dropout_seed: Option<u64>,
     /// Most logits that exist at once ([`LOGITS_AT_ONCE`]); at least those of one position do.
     pub logits_at_once: usize,
+    /// Samples are padded on the right to a multiple of so many tokens; 1 pads none.
+    pub multiple: usize,
 }
+
+/// On a GPU: kernels are tuned and compiled for each new shape, so that there be few.
+pub const GPU_MULTIPLE: usize = 64;
 
 /// 64 MiB in f32, and three times that with what the loss makes of them: the logits of 110
 /// positions at Qwen's vocabulary of 152,064.
 pub const LOGITS_AT_ONCE: usize = 1 << 24;
+
+impl Sample {
+    /// This one with its last token repeated up to a multiple of `multiple` tokens: nothing before
+    /// them sees them, and no loss is taken there.
+    fn padded(&self, multiple: usize) -> Self {
+        let t = self.input_ids.len().next_multiple_of(multiple);
+        let mut padded = self.clone();
+        padded.input_ids.resize(t, self.input_ids.last().copied().unwrap_or_default());
+        padded.labels.resize(t, IGNORE_INDEX);
+        padded.positions = self.positions.part(0..t);
+        padded
+    }
+}
 
 /// Adds the gradients of `weight · Σ token losses` of `sample` to `sums`; returns `Σ token losses`.
 ///
@@ -59,6 +78,7 @@ pub fn add_sample(
     method: Method,
     sums: &mut Named,
 ) -> Result<f64> {
+    let sample = &sample.padded(method.multiple);
     let pass = Pass { model, context: model.context(&sample.positions, true), method };
     let embedded = model.embed(&sample.input_ids, features)?;
     let (loss, tape, gradient) = if method.recompute {

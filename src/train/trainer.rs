@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::checkpoint;
-use super::gradients::{LOGITS_AT_ONCE, Method, Sample, add_sample};
+use super::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, add_sample};
 use super::lanes;
 use super::log::{Log, Record, memory_bytes};
 use super::loss::{label_tokens, token_weights};
@@ -128,8 +128,7 @@ impl Setup<'_> {
             token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
         let weighted: Vec<(usize, f64)> =
             micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect();
-        let on_cpu = cpu::runs(&model.model.norm.weight.val());
-        match lanes::number(on_cpu, self.has_dropout(), weighted.len()) {
+        match lanes::number(on_cpu(model), self.has_dropout(), weighted.len()) {
             1 => self.sum(model, step, weighted.into_iter()),
             lanes => lanes::run(model, |model, lane| {
                 self.sum(model, step, weighted.iter().copied().skip(lane).step_by(lanes))
@@ -154,6 +153,7 @@ impl Setup<'_> {
                 recompute: self.train.recompute,
                 dropout_seed: self.has_dropout().then(|| dropout_seed(self.seed, step, i)),
                 logits_at_once: LOGITS_AT_ONCE,
+                multiple: if on_cpu(model) { 1 } else { GPU_MULTIPLE },
             };
             if let Some(seed) = method.dropout_seed {
                 // For the vision tower; each decoder layer is given a seed of its own.
@@ -323,6 +323,11 @@ impl Setup<'_> {
             None => format!("no checkpoint was saved yet; {advice}"),
         })
     }
+}
+
+/// Whether `model` takes the passes of [`cpu`].
+fn on_cpu(model: &QwenVl) -> bool {
+    cpu::runs(&model.model.norm.weight.val())
 }
 
 /// A seed of its own for each sample and step, far from its neighbours'.

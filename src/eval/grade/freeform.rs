@@ -4,10 +4,15 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::{CONCLUSION, Verdict, plain, rule};
+use super::{CONCLUSION, Verdict, grade_mc, plain, rule};
 
-/// Grades a response to a freeform question; `gold` is the right choice's text.
+/// Grades a response to a freeform question; `gold` is the right choice's text. A gold of one
+/// letter (`B`) is a choice that only the question's text spells out: the response has to name it.
 pub fn grade_ff(response: &str, gold: &str) -> Verdict {
+    if let [letter @ b'A'..=b'Z'] = gold.trim().as_bytes() {
+        let unknown = vec![String::new(); 26];
+        return grade_mc(response, &unknown, &[usize::from(letter - b'A')]);
+    }
     let (said, gold) = (Form::of(concluded(&plain(response))), Form::of(gold));
     let correct = said.answers(&gold);
     Verdict::new((!said.words.is_empty()).then(|| said.words.join(" ").to_lowercase()), correct)
