@@ -2,11 +2,12 @@
 //! operations, whose gradients burn derives.
 
 use burn::tensor::activation::{sigmoid, silu, softmax};
-use burn::tensor::{Device, Distribution, Tensor};
-use vlm4d_train::model::cpu;
+use burn::tensor::{DType, Device, Distribution, Tensor};
+use vlm4d_train::model::lora::cast;
+use vlm4d_train::model::{attention, cpu};
 
 use crate::model::values;
-use crate::support::relative_difference;
+use crate::support::{max_difference, relative_difference};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     let device = Device::flex();
@@ -47,7 +48,7 @@ fn attention_is_softmax_of_scores_times_values() {
     ] {
         // As the linear layers give them: `[b, t, h, d]` in memory.
         let inputs = [random([b, t, h, d]), random([b, s, kv, d]), random([b, s, kv, d])];
-        let composed = |[q, k, v]: [Tensor<4>; 3]| {
+        let repeated = |[q, k, v]: [Tensor<4>; 3]| {
             let repeated = |x: Tensor<4>| {
                 let x = x.reshape([b, kv, 1, s, d]).repeat_dim(2, h / kv);
                 x.reshape([b, h, s, d])
@@ -66,8 +67,26 @@ fn attention_is_softmax_of_scores_times_values() {
             let [q, k, v] = qkv.map(|x| x.swap_dims(1, 2));
             cpu::attention(q, k, v, causal)
         };
-        compare(&format!("{t} queries, {s} keys"), &inputs, ours, composed);
+        let composed = |qkv: [Tensor<4>; 3]| {
+            let [q, k, v] = qkv.map(|x| x.swap_dims(1, 2));
+            attention::composed(q, k, v, causal)
+        };
+        compare(&format!("{t} queries, {s} keys"), &inputs, ours, repeated);
+        compare(&format!("composed, {t} queries, {s} keys"), &inputs, ours, composed);
     }
+}
+
+#[test]
+fn attention_in_bf16_has_its_statistics_in_f32() {
+    // A softmax in bf16 could tell 2,000 nearly equal weights neither from each other nor from 0.
+    let shape = [1, 2, 2_000, 16];
+    let random = || Tensor::<4>::random(shape, Distribution::Normal(0.0, 0.2), &Device::flex());
+    let [q, k, v] = [random(), random(), random().add_scalar(1.0)];
+    let want = values(cpu::attention(q.clone(), k.clone(), v.clone(), true));
+    let [q, k, v] = [q, k, v].map(|x| cast(x, DType::BF16));
+    let got = values(cast(attention::attention(q, k, v, true), DType::F32));
+    let difference = max_difference(&got, &want);
+    assert!(difference < 0.01, "{difference}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Attention: the one function through which every head of both towers goes.
 
-use burn::tensor::{DType, Tensor, module, ops::AttentionModuleOptions};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, DType, Tensor, module, ops::AttentionModuleOptions};
 
 use super::cpu;
 use super::lora::cast;
@@ -12,18 +13,48 @@ use super::lora::cast;
 /// padding need no mask. Softmax statistics are f32.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     // A single query sees everything that is cached.
-    let is_causal = causal && q.dims()[2] > 1;
+    let causal = causal && q.dims()[2] > 1;
     if cpu::runs(&q) {
-        return cpu::attention(q, k, v, is_causal);
+        cpu::attention(q, k, v, causal)
+    } else if q.dtype() == DType::F32 || cpu::holds(&q) {
+        // On a GPU burn's kernels read f32 as TF32 or f16, whatever is said of matrix products.
+        composed(q, k, v, causal)
+    } else {
+        fused(q, k, v, causal)
     }
-    module::attention(
-        q,
-        k,
-        v,
-        None,
-        None,
-        AttentionModuleOptions { is_causal, ..Default::default() },
-    )
+}
+
+/// [`attention`] composed of matrix products and a softmax in f32, as transformers' `eager` is:
+/// what all other ways are held to.
+pub fn composed(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let ([b, heads, t, d], [_, kv, s, _]) = (q.dims(), k.dims());
+    let (dtype, device) = (q.dtype(), q.device());
+    // The heads of a group share their keys: they are further queries of the same keys.
+    let rows = heads / kv * t;
+    let scores = q.reshape([b, kv, rows, d]).matmul(k.transpose()).reshape([b, heads, t, s]);
+    let scores = cast(scores, DType::F32).div_scalar((d as f64).sqrt());
+    let scores = if causal {
+        let hidden = Tensor::<2, Bool>::tril_mask([t, s], s as i64 - t as i64, &device);
+        scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY)
+    } else {
+        scores
+    };
+    let weights = cast(softmax(scores, 3), dtype).reshape([b, kv, rows, s]);
+    weights.matmul(v).reshape([b, heads, t, d])
+}
+
+/// [`attention`] by burn's kernels with a backward pass. Without a tape burn would choose among
+/// others, some with statistics in bf16, by which is the fastest: so there always is a tape.
+fn fused(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<4> {
+    let attend = |q, k, v| {
+        let options = AttentionModuleOptions { is_causal, ..Default::default() };
+        module::attention(q, k, v, None, None, options)
+    };
+    if q.is_tracked() || k.is_tracked() || v.is_tracked() {
+        return attend(q, k, v);
+    }
+    let [q, k, v] = [q, k, v].map(|x| x.inner().autodiff());
+    attend(q.require_grad(), k, v).inner()
 }
 
 /// Attention of `b` continuations of one trunk, without a copy of the trunk per continuation.

@@ -22,7 +22,12 @@ use self::record::run;
 
 /// Whether `x` is f32 on the CPU: what the functions of this module take.
 pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+    x.dtype() == DType::F32 && holds(x)
+}
+
+/// Whether `x` is on the CPU.
+pub fn holds<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// Scaled dot-product attention: `q: [b, heads, t, d]`, `k, v: [b, kv_heads, s, d]` →
