@@ -203,12 +203,8 @@ fn full_gradients_equal_the_reference() {
     }
 }
 
-const PLAIN: Method = Method {
-    recompute: false,
-    dropout_seed: None,
-    logits_at_once: LOGITS_AT_ONCE,
-    multiple: 1,
-};
+const PLAIN: Method =
+    Method { recompute: false, dropout_seed: None, logits_at_once: LOGITS_AT_ONCE, multiple: 1 };
 
 /// Loss and gradients of the batch's first sample.
 fn of_first(model: &QwenVl, batch: &Batch, method: Method) -> (f64, Named) {
