@@ -29,7 +29,7 @@ fn drawn(seed: u64) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn random_weights_are_drawn_as_transformers_draws_them() {
+fn random_weights_are_drawn_as_transformers_draws_them_but_for_queries() {
     let (_folder, out) = drawn(1);
     let files = TensorFiles::from_dir(&out).unwrap();
     let config = Config::from_dir(&out).unwrap();
@@ -49,12 +49,41 @@ fn random_weights_are_drawn_as_transformers_draws_them() {
         let holds = match kind {
             "bias" => values.iter().all(|v| *v == 0.0),
             "norm" => values.iter().all(|v| *v == 1.0),
+            _ if name.ends_with("q_proj.weight") => true,
             _ => mean.abs() < 5.0 * range / n.sqrt() && (std / range - 1.0).abs() < 5.0 / n.sqrt(),
         };
         assert!(holds, "{name}: mean {mean} std {std}");
         seen.insert(kind);
     }
     assert_eq!(seen.len(), 3);
+}
+
+/// 0.7 of each key head in its query heads, and 0.3 of their own: correlated by 0.7 / √(0.7² + 0.3²).
+#[test]
+fn queries_lean_on_their_keys() {
+    let (_folder, out) = drawn(1);
+    let files = TensorFiles::from_dir(&out).unwrap();
+    let text = Config::from_dir(&out).unwrap().text;
+    let head = text.head_dim * text.hidden_size;
+    for layer in 0..text.num_hidden_layers {
+        let weight = |which: &str| {
+            let name = format!("model.layers.{layer}.self_attn.{which}_proj.weight");
+            files.f32(&name).unwrap().0
+        };
+        let (queries, keys) = (weight("q"), weight("k"));
+        let squares = |x: &[f32]| x.iter().map(|v| f64::from(v * v)).sum::<f64>();
+        for (i, query) in queries.chunks(head).enumerate() {
+            let like = |key: &[f32]| {
+                let dot: f64 = query.iter().zip(key).map(|(q, k)| f64::from(q * k)).sum();
+                dot / (squares(query) * squares(key)).sqrt()
+            };
+            let own = i / (text.num_attention_heads / text.num_key_value_heads);
+            for (j, key) in keys.chunks(head).enumerate() {
+                let want = if j == own { 0.919 } else { 0.0 };
+                assert!((like(key) - want).abs() < 0.1, "head {i}, key {j}: {}", like(key));
+            }
+        }
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ FF = (
     "Directly output the final short answer.\n"
 )
 # The data sets of `data lessons` that are learned from.
-SETS = ("phrases", "descriptions", "lessons")
+SETS = ("words", "phrases", "descriptions", "lessons")
 # config.json's keys of token ids.
 TOKENS = dict(
     bos_token_id="endoftext",
@@ -131,23 +131,23 @@ def write_config(ids):
     config.update(
         vocab_size=-(-top // 64) * 64,
         # 0.02 is for wide layers: in these, attention would stay even for long.
-        initializer_range=0.05,
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=4,
-        max_window_layers=4,
+        initializer_range=0.07,
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=6,
+        max_window_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
         rope_theta=10000.0,
-        rope_scaling={"type": "mrope", "mrope_section": [8, 12, 12]},
+        rope_scaling={"type": "mrope", "mrope_section": [4, 6, 6]},
     )
     config["vision_config"].update(
         depth=4,
         hidden_size=128,
         intermediate_size=344,
         num_heads=4,
-        out_hidden_size=256,
+        out_hidden_size=128,
         window_size=56,
         fullatt_block_indexes=[1, 3],
     )

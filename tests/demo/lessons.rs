@@ -57,10 +57,17 @@ fn turns(entry: &Entry) -> Vec<Turn> {
             .filter_map(|line| line.split_once(": "))
             .map(|(letter, choice)| (letter.to_owned(), choice.to_owned()))
             .collect();
-        let answer = match choices.is_empty() {
-            true => said,
-            false => {
-                said.split(", ").map(|letter| &*choices[letter]).collect::<Vec<_>>().join(", ")
+        let answer = match said.rsplit_once(". ") {
+            _ if choices.is_empty() => said,
+            None => choices[&said].clone(),
+            Some((checked, letter)) => {
+                assert!(prompt.ends_with("\nCheck each choice.\n"), "{prompt}");
+                let check = |(at, choice): (&String, &String)| {
+                    format!("{at}: {choice} {}", if at == letter { "yes" } else { "no" })
+                };
+                let want: Vec<_> = choices.iter().map(check).collect();
+                assert_eq!(checked, want.join(", "));
+                choices[letter].clone()
             }
         };
         Turn { question, choices, answer }
@@ -72,8 +79,8 @@ fn turns(entry: &Entry) -> Vec<Turn> {
 fn every_conversation_is_trained_on_and_every_skill_examined() {
     let trained = entries(&["descriptions", "lessons"]);
     assert_eq!(trained.len(), 2 * OPTIONS.videos);
-    let phrases = entries(&["phrases"]);
-    assert_eq!(phrases.len(), OPTIONS.videos / 2);
+    let phrases = entries(&["words", "phrases"]);
+    assert_eq!(phrases.len(), 4 * OPTIONS.videos + OPTIONS.videos / 3);
     assert!(phrases.iter().all(|entry| entry.videos.is_empty()));
     let examined = entries(&SKILLS);
     let videos = |entries: &[Entry]| -> BTreeSet<_> {
@@ -96,7 +103,7 @@ fn every_conversation_is_trained_on_and_every_skill_examined() {
 fn nothing_is_about_motion() {
     let words = ["mov", "direction", "going", "spin", "rotat", "wise", "closer", "away", "towards"];
     let mut phrases = 0;
-    let sets = [&["phrases", "descriptions", "lessons"], &SKILLS[..]].concat();
+    let sets = [&["words", "phrases", "descriptions", "lessons"], &SKILLS[..]].concat();
     for turn in entries(&sets).iter().flat_map(turns) {
         if turn.question.starts_with("Repeat after me: ") {
             phrases += 1;

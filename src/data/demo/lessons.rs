@@ -1,13 +1,13 @@
 //! A set from which a model without any training learns to see and to answer: conversations on what
 //! is in a video, turn by turn, in LLaMA-Factory's layout. Nothing in them is about motion.
 //!
-//! In: [`LessonOptions`]. Out: a folder with three data sets to learn from, `phrases` without a
-//! video, `descriptions` and `lessons` on the same videos, and one data set for each [`Skill`] with
-//! single questions on videos of their own, to examine it; `split.json` trains on the former and
-//! tests the latter.
+//! In: [`LessonOptions`]. Out: a folder with four data sets to learn from, `words` and `phrases`
+//! without a video, `descriptions` and `lessons` on the same videos, and one data set for each
+//! [`Skill`] with single questions on videos of their own, to examine it; `split.json` trains on the
+//! former and tests the latter.
 //!
-//! Phrases teach the form: to give back what is asked for, in words or by its letter. Without them
-//! a small model needs longer to find the letter of an answer than the answer.
+//! Words and phrases teach the form: to give back what is asked for, in words or by its letter. In
+//! single, short questions that is learned soon, in long conversations not at all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,26 +20,31 @@ use serde_json::{Value, json};
 
 use super::families::{MAX_COUNT, phrases};
 use super::figures::{COLOURS, KINDS};
-use super::matter::{LETTERS, Lesson, Matter, Skill, ask};
+use super::matter::{Form, INSTRUCTION, Lesson, Matter, Skill};
 use super::scene::Scene;
 use super::stage::{Look, Stage, pick};
 use super::{DemoOptions, DemoSummary, Draft, Film, write_json};
 use crate::data::sharegpt;
 use crate::data::split::{By, Split};
-use crate::data::vlm4d::Format;
 use crate::error::Result;
 
 /// The data sets that are learned from.
+const WORDS: &str = "words";
 const PHRASES: &str = "phrases";
 const DESCRIPTIONS: &str = "descriptions";
 const LESSONS: &str = "lessons";
-/// How the prompts' last line begins.
-const INSTRUCTION: &str = "Do not generate";
-/// Turns in a conversation, as far as its scene has matter for them.
+/// Turns in a conversation on a video, as far as its scene has matter for them.
 const TURNS: usize = 6;
-/// Turns in a conversation about phrases alone, and how many of these show choices.
-const PHRASE_TURNS: usize = 8;
-const PHRASES_BY_LETTER: f64 = 0.75;
+/// Turns in a conversation about phrases alone.
+const PHRASE_TURNS: usize = 5;
+/// For so many videos there is one conversation about phrases, and for one so many about words.
+const VIDEOS_A_PHRASE: usize = 3;
+const WORDS_A_VIDEO: usize = 4;
+/// How often phrases are single words, which are easier to find again.
+const SINGLE: f64 = 0.7;
+/// How to answer on a video, each as often as it stands here; and on phrases.
+const FORMS: [Form; 4] = [Form::Words, Form::Words, Form::Letter, Form::Check];
+const PHRASE_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::Check, Form::Check];
 /// What asks for phrases.
 const REPEAT: &str = "Repeat after me: ";
 /// How often a turn on a video asks for a phrase.
@@ -119,19 +124,24 @@ pub fn render_lessons(
         let matter = Matter { scene: &scene, aspect: pictures.aspect() };
         let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, Some(&path)));
         if index < options.videos {
-            let description = matter.description().ask(Format::Ff, &mut asking);
+            let description = matter.description().ask(Form::Words, &mut asking);
             add(DESCRIPTIONS, vec![description]);
             add(LESSONS, converse(&matter, &mut asking));
         } else {
             for lesson in examine(&matter, &mut asking) {
-                let format = pick(&[Format::Mc, Format::Ff], &mut asking);
-                add(lesson.skill.name(), vec![lesson.ask(format, &mut asking)]);
+                let form = pick(&[Form::Letter, Form::Words], &mut asking);
+                add(lesson.skill.name(), vec![lesson.ask(form, &mut asking)]);
             }
         }
         films.push(Film { path, scene });
     }
-    let on_phrases = (0..options.videos / 2).map(|_| row(repeat(&mut asking), None));
-    sets.insert(PHRASES, on_phrases.collect());
+    for (set, number, turns) in [
+        (WORDS, options.videos * WORDS_A_VIDEO, 1),
+        (PHRASES, options.videos / VIDEOS_A_PHRASE, PHRASE_TURNS),
+    ] {
+        let rows = (0..number).map(|_| row(repeat(turns, &mut asking), None));
+        sets.insert(set, rows.collect());
+    }
     let films: Vec<&Film> = films.iter().collect();
     draft.encode(&films, &pictures, |done| progress(done, number))?;
     write(&draft, &sets, options.seed)?;
@@ -171,42 +181,25 @@ fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
     lessons.truncate(TURNS.saturating_sub(looks.len()));
     for lesson in &mut lessons {
         if rng.random_bool(PHRASE_BETWEEN) {
-            *lesson = phrase(rng);
+            *lesson = phrase(3, rng);
         }
     }
-    let formats = [Format::Mc, Format::Ff];
     lessons.splice(0..0, looks);
-    brief(lessons.into_iter().map(|lesson| lesson.ask(pick(&formats, rng), rng)).collect())
+    brief(lessons.into_iter().map(|lesson| lesson.ask(pick(&FORMS, rng), rng)).collect(), 1)
 }
 
-/// The turns of a conversation about phrases alone. Several at once teach more in as many tokens.
-fn repeat(rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+/// The turns of a conversation about phrases alone; a single one is kept short.
+fn repeat(turns: usize, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
     let turn = |_| {
-        // Single words are easier to find again: a beginning.
-        let of_any_length = rng.random_bool(0.4);
-        let mut pool = pool(rng);
-        pool.retain(|text| of_any_length || !text.contains(' '));
-        pool.shuffle(rng);
-        if !rng.random_bool(PHRASES_BY_LETTER) {
-            pool.truncate(rng.random_range(1..=8));
-            let all = pool.join(", ");
-            return (ask(format!("{REPEAT}{all}"), vec![], Format::Ff), all);
-        }
-        pool.truncate(LETTERS.len());
-        let number = if rng.random_bool(0.4) { 1 } else { rng.random_range(2..=LETTERS.len()) };
-        let mut asked: Vec<usize> = (0..LETTERS.len()).collect();
-        asked.shuffle(rng);
-        asked.truncate(number);
-        let named = asked.iter().map(|i| &*pool[*i]).collect::<Vec<_>>().join(", ");
-        let letters = asked.iter().map(|i| LETTERS[*i]).collect::<Vec<_>>().join(", ");
-        (ask(format!("{REPEAT}{named}"), pool, Format::Mc), letters)
+        let others = if turns == 1 { rng.random_range(1..=3) } else { 3 };
+        phrase(others, rng).ask(pick(&PHRASE_FORMS, rng), rng)
     };
-    brief((0..PHRASE_TURNS).map(turn).collect())
+    brief((0..turns).map(turn).collect(), usize::from(turns > 1))
 }
 
-/// How to answer need not be said again in each turn.
-fn brief(mut turns: Vec<(String, String)>) -> Vec<(String, String)> {
-    for (prompt, _) in turns.iter_mut().skip(1) {
+/// How to answer is said in the first `said` turns alone.
+fn brief(mut turns: Vec<(String, String)>, said: usize) -> Vec<(String, String)> {
+    for (prompt, _) in turns.iter_mut().skip(said) {
         if let Some(end) = prompt.find(INSTRUCTION) {
             prompt.truncate(end);
         }
@@ -217,7 +210,7 @@ fn brief(mut turns: Vec<(String, String)>) -> Vec<(String, String)> {
 /// One question for each skill, where the scene has matter for it.
 fn examine(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
     let mut lessons = [matter.looks(rng), matter.looks(rng), matter.places(rng)].concat();
-    lessons.push(phrase(rng));
+    lessons.push(phrase(3, rng));
     lessons.shuffle(rng);
     let mut by_skill: BTreeMap<Skill, Lesson> = BTreeMap::new();
     for lesson in lessons {
@@ -226,11 +219,13 @@ fn examine(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
     by_skill.into_values().collect()
 }
 
-/// A question about words alone.
-fn phrase(rng: &mut ChaCha8Rng) -> Lesson {
+/// A question about words alone, with so many wrong choices.
+fn phrase(others: usize, rng: &mut ChaCha8Rng) -> Lesson {
+    let single = rng.random_bool(SINGLE);
     let mut all = pool(rng);
+    all.retain(|text| !single || !text.contains(' '));
     all.shuffle(rng);
-    all.truncate(LETTERS.len());
+    all.truncate(others + 1);
     let answer = all.pop().unwrap_or_default();
     Lesson { skill: Skill::Phrase, question: format!("{REPEAT}{answer}"), answer, others: all }
 }
@@ -241,6 +236,7 @@ fn pool(rng: &mut ChaCha8Rng) -> Vec<String> {
     let mut all = phrases(kind);
     all.extend((0..=MAX_COUNT).map(|count| count.to_string()));
     all.extend(COLOURS.map(|colour| colour.name.to_owned()));
+    all.extend(KINDS.map(|kind| kind.noun.to_owned()));
     all
 }
 
@@ -262,7 +258,7 @@ fn write(draft: &Draft, sets: &BTreeMap<&str, Vec<Row>>, seed: u64) -> Result<()
         write_json(&draft.folder.join(&file), rows)?;
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
-        let trains = [PHRASES, DESCRIPTIONS, LESSONS].contains(name);
+        let trains = [WORDS, PHRASES, DESCRIPTIONS, LESSONS].contains(name);
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }

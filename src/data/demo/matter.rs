@@ -70,7 +70,17 @@ impl Skill {
     }
 }
 
-/// A question that is still without a format.
+/// How a question is to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    Words,
+    Letter,
+    /// Choice by choice, then by letter. Without these a small model needs a hundred times as many
+    /// questions to find the letter of an answer: nothing less than all of the way pays.
+    Check,
+}
+
+/// A question that is still without a form.
 #[derive(Clone, Debug)]
 pub(super) struct Lesson {
     pub(super) skill: Skill,
@@ -101,25 +111,40 @@ impl Lesson {
     }
 
     /// Asks it with choices, where it has some, or without. Out: the prompt and the answer.
-    pub(super) fn ask(mut self, format: Format, rng: &mut ChaCha8Rng) -> (String, String) {
-        let format = if self.others.is_empty() { Format::Ff } else { format };
+    pub(super) fn ask(mut self, form: Form, rng: &mut ChaCha8Rng) -> (String, String) {
+        if self.others.is_empty() || matches!(form, Form::Words) {
+            return (ask(self.question, vec![], Format::Ff), self.answer);
+        }
         self.others.shuffle(rng);
-        self.others.truncate(3);
+        self.others.truncate(LETTERS.len() - 1);
         let gold = rng.random_range(0..=self.others.len());
-        self.others.insert(gold, self.answer.clone());
-        let answer = match format {
-            Format::Mc => LETTERS[gold].to_owned(),
-            Format::Ff => self.answer,
-        };
-        (ask(self.question, self.others, format), answer)
+        self.others.insert(gold, self.answer);
+        let checked: Vec<String> = LETTERS
+            .iter()
+            .zip(&self.others)
+            .enumerate()
+            .map(|(i, (letter, text))| {
+                format!("{letter}: {text} {}", if i == gold { "yes" } else { "no" })
+            })
+            .collect();
+        let mut prompt = ask(self.question, self.others, Format::Mc);
+        if matches!(form, Form::Letter) {
+            return (prompt, LETTERS[gold].to_owned());
+        }
+        prompt.truncate(prompt.find(INSTRUCTION).unwrap_or(prompt.len()));
+        prompt.push_str(CHECK);
+        (prompt, format!("{}. {}", checked.join(", "), LETTERS[gold]))
     }
 }
 
+/// How the prompts' last line begins; what stands there instead where choices are checked.
+pub(super) const INSTRUCTION: &str = "Do not generate";
+const CHECK: &str = "Check each choice.\n";
 /// What choices begin with.
-pub(super) const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
+const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
 
 /// The prompt, as VLM4D has it; `choices` are shown in multiple choice.
-pub(super) fn ask(question: String, choices: Vec<String>, format: Format) -> String {
+fn ask(question: String, choices: Vec<String>, format: Format) -> String {
     let question = Question {
         id: String::new(),
         subset: String::new(),
