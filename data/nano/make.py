@@ -139,8 +139,10 @@ def write_config(ids):
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        rope_theta=10000.0,
-        rope_scaling={"type": "mrope", "mrope_section": [4, 6, 6]},
+        # Sections go from high frequencies to low ones. Shared out evenly, those of height and width
+        # would not tell one token of a small frame from the next.
+        rope_theta=1000.0,
+        rope_scaling={"type": "mrope", "mrope_section": [1, 2, 13]},
     )
     config["vision_config"].update(
         depth=4,
