@@ -75,8 +75,8 @@ impl Skill {
 pub(super) enum Form {
     Words,
     Letter,
-    /// Choice by choice, then by letter. Without these a small model needs a hundred times as many
-    /// questions to find the letter of an answer: nothing less than all of the way pays.
+    /// Choice by choice, then by letter. Each choice is a step on the way from an answer to its
+    /// letter; without them only all of the way pays, and a small model was not seen to find it.
     Check,
 }
 
