@@ -5,6 +5,8 @@
 //! not run again. Logits exist at labelled positions only, and of a few at a time. Letters: `t`
 //! tokens, `n` labelled positions.
 
+use std::borrow::Cow;
+
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -53,13 +55,16 @@ pub const LOGITS_AT_ONCE: usize = 1 << 24;
 impl Sample {
     /// This one with its last token repeated up to a multiple of `multiple` tokens: nothing before
     /// them sees them, and no loss is taken there.
-    fn padded(&self, multiple: usize) -> Self {
+    fn padded(&self, multiple: usize) -> Cow<'_, Self> {
         let t = self.input_ids.len().next_multiple_of(multiple);
+        if t == self.input_ids.len() {
+            return Cow::Borrowed(self);
+        }
         let mut padded = self.clone();
         padded.input_ids.resize(t, self.input_ids.last().copied().unwrap_or_default());
         padded.labels.resize(t, IGNORE_INDEX);
         padded.positions = self.positions.part(0..t);
-        padded
+        Cow::Owned(padded)
     }
 }
 
@@ -78,7 +83,7 @@ pub fn add_sample(
     method: Method,
     sums: &mut Named,
 ) -> Result<f64> {
-    let sample = &sample.padded(method.multiple);
+    let sample = sample.padded(method.multiple);
     let pass = Pass { model, context: model.context(&sample.positions, true), method };
     let embedded = model.embed(&sample.input_ids, features)?;
     let (loss, tape, gradient) = if method.recompute {

@@ -119,14 +119,10 @@ impl Lesson {
         self.others.truncate(LETTERS.len() - 1);
         let gold = rng.random_range(0..=self.others.len());
         self.others.insert(gold, self.answer);
-        let checked: Vec<String> = LETTERS
-            .iter()
-            .zip(&self.others)
-            .enumerate()
-            .map(|(i, (letter, text))| {
-                format!("{letter}: {text} {}", if i == gold { "yes" } else { "no" })
-            })
-            .collect();
+        let check = |(i, text): (usize, &String)| {
+            format!("{}: {text} {}", LETTERS[i], if i == gold { "yes" } else { "no" })
+        };
+        let checked: Vec<String> = self.others.iter().enumerate().map(check).collect();
         let mut prompt = ask(self.question, self.others, Format::Mc);
         if matches!(form, Form::Letter) {
             return (prompt, LETTERS[gold].to_owned());
