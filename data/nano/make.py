@@ -6,8 +6,8 @@
     vlm4d-train data lessons --out lessons --seed 1 --videos 1000
     python data/nano/make.py demo lessons
 
-The byte-level BPE learns its merges from the questions and answers of the demo set and of the
-lessons as a model reads them: in VLM4D's prompts and Qwen's chat template. What belongs to Qwen2.5-VL's family (special
+The byte-level BPE learns its merges from the words of the demo set and of the lessons as a model
+reads them: in VLM4D's prompts and Qwen's chat template. What belongs to Qwen2.5-VL's family (special
 tokens, pattern that splits words, template, flags) is read from the tiny checkpoint of the tests.
 """
 
@@ -32,7 +32,7 @@ FF = (
     "Directly output the final short answer.\n"
 )
 # The data sets of `data lessons` that are learned from.
-SETS = ("words", "phrases", "descriptions", "lessons")
+SETS = ("words", "phrases", "stills", "descriptions", "lessons")
 # config.json's keys of token ids.
 TOKENS = dict(
     bos_token_id="endoftext",
@@ -72,14 +72,19 @@ def turns(demo, lessons):
         yield from zip(texts[::2], texts[1::2])
 
 
-def corpus(demo, lessons):
-    """The turns in the chat template, without the special tokens."""
+def corpus(demo, lessons, pattern):
+    """Every word of the turns in the chat template, once, so that how often data says it does not
+    matter; special tokens are left out."""
     special = [token["content"] for token in family("tokenizer.json")["added_tokens"]]
+    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+    words = set()
     for prompt, answer in turns(demo, lessons):
         text = CHAT.format(prompt=prompt, answer=answer)
         for token in special:
             text = text.replace(token, "\0")
-        yield from text.split("\0")
+        for part in filter(None, text.split("\0")):
+            words.update(word for word, _ in split.pre_tokenize_str(part))
+    return sorted(words)
 
 
 def train(texts, pattern):
@@ -94,7 +99,7 @@ def train(texts, pattern):
     )
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB,
-        min_frequency=2,
+        min_frequency=1,
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
@@ -104,11 +109,11 @@ def train(texts, pattern):
     return vocab, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
 
 
-def write_tokenizer(texts):
+def write_tokenizer(demo, lessons):
     """Writes the tokenizer's files; returns the ids of the special tokens."""
     tokenizer, config = family("tokenizer.json"), family("tokenizer_config.json")
     pattern = tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-    vocab, merges = train(texts, pattern)
+    vocab, merges = train(corpus(demo, lessons, pattern), pattern)
     for i, token in enumerate(tokenizer["added_tokens"]):
         token["id"] = len(vocab) + i
     tokenizer["model"].update(vocab=vocab, merges=merges)
@@ -166,7 +171,7 @@ def main():
     parser.add_argument("demo", type=Path, help="a folder that `vlm4d-train data demo` made")
     parser.add_argument("lessons", type=Path, help="one that `vlm4d-train data lessons` made")
     args = parser.parse_args()
-    write_config(write_tokenizer(corpus(args.demo, args.lessons)))
+    write_config(write_tokenizer(args.demo, args.lessons))
 
 
 if __name__ == "__main__":

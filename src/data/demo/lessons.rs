@@ -1,13 +1,14 @@
 //! A set from which a model without any training learns to see and to answer: conversations on what
 //! is in a video, turn by turn, in LLaMA-Factory's layout. Nothing in them is about motion.
 //!
-//! In: [`LessonOptions`]. Out: a folder with four data sets to learn from, `words` and `phrases`
-//! without a video, `descriptions` and `lessons` on the same videos, and one data set for each
-//! [`Skill`] with single questions on videos of their own, to examine it; `split.json` trains on the
-//! former and tests the latter.
+//! In: [`LessonOptions`]. Out: a folder with five data sets to learn from, `words` and `phrases`
+//! without a video, `stills` on videos in which nothing moves, `descriptions` and `lessons` on
+//! the same ones in which things do, and one data set for each [`Skill`] with single questions on
+//! videos of their own, to examine it; `split.json` trains on the former and tests the latter.
 //!
-//! Words and phrases teach the form: to give back what is asked for, in words or by its letter. In
-//! single, short questions that is learned soon, in long conversations not at all.
+//! Words and phrases teach the form: to give back what is asked for, in words or by its letter;
+//! descriptions of stills what is where. In single, short turns that is learned soon, in long
+//! conversations not at all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,6 +32,7 @@ use crate::error::Result;
 /// The data sets that are learned from.
 const WORDS: &str = "words";
 const PHRASES: &str = "phrases";
+const STILLS: &str = "stills";
 const DESCRIPTIONS: &str = "descriptions";
 const LESSONS: &str = "lessons";
 /// Turns in a conversation on a video, as far as its scene has matter for them.
@@ -49,6 +51,8 @@ const PHRASE_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::
 const REPEAT: &str = "Repeat after me: ";
 /// How often a turn on a video asks for a phrase.
 const PHRASE_BETWEEN: f64 = 0.12;
+/// How often a phrase comes after a still's description.
+const PHRASE_AFTER: f64 = 0.5;
 /// How often a conversation begins with what its things are; later, their names would tell.
 const LOOKS: f64 = 0.6;
 /// Shares of the looks.
@@ -64,7 +68,7 @@ const CROWDS: f64 = 0.25;
 pub struct LessonOptions {
     /// Decides everything random.
     pub seed: u64,
-    /// Videos to learn from, each with one conversation.
+    /// Videos to learn from, each with one conversation, and as many stills.
     pub videos: usize,
     /// Further videos to examine on, each with one question for each skill that it has matter for.
     pub exam_videos: usize,
@@ -109,6 +113,7 @@ pub fn render_lessons(
         ..DemoOptions::default()
     };
     pictures.check()?;
+    let aspect = pictures.aspect();
     let draft = Draft::beside(out)?;
     // What is asked leaves the scenes as they are.
     let [mut rng, mut asking] = [0, 1].map(|stream| {
@@ -120,12 +125,11 @@ pub fn render_lessons(
     let mut films = Vec::with_capacity(number);
     for index in 0..number {
         let path = format!("videos/{:05}.mp4", index + 1);
-        let scene = scene(pictures.aspect(), &mut rng);
-        let matter = Matter { scene: &scene, aspect: pictures.aspect() };
+        let scene = scene(aspect, &mut rng);
+        let matter = Matter { scene: &scene, aspect };
         let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, Some(&path)));
         if index < options.videos {
-            let description = matter.description().ask(Form::Words, &mut asking);
-            add(DESCRIPTIONS, vec![description]);
+            add(DESCRIPTIONS, describe(&matter, &mut asking));
             add(LESSONS, converse(&matter, &mut asking));
         } else {
             for lesson in examine(&matter, &mut asking) {
@@ -135,6 +139,15 @@ pub fn render_lessons(
         }
         films.push(Film { path, scene });
     }
+    let mut stills = Vec::with_capacity(options.videos);
+    for index in 0..options.videos {
+        let path = format!("stills/{:05}.mp4", index + 1);
+        let moment = rng.random_range(0.0..=1.0);
+        let scene = scene(aspect, &mut rng).stopped(moment);
+        let matter = Matter { scene: &scene, aspect };
+        sets.entry(STILLS).or_default().push(row(glance(&matter, &mut asking), Some(&path)));
+        stills.push(Film { path, scene });
+    }
     for (set, number, turns) in [
         (WORDS, options.videos * WORDS_A_VIDEO, 1),
         (PHRASES, options.videos / VIDEOS_A_PHRASE, PHRASE_TURNS),
@@ -142,12 +155,14 @@ pub fn render_lessons(
         let rows = (0..number).map(|_| row(repeat(turns, &mut asking), None));
         sets.insert(set, rows.collect());
     }
-    let films: Vec<&Film> = films.iter().collect();
-    draft.encode(&films, &pictures, |done| progress(done, number))?;
+    let all = films.len() + stills.len();
+    draft.encode(&films, &pictures, |done| progress(done, all))?;
+    let short = DemoOptions { seconds: 1.0, ..pictures };
+    draft.encode(&stills, &short, |done| progress(films.len() + done, all))?;
     write(&draft, &sets, options.seed)?;
     draft.publish(out)?;
     let questions = sets.values().flatten().map(|row| row.messages.len() / 2).sum();
-    Ok(DemoSummary { videos: number, questions })
+    Ok(DemoSummary { videos: all, questions })
 }
 
 /// A scene with anything in it.
@@ -186,6 +201,24 @@ fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
     }
     lessons.splice(0..0, looks);
     brief(lessons.into_iter().map(|lesson| lesson.ask(pick(&FORMS, rng), rng)).collect(), 1)
+}
+
+/// The turns of a description, moment by moment in any order, in short.
+fn describe(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+    let mut lessons = matter.descriptions();
+    lessons.shuffle(rng);
+    brief(lessons.into_iter().map(|lesson| lesson.ask(Form::Words, rng)).collect(), 0)
+}
+
+/// A still's description at any moment; at times a phrase comes after it, so that letters are not
+/// forgotten meanwhile.
+fn glance(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+    let mut turns = describe(matter, rng);
+    turns.truncate(1);
+    if rng.random_bool(PHRASE_AFTER) {
+        turns.extend(repeat(1, rng));
+    }
+    turns
 }
 
 /// The turns of a conversation about phrases alone; a single one is kept short.
@@ -258,7 +291,7 @@ fn write(draft: &Draft, sets: &BTreeMap<&str, Vec<Row>>, seed: u64) -> Result<()
         write_json(&draft.folder.join(&file), rows)?;
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
-        let trains = [WORDS, PHRASES, DESCRIPTIONS, LESSONS].contains(name);
+        let trains = [WORDS, PHRASES, STILLS, DESCRIPTIONS, LESSONS].contains(name);
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }

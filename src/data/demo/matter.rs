@@ -269,22 +269,27 @@ impl Matter<'_> {
         Some(lesson)
     }
 
-    /// All that is to be seen, moment by moment, each time from left to right.
-    pub(super) fn description(&self) -> Lesson {
-        let moments = MOMENTS.map(|(when, t)| {
-            let mut things: Vec<(Pose, &Actor)> =
-                self.scene.actors.iter().map(|actor| (self.pose(actor, t), actor)).collect();
-            things.sort_by(|(a, _), (b, _)| a.centre[0].total_cmp(&b.centre[0]));
+    /// All that is to be seen at each moment, from left to right.
+    pub(super) fn descriptions(&self) -> Vec<Lesson> {
+        let at = |(when, t): (&str, f32)| {
             let told: Vec<String> =
-                things.iter().map(|(pose, actor)| self.told(*pose, actor)).collect();
-            format!("{when} {}", told.join(", "))
-        });
-        Lesson {
-            skill: Skill::Description,
-            question: "Describe the video.".to_owned(),
-            answer: moments.join("; "),
-            others: vec![],
-        }
+                self.in_order(t).iter().map(|(pose, actor)| self.told(*pose, actor)).collect();
+            Lesson {
+                skill: Skill::Description,
+                question: format!("Describe all things {when}."),
+                answer: told.join(", "),
+                others: vec![],
+            }
+        };
+        MOMENTS.map(at).into()
+    }
+
+    /// The things from left to right.
+    fn in_order(&self, t: f32) -> Vec<(Pose, &Actor)> {
+        let mut things: Vec<_> =
+            self.scene.actors.iter().map(|actor| (self.pose(actor, t), actor)).collect();
+        things.sort_by(|(a, _), (b, _)| a.centre[0].total_cmp(&b.centre[0]));
+        things
     }
 
     /// A thing and its place, size and tilt at one moment, the nearest word for each.
@@ -320,10 +325,8 @@ impl Matter<'_> {
     /// All things by name, in the order in which they stand.
     fn list(&self, rng: &mut ChaCha8Rng) -> Option<Lesson> {
         let (when, t) = pick(&MOMENTS, rng);
-        let mut things: Vec<(f32, &Actor)> =
-            self.scene.actors.iter().map(|actor| (self.pose(actor, t).centre[0], actor)).collect();
-        things.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let apart = things.windows(2).all(|pair| pair[1].0 - pair[0].0 > 0.1);
+        let things = self.in_order(t);
+        let apart = things.windows(2).all(|pair| pair[1].0.centre[0] - pair[0].0.centre[0] > 0.1);
         let names: Vec<String> = things
             .iter()
             .map(|(_, actor)| format!("{} {}", actor.colour.name, actor.kind.noun))

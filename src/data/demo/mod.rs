@@ -20,6 +20,7 @@ mod questions;
 mod scene;
 mod stage;
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -263,14 +264,17 @@ impl Draft {
     /// Encodes all videos, one thread to each; `progress` is told how many are done.
     fn encode(
         &self,
-        films: &[&Film],
+        films: &[impl Borrow<Film> + Sync],
         options: &DemoOptions,
         mut progress: impl FnMut(usize),
     ) -> Result<()> {
         let folders: BTreeSet<&Path> =
-            films.iter().filter_map(|film| Path::new(&film.path).parent()).collect();
+            films.iter().filter_map(|film| Path::new(&film.borrow().path).parent()).collect();
         folders.into_iter().try_for_each(|folder| self.make_folder(folder))?;
-        let film = |film: &&Film| encode(&self.folder.join(&film.path), &film.scene, options);
+        let film = |film: &_| {
+            let film: &Film = Borrow::borrow(film);
+            encode(&self.folder.join(&film.path), &film.scene, options)
+        };
         parallel::each(films, film, |done, encoded| {
             interrupt::check("the rendering of videos")?;
             encoded?;

@@ -144,23 +144,49 @@ pub(super) struct Scene {
     pub(super) seed: u32,
 }
 
+impl Scene {
+    /// The scene as it is at time `t`, for good.
+    pub(super) fn stopped(mut self, t: f32) -> Self {
+        let camera = &mut self.camera;
+        for actor in &mut self.actors {
+            for axis in 0..2 {
+                actor.place[axis] += (actor.path[axis] - camera.path[axis]) * (t - 0.5);
+            }
+            actor.path = [0.0; 2];
+            actor.radius = [actor.radius_at(t); 2];
+            actor.angle = [mix(actor.angle[0], actor.angle[1], t); 2];
+        }
+        camera.zoom = [camera.zoom_at(t); 2];
+        camera.path = [0.0; 2];
+        self
+    }
+}
+
 impl Actor {
+    /// Its radius at time `t`.
+    fn radius_at(&self, t: f32) -> f32 {
+        // Equal ratios in equal times, as of a thing that nears at a steady pace.
+        self.radius[0] * (self.radius[1] / self.radius[0]).powf(t)
+    }
+
     /// Where it is at time `t`, as `view` sees it.
     pub(super) fn pose(&self, t: f32, view: View) -> Pose {
         let along = |axis: usize| {
             view.zoom * (self.place[axis] + self.path[axis] * (t - 0.5) - view.centre[axis])
         };
-        // Equal ratios in equal times, as of a thing that nears at a steady pace.
-        let radius = self.radius[0] * (self.radius[1] / self.radius[0]).powf(t);
         Pose {
             centre: [along(0), along(1)],
-            radius: view.zoom * radius,
+            radius: view.zoom * self.radius_at(t),
             angle: mix(self.angle[0], self.angle[1], t),
         }
     }
 }
 
 impl Camera {
+    fn zoom_at(&self, t: f32) -> f32 {
+        self.zoom[0] * (self.zoom[1] / self.zoom[0]).powf(t)
+    }
+
     /// What it sees at time `t`.
     pub(super) fn view(&self, t: f32) -> View {
         let wave = |rate: f32| self.shake * (std::f32::consts::TAU * (rate * t + self.phase)).sin();
@@ -169,7 +195,7 @@ impl Camera {
                 self.path[0] * (t - 0.5) + wave(3.1) + 0.5 * wave(7.3),
                 self.path[1] * (t - 0.5) + wave(4.3) + 0.5 * wave(6.1),
             ],
-            zoom: self.zoom[0] * (self.zoom[1] / self.zoom[0]).powf(t),
+            zoom: self.zoom_at(t),
         }
     }
 }
