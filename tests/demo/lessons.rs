@@ -78,7 +78,9 @@ fn turns(entry: &Entry) -> Vec<Turn> {
 #[test]
 fn every_conversation_is_trained_on_and_every_skill_examined() {
     let trained = entries(&["stills", "descriptions", "lessons"]);
-    assert_eq!(trained.len(), 3 * OPTIONS.videos);
+    assert_eq!(trained.len(), 4 * OPTIONS.videos);
+    let glances = entries(&["glances"]);
+    assert!(glances.len() <= OPTIONS.videos && glances.len() > OPTIONS.videos / 2);
     let phrases = entries(&["words", "phrases"]);
     assert_eq!(phrases.len(), 4 * OPTIONS.videos + OPTIONS.videos / 3);
     assert!(phrases.iter().all(|entry| entry.videos.is_empty()));
@@ -88,11 +90,11 @@ fn every_conversation_is_trained_on_and_every_skill_examined() {
     };
     assert_eq!(videos(&trained).len(), 2 * OPTIONS.videos);
     assert!(videos(&trained).is_disjoint(&videos(&examined)));
-    let all = trained.iter().chain(&phrases).chain(&examined);
+    let all = trained.iter().chain(&glances).chain(&phrases).chain(&examined);
     let items: Vec<_> = all.map(Entry::item).collect();
     let (split, _) = split::read(&rendered().join("split.json"), &items).unwrap();
     let count = |part: fn(&split::Split) -> usize| split.values().map(part).sum::<usize>();
-    assert_eq!(count(|s| s.train.len()), trained.len() + phrases.len());
+    assert_eq!(count(|s| s.train.len()), trained.len() + glances.len() + phrases.len());
     assert_eq!(count(|s| s.test.len()), examined.len());
     for skill in SKILLS {
         assert!(split[skill].test.len() >= 3, "{skill} is hardly examined");
@@ -103,7 +105,7 @@ fn every_conversation_is_trained_on_and_every_skill_examined() {
 fn nothing_is_about_motion() {
     let words = ["mov", "direction", "going", "spin", "rotat", "wise", "closer", "away", "towards"];
     let mut phrases = 0;
-    let sets = [&["words", "phrases", "stills", "descriptions", "lessons"], &SKILLS[..]].concat();
+    let sets = [&["words", "phrases", "stills", "glances", "descriptions", "lessons"], &SKILLS[..]].concat();
     for turn in entries(&sets).iter().flat_map(turns) {
         if turn.question.starts_with("Repeat after me: ") {
             phrases += 1;
@@ -127,7 +129,7 @@ fn moment<'a>(question: &str, frames: &'a [Frame]) -> Option<[&'a Frame; 2]> {
 #[test]
 fn answers_are_true() {
     let mut checked: BTreeMap<String, usize> = BTreeMap::new();
-    for entry in entries(&[&["stills", "descriptions", "lessons"], &SKILLS[..]].concat()) {
+    for entry in entries(&[&["stills", "glances", "descriptions", "lessons"], &SKILLS[..]].concat()) {
         let frames = frames(&rendered().join(&entry.videos[0]));
         assert_eq!(frames.len(), if entry.videos[0].starts_with("stills") { 2 } else { 6 });
         for turn in turns(&entry) {

@@ -1,14 +1,15 @@
 //! A set from which a model without any training learns to see and to answer: conversations on what
 //! is in a video, turn by turn, in LLaMA-Factory's layout. Nothing in them is about motion.
 //!
-//! In: [`LessonOptions`]. Out: a folder with five data sets to learn from, `words` and `phrases`
-//! without a video, `stills` on videos in which nothing moves, `descriptions` and `lessons` on
-//! the same ones in which things do, and one data set for each [`Skill`] with single questions on
-//! videos of their own, to examine it; `split.json` trains on the former and tests the latter.
+//! In: [`LessonOptions`]. Out: a folder with six data sets to learn from, `words` and `phrases`
+//! without a video, `stills` (descriptions) and `glances` (questions) on videos in which nothing
+//! moves, `descriptions` and `lessons` on those in which things do, and one data set for each
+//! [`Skill`] with single questions on videos of their own, to examine it; `split.json` trains on
+//! the former and tests the latter.
 //!
 //! Words and phrases teach the form: to give back what is asked for, in words or by its letter;
-//! descriptions of stills what is where. In single, short turns that is learned soon, in long
-//! conversations not at all.
+//! stills what is where, and glances to look at what is asked about. In single, short turns that is
+//! learned soon, in long conversations not at all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,10 +34,12 @@ use crate::error::Result;
 const WORDS: &str = "words";
 const PHRASES: &str = "phrases";
 const STILLS: &str = "stills";
+const GLANCES: &str = "glances";
 const DESCRIPTIONS: &str = "descriptions";
 const LESSONS: &str = "lessons";
-/// Turns in a conversation on a video, as far as its scene has matter for them.
-const TURNS: usize = 6;
+/// Conversations on a video, and turns in each, as far as its scene has matter for them.
+const CONVERSATIONS: usize = 2;
+const TURNS: usize = 2;
 /// Turns in a conversation about phrases alone.
 const PHRASE_TURNS: usize = 5;
 /// For so many videos there is one conversation about phrases, and for one so many about words.
@@ -45,7 +48,7 @@ const WORDS_A_VIDEO: usize = 4;
 /// How often phrases are single words, which are easier to find again.
 const SINGLE: f64 = 0.7;
 /// How to answer on a video, each as often as it stands here; and on phrases.
-const FORMS: [Form; 4] = [Form::Words, Form::Words, Form::Letter, Form::Check];
+const FORMS: [Form; 3] = [Form::Words, Form::Words, Form::Letter];
 const PHRASE_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::Check, Form::Check];
 /// What asks for phrases.
 const REPEAT: &str = "Repeat after me: ";
@@ -53,8 +56,8 @@ const REPEAT: &str = "Repeat after me: ";
 const PHRASE_BETWEEN: f64 = 0.12;
 /// How often a phrase comes after a still's description.
 const PHRASE_AFTER: f64 = 0.5;
-/// How often a conversation begins with what its things are; later, their names would tell.
-const LOOKS: f64 = 0.6;
+/// How often a conversation begins with what a thing is; later, its name would tell.
+const LOOKS: f64 = 0.4;
 /// Shares of the looks.
 const CLEAN: f64 = 0.4;
 const IN_MOTION: f64 = 0.15;
@@ -68,7 +71,7 @@ const CROWDS: f64 = 0.25;
 pub struct LessonOptions {
     /// Decides everything random.
     pub seed: u64,
-    /// Videos to learn from, each with one conversation, and as many stills.
+    /// Videos to learn from, and as many stills.
     pub videos: usize,
     /// Further videos to examine on, each with one question for each skill that it has matter for.
     pub exam_videos: usize,
@@ -130,7 +133,9 @@ pub fn render_lessons(
         let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, Some(&path)));
         if index < options.videos {
             add(DESCRIPTIONS, describe(&matter, &mut asking));
-            add(LESSONS, converse(&matter, &mut asking));
+            for _ in 0..CONVERSATIONS {
+                add(LESSONS, converse(&matter, &mut asking));
+            }
         } else {
             for lesson in examine(&matter, &mut asking) {
                 let form = pick(&[Form::Letter, Form::Words], &mut asking);
@@ -145,7 +150,12 @@ pub fn render_lessons(
         let moment = rng.random_range(0.0..=1.0);
         let scene = scene(aspect, &mut rng).stopped(moment);
         let matter = Matter { scene: &scene, aspect };
-        sets.entry(STILLS).or_default().push(row(glance(&matter, &mut asking), Some(&path)));
+        let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, Some(&path)));
+        add(STILLS, still(&matter, &mut asking));
+        let asked = glance(&matter, &mut asking);
+        if !asked.is_empty() {
+            add(GLANCES, asked);
+        }
         stills.push(Film { path, scene });
     }
     for (set, number, turns) in [
@@ -190,10 +200,10 @@ fn scene(aspect: f32, rng: &mut ChaCha8Rng) -> Scene {
 
 /// The turns of a conversation: prompts and answers.
 fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
-    let looks = if rng.random_bool(LOOKS) { matter.looks(rng) } else { vec![] };
+    let looks = matter.looks(rng).into_iter().take(usize::from(rng.random_bool(LOOKS)));
     let mut lessons = matter.places(rng);
     lessons.shuffle(rng);
-    lessons.truncate(TURNS.saturating_sub(looks.len()));
+    lessons.truncate(TURNS - looks.len());
     for lesson in &mut lessons {
         if rng.random_bool(PHRASE_BETWEEN) {
             *lesson = phrase(3, rng);
@@ -212,13 +222,23 @@ fn describe(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
 
 /// A still's description at any moment; at times a phrase comes after it, so that letters are not
 /// forgotten meanwhile.
-fn glance(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+fn still(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
     let mut turns = describe(matter, rng);
     turns.truncate(1);
     if rng.random_bool(PHRASE_AFTER) {
         turns.extend(repeat(1, rng));
     }
     turns
+}
+
+/// A question on where a thing on a still is or how large it looks, in short; none where no word
+/// tells.
+fn glance(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+    let mut lessons = matter.places(rng);
+    lessons.retain(|lesson| matches!(lesson.skill, Skill::Place | Skill::Size));
+    lessons.shuffle(rng);
+    let asked = lessons.into_iter().take(1);
+    brief(asked.map(|lesson| lesson.ask(pick(&FORMS, rng), rng)).collect(), 0)
 }
 
 /// The turns of a conversation about phrases alone; a single one is kept short.
@@ -291,7 +311,7 @@ fn write(draft: &Draft, sets: &BTreeMap<&str, Vec<Row>>, seed: u64) -> Result<()
         write_json(&draft.folder.join(&file), rows)?;
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
-        let trains = [WORDS, PHRASES, STILLS, DESCRIPTIONS, LESSONS].contains(name);
+        let trains = [WORDS, PHRASES, STILLS, GLANCES, DESCRIPTIONS, LESSONS].contains(name);
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }

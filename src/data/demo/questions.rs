@@ -39,8 +39,7 @@ pub(super) struct Question {
 
 /// With more questions than this on a video there is no room for a crowd to count.
 const MAX_QUESTIONS_BESIDE_CROWD: usize = 2;
-/// How often a question names the colour too, and a thing so named may have a double in another.
-const COLOUR_NAMED: f64 = 0.65;
+/// How often a thing that is asked about may have a double in another colour.
 const DOUBLED: f64 = 0.4;
 /// Cards dealt in random order; a new round begins when all are dealt.
 struct Deck {
@@ -146,7 +145,7 @@ impl Family {
     /// Makes the answer true on the stage. Out: the colour that the thing's name begins with.
     fn set(&self, kind: &'static Kind, gold: usize, stage: &mut Stage) -> Option<&'static str> {
         match &self.pool {
-            Pool::Thing(answers) => return set_thing(kind, answers[gold].1, stage),
+            Pool::Thing(answers) => return Some(set_thing(kind, answers[gold].1, stage)),
             Pool::Camera(answers) => stage.move_camera(answers[gold].1),
             Pool::Count { counted, others } => set_crowd(kind, gold, *counted, others, stage),
         }
@@ -154,7 +153,7 @@ impl Family {
     }
 }
 
-fn set_thing(kind: &'static Kind, truth: Truth, stage: &mut Stage) -> Option<&'static str> {
+fn set_thing(kind: &'static Kind, truth: Truth, stage: &mut Stage) -> &'static str {
     let colour = stage.take_colour();
     let part = |motion| Part { kind, colour, motion, facing: None };
     match truth {
@@ -173,13 +172,10 @@ fn set_thing(kind: &'static Kind, truth: Truth, stage: &mut Stage) -> Option<&'s
             stage.add_part(part(motion));
         }
     }
-    if !stage.rng().random_bool(COLOUR_NAMED) {
-        return None;
-    }
     if stage.rng().random_bool(DOUBLED) {
         stage.allow_double(kind);
     }
-    Some(colour.name)
+    colour.name
 }
 
 /// A thing's motion and the camera's that together look like `seen`: half of the time the thing
