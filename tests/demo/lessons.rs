@@ -77,8 +77,8 @@ fn turns(entry: &Entry) -> Vec<Turn> {
 
 #[test]
 fn every_conversation_is_trained_on_and_every_skill_examined() {
-    let trained = entries(&["stills", "descriptions", "lessons"]);
-    assert_eq!(trained.len(), 4 * OPTIONS.videos);
+    let trained = entries(&["stills", "descriptions", "lessons", "answers"]);
+    assert_eq!(trained.len(), 6 * OPTIONS.videos);
     let glances = entries(&["glances"]);
     assert!(glances.len() <= OPTIONS.videos && glances.len() > OPTIONS.videos / 2);
     let phrases = entries(&["words", "phrases"]);
@@ -105,7 +105,7 @@ fn every_conversation_is_trained_on_and_every_skill_examined() {
 fn nothing_is_about_motion() {
     let words = ["mov", "direction", "going", "spin", "rotat", "wise", "closer", "away", "towards"];
     let mut phrases = 0;
-    let sets = [&["words", "phrases", "stills", "glances", "descriptions", "lessons"], &SKILLS[..]].concat();
+    let sets = [&["words", "phrases", "stills", "glances", "descriptions", "lessons", "answers"], &SKILLS[..]].concat();
     for turn in entries(&sets).iter().flat_map(turns) {
         if turn.question.starts_with("Repeat after me: ") {
             phrases += 1;
@@ -129,7 +129,7 @@ fn moment<'a>(question: &str, frames: &'a [Frame]) -> Option<[&'a Frame; 2]> {
 #[test]
 fn answers_are_true() {
     let mut checked: BTreeMap<String, usize> = BTreeMap::new();
-    for entry in entries(&[&["stills", "glances", "descriptions", "lessons"], &SKILLS[..]].concat()) {
+    for entry in entries(&[&["stills", "glances", "descriptions", "lessons", "answers"], &SKILLS[..]].concat()) {
         let frames = frames(&rendered().join(&entry.videos[0]));
         assert_eq!(frames.len(), if entry.videos[0].starts_with("stills") { 2 } else { 6 });
         for turn in turns(&entry) {

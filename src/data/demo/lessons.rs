@@ -1,10 +1,10 @@
 //! A set from which a model without any training learns to see and to answer: conversations on what
 //! is in a video, turn by turn, in LLaMA-Factory's layout. Nothing in them is about motion.
 //!
-//! In: [`LessonOptions`]. Out: a folder with six data sets to learn from, `words` and `phrases`
+//! In: [`LessonOptions`]. Out: a folder with seven data sets to learn from, `words` and `phrases`
 //! without a video, `stills` (descriptions) and `glances` (questions) on videos in which nothing
-//! moves, `descriptions` and `lessons` on those in which things do, and one data set for each
-//! [`Skill`] with single questions on videos of their own, to examine it; `split.json` trains on
+//! moves, `descriptions`, `lessons` and, by letter more often, `answers` on those in which things do,
+//! and one data set for each [`Skill`] with single questions on videos of their own, to examine it; `split.json` trains on
 //! the former and tests the latter.
 //!
 //! Words and phrases teach the form: to give back what is asked for, in words or by its letter;
@@ -37,6 +37,7 @@ const STILLS: &str = "stills";
 const GLANCES: &str = "glances";
 const DESCRIPTIONS: &str = "descriptions";
 const LESSONS: &str = "lessons";
+const ANSWERS: &str = "answers";
 /// Conversations on a video, and turns in each, as far as its scene has matter for them.
 const CONVERSATIONS: usize = 2;
 const TURNS: usize = 2;
@@ -47,8 +48,10 @@ const VIDEOS_A_PHRASE: usize = 3;
 const WORDS_A_VIDEO: usize = 4;
 /// How often phrases are single words, which are easier to find again.
 const SINGLE: f64 = 0.7;
-/// How to answer on a video, each as often as it stands here; and on phrases.
+/// How to answer on a video, each as often as it stands here: at first, and once what is asked
+/// about is seen; and on phrases.
 const FORMS: [Form; 3] = [Form::Words, Form::Words, Form::Letter];
+const LAST_FORMS: [Form; 4] = [Form::Words, Form::Letter, Form::Letter, Form::Check];
 const PHRASE_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::Check, Form::Check];
 /// What asks for phrases.
 const REPEAT: &str = "Repeat after me: ";
@@ -134,7 +137,8 @@ pub fn render_lessons(
         if index < options.videos {
             add(DESCRIPTIONS, describe(&matter, &mut asking));
             for _ in 0..CONVERSATIONS {
-                add(LESSONS, converse(&matter, &mut asking));
+                add(LESSONS, converse(&matter, &FORMS, &mut asking));
+                add(ANSWERS, converse(&matter, &LAST_FORMS, &mut asking));
             }
         } else {
             for lesson in examine(&matter, &mut asking) {
@@ -199,7 +203,7 @@ fn scene(aspect: f32, rng: &mut ChaCha8Rng) -> Scene {
 }
 
 /// The turns of a conversation: prompts and answers.
-fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+fn converse(matter: &Matter, forms: &[Form], rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
     let looks = matter.looks(rng).into_iter().take(usize::from(rng.random_bool(LOOKS)));
     let mut lessons = matter.places(rng);
     lessons.shuffle(rng);
@@ -210,7 +214,7 @@ fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
         }
     }
     lessons.splice(0..0, looks);
-    brief(lessons.into_iter().map(|lesson| lesson.ask(pick(&FORMS, rng), rng)).collect(), 1)
+    brief(lessons.into_iter().map(|lesson| lesson.ask(pick(forms, rng), rng)).collect(), 1)
 }
 
 /// The turns of a description, moment by moment in any order, in short.
@@ -311,7 +315,7 @@ fn write(draft: &Draft, sets: &BTreeMap<&str, Vec<Row>>, seed: u64) -> Result<()
         write_json(&draft.folder.join(&file), rows)?;
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
-        let trains = [WORDS, PHRASES, STILLS, GLANCES, DESCRIPTIONS, LESSONS].contains(name);
+        let trains = [WORDS, PHRASES, STILLS, GLANCES, DESCRIPTIONS, LESSONS, ANSWERS].contains(name);
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }
