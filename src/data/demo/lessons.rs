@@ -315,7 +315,8 @@ fn write(draft: &Draft, sets: &BTreeMap<&str, Vec<Row>>, seed: u64) -> Result<()
         write_json(&draft.folder.join(&file), rows)?;
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
-        let trains = [WORDS, PHRASES, STILLS, GLANCES, DESCRIPTIONS, LESSONS, ANSWERS].contains(name);
+        let trains =
+            [WORDS, PHRASES, STILLS, GLANCES, DESCRIPTIONS, LESSONS, ANSWERS].contains(name);
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }
