@@ -107,7 +107,7 @@ pub(super) struct LessonsArgs {
     /// Seed of everything random
     #[arg(long, default_value_t = LessonOptions::default().seed)]
     seed: u64,
-    /// Videos to learn from, each with one conversation
+    /// Videos to learn from; there are as many stills
     #[arg(long, default_value_t = LessonOptions::default().videos)]
     videos: usize,
     /// Further videos to examine on

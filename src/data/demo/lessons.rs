@@ -4,8 +4,8 @@
 //! In: [`LessonOptions`]. Out: a folder with seven data sets to learn from, `words` and `phrases`
 //! without a video, `stills` (descriptions) and `glances` (questions) on videos in which nothing
 //! moves, `descriptions`, `lessons` and, by letter more often, `answers` on those in which things do,
-//! and one data set for each [`Skill`] with single questions on videos of their own, to examine it; `split.json` trains on
-//! the former and tests the latter.
+//! and one data set for each [`Skill`] with single questions on videos of their own, to examine it;
+//! `split.json` trains on the former and tests the latter.
 //!
 //! Words and phrases teach the form: to give back what is asked for, in words or by its letter;
 //! stills what is where, and glances to look at what is asked about. In single, short turns that is
