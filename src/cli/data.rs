@@ -107,7 +107,7 @@ pub(super) struct LessonsArgs {
     /// Seed of everything random
     #[arg(long, default_value_t = LessonOptions::default().seed)]
     seed: u64,
-    /// Videos to learn from; there are as many stills
+    /// Videos to learn from
     #[arg(long, default_value_t = LessonOptions::default().videos)]
     videos: usize,
     /// Further videos to examine on

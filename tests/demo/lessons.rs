@@ -13,13 +13,12 @@ use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::split;
 use vlm4d_train::data::vlm4d::Format;
 
-use super::videos::{HUES, centroid, named_colour, pixels_of};
+use super::videos::{centroid, named_colour, pixels_of};
 use super::{files, frames};
 
 const OPTIONS: LessonOptions = LessonOptions { seed: 42, videos: 40, exam_videos: 20 };
-/// What is learned from; the first two have no videos.
-const LEARNED: [&str; 7] =
-    ["words", "phrases", "stills", "glances", "descriptions", "lessons", "answers"];
+/// What is learned from; the first has no videos.
+const LEARNED: [&str; 4] = ["words", "pairs", "glances", "answers"];
 const SKILLS: [&str; 10] =
     ["colour", "kind", "list", "number", "phrase", "place", "relation", "side", "size", "tilt"];
 
@@ -80,24 +79,24 @@ fn turns(entry: &Entry) -> Vec<Turn> {
 
 #[test]
 fn every_conversation_is_trained_on_and_every_skill_examined() {
-    let trained = entries(&["stills", "descriptions", "lessons", "answers"]);
-    assert_eq!(trained.len(), 6 * OPTIONS.videos);
+    let trained = entries(&["pairs", "answers"]);
+    assert_eq!(trained.len(), 3 * OPTIONS.videos);
     let glances = entries(&["glances"]);
-    assert!(glances.len() <= OPTIONS.videos && glances.len() > OPTIONS.videos / 2);
-    let phrases = entries(&["words", "phrases"]);
-    assert_eq!(phrases.len(), 4 * OPTIONS.videos + OPTIONS.videos / 3);
-    assert!(phrases.iter().all(|entry| entry.videos.is_empty()));
+    assert!(glances.len() <= 2 * OPTIONS.videos && glances.len() > OPTIONS.videos);
+    let words = entries(&["words"]);
+    assert_eq!(words.len(), OPTIONS.videos);
+    assert!(words.iter().all(|entry| entry.videos.is_empty()));
     let examined = entries(&SKILLS);
     let videos = |entries: &[Entry]| -> BTreeSet<_> {
         entries.iter().flat_map(|entry| entry.videos.clone()).collect()
     };
-    assert_eq!(videos(&trained).len(), 2 * OPTIONS.videos);
+    assert_eq!(videos(&trained).len(), OPTIONS.videos);
     assert!(videos(&trained).is_disjoint(&videos(&examined)));
-    let all = trained.iter().chain(&glances).chain(&phrases).chain(&examined);
+    let all = trained.iter().chain(&glances).chain(&words).chain(&examined);
     let items: Vec<_> = all.map(Entry::item).collect();
     let (split, _) = split::read(&rendered().join("split.json"), &items).unwrap();
     let count = |part: fn(&split::Split) -> usize| split.values().map(part).sum::<usize>();
-    assert_eq!(count(|s| s.train.len()), trained.len() + glances.len() + phrases.len());
+    assert_eq!(count(|s| s.train.len()), trained.len() + glances.len() + words.len());
     assert_eq!(count(|s| s.test.len()), examined.len());
     for skill in SKILLS {
         assert!(split[skill].test.len() >= 3, "{skill} is hardly examined");
@@ -120,20 +119,17 @@ fn nothing_is_about_motion() {
     assert!(phrases > 10, "{phrases}");
 }
 
-/// The frames that a moment lies between.
-fn moment<'a>(question: &str, frames: &'a [Frame]) -> Option<[&'a Frame; 2]> {
-    let last = frames.len() - 1;
-    [("beginning", [0, 0]), ("halfway", [last / 2, last.div_ceil(2)]), ("end of", [last, last])]
-        .into_iter()
-        .find_map(|(word, at)| question.contains(word).then_some(at.map(|i| &frames[i])))
+/// The frame that is asked about.
+fn moment<'a>(question: &str, frames: &'a [Frame]) -> &'a Frame {
+    &frames[usize::from(question.contains("end of"))]
 }
 
 #[test]
 fn answers_are_true() {
     let mut checked: BTreeMap<String, usize> = BTreeMap::new();
-    for entry in entries(&[&LEARNED[2..], &SKILLS].concat()) {
+    for entry in entries(&[&LEARNED[1..], &SKILLS].concat()) {
         let frames = frames(&rendered().join(&entry.videos[0]));
-        assert_eq!(frames.len(), if entry.videos[0].starts_with("stills") { 2 } else { 6 });
+        assert_eq!(frames.len(), 2);
         for turn in turns(&entry) {
             if let Some(kind) = check(&turn, &frames) {
                 *checked.entry(kind).or_default() += 1;
@@ -148,16 +144,16 @@ fn answers_are_true() {
 /// Checks a turn against the pixels, where they tell. Out: what was checked.
 fn check(turn: &Turn, frames: &[Frame]) -> Option<String> {
     let Turn { question, answer, .. } = turn;
-    let seen = |frame: &Frame, colour: &str| pixels_of(frame, colour).len() > 40;
+    // Where compression blends two colours, a few pixels look like a third.
+    let seen = |frame: &Frame, colour: &str| pixels_of(frame, colour).len() > 150;
     if question.starts_with("What colour") {
         assert!(frames.iter().all(|frame| seen(frame, answer)), "{question} {answer}");
         return Some("colour".to_owned());
     }
     if question.starts_with("Describe") {
-        let [from, to] = moment(question, frames)?;
-        for (colour, _) in HUES {
-            let told = answer.contains(&format!(" {colour} "));
-            assert!(told == seen(from, colour) || told == seen(to, colour), "{colour}: {answer}");
+        for told in answer.split(", ") {
+            let (colour, place) = told.split_once(' ').unwrap();
+            assert_eq!(seen(moment(question, frames), colour), place != "no", "{colour}: {answer}");
         }
         return Some("description".to_owned());
     }
@@ -167,8 +163,8 @@ fn check(turn: &Turn, frames: &[Frame]) -> Option<String> {
         q if q.contains("at the top or") => 1,
         _ => return None,
     };
-    let at = moment(question, frames)?.map(|frame| centroid(&pixels_of(frame, colour))[axis]);
-    let share = (at[0] + at[1]) / [224.0, 168.0][axis] - 1.0;
+    let at = centroid(&pixels_of(moment(question, frames), colour))[axis];
+    let share = 2.0 * at / [224.0, 168.0][axis] - 1.0;
     let holds = match &**answer {
         "left" | "top" => share < -0.2,
         "right" | "bottom" => share > 0.2,
@@ -186,7 +182,7 @@ fn same_options_give_the_same_bytes() {
     let set = |name: &str, options: &LessonOptions| {
         let out = folder.path().join(name);
         let summary = render_lessons(&out, options, |_, _| ()).unwrap();
-        assert_eq!(summary.videos, 3 + 3 + 2);
+        assert_eq!(summary.videos, 3 + 2);
         files(&out)
     };
     let first = set("first", &few);

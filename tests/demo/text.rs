@@ -16,7 +16,7 @@ fn the_text_tells_nothing() {
         real_videos: 800,
         synthetic_videos: 800,
         size: (56, 56),
-        seconds: 0.5,
+        seconds: 1.0,
         ..DemoOptions::default()
     };
     render(&out, &many, |_, _| ()).unwrap();

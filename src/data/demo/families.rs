@@ -74,25 +74,25 @@ impl Pool {
 pub(super) fn families(source: Source) -> &'static [(usize, &'static Family)] {
     match source {
         Source::Davis | Source::YoutubeVos => &[
-            (5, &DIRECTION),
-            (3, &SIDEWAYS),
-            (2, &APPROACH),
-            (3, &SPIN),
-            (3, &HEADING),
+            (7, &DIRECTION),
+            (5, &SIDEWAYS),
+            (3, &APPROACH),
+            (1, &SPIN),
+            (1, &HEADING),
             (1, &TO_THE_LEFT),
             (1, &TO_THE_RIGHT),
             (1, &AT_REST),
         ],
         Source::Ego4d => &[
-            (5, &IN_THE_SCENE),
-            (3, &IN_THE_FRAME),
-            (3, &CAMERA),
-            (2, &SPIN),
+            (9, &IN_THE_FRAME),
+            (3, &IN_THE_SCENE),
+            (2, &CAMERA),
+            (1, &SPIN),
             (1, &TO_THE_LEFT),
             (1, &TO_THE_RIGHT),
             (1, &AT_REST),
         ],
-        Source::Synthetic => &[(5, &DIRECTION_OR_NONE), (2, &ROTATION_OR_NONE)],
+        Source::Synthetic => &[(9, &DIRECTION_OR_NONE), (1, &ROTATION_OR_NONE)],
     }
 }
 
@@ -113,11 +113,13 @@ pub(super) fn phrases(kind: &Kind) -> Vec<String> {
     phrases
 }
 
-/// How many questions a video has, each number as often as it stands here: close to VLM4D's.
+/// How many questions a video has, each number as often as it stands here. As in VLM4D, those of
+/// davis have the most.
 pub(super) fn numbers_of_questions(source: Source) -> &'static [usize] {
     match source {
         Source::Synthetic => &[1, 1, 1, 1, 1, 1, 1, 1, 2],
-        _ => &[1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5],
+        Source::Davis => &[1, 2, 2, 2, 3, 3, 3, 4, 4, 5],
+        Source::Ego4d | Source::YoutubeVos => &[1, 1, 1, 1, 1, 1, 2, 2, 2, 3],
     }
 }
 

@@ -1,14 +1,14 @@
 //! A set from which a model without any training learns to see and to answer: conversations on what
 //! is in a video, turn by turn, in LLaMA-Factory's layout. Nothing in them is about motion.
 //!
-//! In: [`LessonOptions`]. Out: a folder with seven data sets to learn from, `words` and `phrases`
-//! without a video, `stills` (descriptions) and `glances` (questions) on videos in which nothing
-//! moves, `descriptions`, `lessons` and, by letter more often, `answers` on those in which things do,
-//! and one data set for each [`Skill`] with single questions on videos of their own, to examine it;
-//! `split.json` trains on the former and tests the latter.
+//! In: [`LessonOptions`]. Out: a folder with four data sets to learn from, `words` without a video,
+//! and on videos of two frames, between which things jump, `pairs` (descriptions of both), `glances`
+//! (single questions) and, by letter more often, `answers`; and one data set for each [`Skill`] with
+//! single questions on videos of their own, to examine it. `split.json` trains on the former and
+//! tests the latter.
 //!
-//! Words and phrases teach the form: to give back what is asked for, in words or by its letter;
-//! stills what is where, and glances to look at what is asked about. In single, short turns that is
+//! Words teach the form: to give back what is asked for, in words or by its letter; pairs what is
+//! where in which frame, and glances to look at what is asked about. In single, short turns that is
 //! learned soon, in long conversations not at all.
 
 use std::collections::BTreeMap;
@@ -32,49 +32,40 @@ use crate::error::Result;
 
 /// The data sets that are learned from.
 const WORDS: &str = "words";
-const PHRASES: &str = "phrases";
-const STILLS: &str = "stills";
+const PAIRS: &str = "pairs";
 const GLANCES: &str = "glances";
-const DESCRIPTIONS: &str = "descriptions";
-const LESSONS: &str = "lessons";
 const ANSWERS: &str = "answers";
-/// Conversations on a video, and turns in each, as far as its scene has matter for them.
+/// Conversations in answers on a video, and turns in each, as far as its scene has matter for them.
 const CONVERSATIONS: usize = 2;
 const TURNS: usize = 2;
-/// Turns in a conversation about phrases alone.
-const PHRASE_TURNS: usize = 5;
-/// For so many videos there is one conversation about phrases, and for one so many about words.
-const VIDEOS_A_PHRASE: usize = 3;
-const WORDS_A_VIDEO: usize = 4;
 /// How often phrases are single words, which are easier to find again.
 const SINGLE: f64 = 0.7;
 /// How to answer on a video, each as often as it stands here: at first, and once what is asked
-/// about is seen; and on phrases.
+/// about is seen; and on words.
 const FORMS: [Form; 3] = [Form::Words, Form::Words, Form::Letter];
 const LAST_FORMS: [Form; 4] = [Form::Words, Form::Letter, Form::Letter, Form::Check];
-const PHRASE_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::Check, Form::Check];
+const WORD_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::Check, Form::Check];
 /// What asks for phrases.
 const REPEAT: &str = "Repeat after me: ";
 /// How often a turn on a video asks for a phrase.
 const PHRASE_BETWEEN: f64 = 0.12;
-/// How often a phrase comes after a still's description.
-const PHRASE_AFTER: f64 = 0.5;
 /// How often a conversation begins with what a thing is; later, its name would tell.
 const LOOKS: f64 = 0.4;
 /// Shares of the looks.
 const CLEAN: f64 = 0.4;
 const IN_MOTION: f64 = 0.15;
+/// What is painted and when: two frames in a second.
+const FPS: u32 = 2;
+const SECONDS: f64 = 1.0;
 /// How many things there are, each number as often as it stands here.
 const THINGS: [usize; 8] = [1, 1, 1, 2, 2, 3, 3, 4];
-/// How often some of them are of one kind.
-const CROWDS: f64 = 0.25;
 
 /// What to render.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LessonOptions {
     /// Decides everything random.
     pub seed: u64,
-    /// Videos to learn from, and as many stills.
+    /// Videos to learn from.
     pub videos: usize,
     /// Further videos to examine on, each with one question for each skill that it has matter for.
     pub exam_videos: usize,
@@ -82,7 +73,7 @@ pub struct LessonOptions {
 
 impl Default for LessonOptions {
     fn default() -> Self {
-        Self { seed: 42, videos: 12_000, exam_videos: 100 }
+        Self { seed: 42, videos: 40_000, exam_videos: 100 }
     }
 }
 
@@ -112,8 +103,8 @@ pub fn render_lessons(
 ) -> Result<DemoSummary> {
     let number = options.videos + options.exam_videos;
     let pictures = DemoOptions {
-        // As many frames as a recipe samples: the others would be drawn for nothing.
-        fps: 2,
+        seconds: SECONDS,
+        fps: FPS,
         real_videos: 0,
         synthetic_videos: number,
         ..DemoOptions::default()
@@ -127,59 +118,28 @@ pub fn render_lessons(
         rng.set_stream(stream);
         rng
     });
-    let mut sets: BTreeMap<&str, Vec<Row>> = BTreeMap::new();
+    let mut sets = Sets::default();
     let mut films = Vec::with_capacity(number);
     for index in 0..number {
         let path = format!("videos/{:05}.mp4", index + 1);
         let scene = scene(aspect, &mut rng);
         let matter = Matter { scene: &scene, aspect };
-        let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, Some(&path)));
         if index < options.videos {
-            add(DESCRIPTIONS, describe(&matter, &mut asking));
-            for _ in 0..CONVERSATIONS {
-                add(LESSONS, converse(&matter, &FORMS, &mut asking));
-                add(ANSWERS, converse(&matter, &LAST_FORMS, &mut asking));
-            }
+            sets.teach(&matter, &path, &mut asking);
         } else {
-            for lesson in examine(&matter, &mut asking) {
-                let form = pick(&[Form::Letter, Form::Words], &mut asking);
-                add(lesson.skill.name(), vec![lesson.ask(form, &mut asking)]);
-            }
+            sets.examine(&matter, &path, &mut asking);
         }
         films.push(Film { path, scene });
     }
-    let mut stills = Vec::with_capacity(options.videos);
-    for index in 0..options.videos {
-        let path = format!("stills/{:05}.mp4", index + 1);
-        let moment = rng.random_range(0.0..=1.0);
-        let scene = scene(aspect, &mut rng).stopped(moment);
-        let matter = Matter { scene: &scene, aspect };
-        let mut add = |set, turns| sets.entry(set).or_default().push(row(turns, Some(&path)));
-        add(STILLS, still(&matter, &mut asking));
-        let asked = glance(&matter, &mut asking);
-        if !asked.is_empty() {
-            add(GLANCES, asked);
-        }
-        stills.push(Film { path, scene });
-    }
-    for (set, number, turns) in [
-        (WORDS, options.videos * WORDS_A_VIDEO, 1),
-        (PHRASES, options.videos / VIDEOS_A_PHRASE, PHRASE_TURNS),
-    ] {
-        let rows = (0..number).map(|_| row(repeat(turns, &mut asking), None));
-        sets.insert(set, rows.collect());
-    }
-    let all = films.len() + stills.len();
-    draft.encode(&films, &pictures, |done| progress(done, all))?;
-    let short = DemoOptions { seconds: 1.0, ..pictures };
-    draft.encode(&stills, &short, |done| progress(films.len() + done, all))?;
+    let films: Vec<&Film> = films.iter().collect();
+    draft.encode(&films, &pictures, |done| progress(done, number))?;
     write(&draft, &sets, options.seed)?;
     draft.publish(out)?;
-    let questions = sets.values().flatten().map(|row| row.messages.len() / 2).sum();
-    Ok(DemoSummary { videos: all, questions })
+    let rows = sets.learned.values().chain(sets.exams.values()).flatten();
+    Ok(DemoSummary { videos: number, questions: rows.map(|row| row.messages.len() / 2).sum() })
 }
 
-/// A scene with anything in it.
+/// A scene with anything in it, which shows its first frame and its last.
 fn scene(aspect: f32, rng: &mut ChaCha8Rng) -> Scene {
     let look = match rng.random_range(0.0..1.0) {
         share if share < CLEAN => Look::Clean,
@@ -187,23 +147,58 @@ fn scene(aspect: f32, rng: &mut ChaCha8Rng) -> Scene {
         _ => Look::Filmed,
     };
     let mut stage = Stage::new(look, aspect, rng);
-    let number = pick(&THINGS, stage.rng());
-    let crowd = number > 1 && stage.rng().random_bool(CROWDS);
-    let alike = if crowd { stage.rng().random_range(2..=number) } else { 1 };
-    let first = stage.take_kind(|_| true);
-    for index in 0..number {
-        let motion = stage.any_motion();
-        let kind = if index < alike { first } else { stage.take_kind(|_| true) };
-        if let Some(kind) = kind {
+    for _ in 0..pick(&THINGS, stage.rng()) {
+        if let Some(kind) = stage.take_kind(|_| true) {
             let colour = stage.take_colour();
-            stage.add(kind, colour, motion);
+            stage.add_jumping(kind, colour);
         }
     }
     stage.build()
 }
 
+/// The data sets by name.
+#[derive(Default)]
+struct Sets {
+    learned: BTreeMap<&'static str, Vec<Row>>,
+    exams: BTreeMap<&'static str, Vec<Row>>,
+}
+
+impl Sets {
+    /// Adds what is learned from a video, and words beside it.
+    fn teach(&mut self, matter: &Matter, path: &str, rng: &mut ChaCha8Rng) {
+        let mut add = |set, turns: Vec<_>, video| {
+            if !turns.is_empty() {
+                self.learned.entry(set).or_default().push(row(turns, video));
+            }
+        };
+        add(WORDS, repeat(rng), None);
+        add(PAIRS, describe(matter, rng), Some(path));
+        for glance in glances(matter, rng) {
+            add(GLANCES, glance, Some(path));
+        }
+        for _ in 0..CONVERSATIONS {
+            add(ANSWERS, converse(matter, rng), Some(path));
+        }
+    }
+
+    /// Adds one question for each skill, where the scene has matter for it.
+    fn examine(&mut self, matter: &Matter, path: &str, rng: &mut ChaCha8Rng) {
+        let mut lessons = [matter.looks(rng), matter.looks(rng), matter.places(rng)].concat();
+        lessons.push(phrase(3, rng));
+        lessons.shuffle(rng);
+        let mut by_skill: BTreeMap<Skill, Lesson> = BTreeMap::new();
+        for lesson in lessons {
+            by_skill.entry(lesson.skill).or_insert(lesson);
+        }
+        for (skill, lesson) in by_skill {
+            let turn = lesson.ask(pick(&[Form::Letter, Form::Words], rng), rng);
+            self.exams.entry(skill.name()).or_default().push(row(vec![turn], Some(path)));
+        }
+    }
+}
+
 /// The turns of a conversation: prompts and answers.
-fn converse(matter: &Matter, forms: &[Form], rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
     let looks = matter.looks(rng).into_iter().take(usize::from(rng.random_bool(LOOKS)));
     let mut lessons = matter.places(rng);
     lessons.shuffle(rng);
@@ -214,44 +209,33 @@ fn converse(matter: &Matter, forms: &[Form], rng: &mut ChaCha8Rng) -> Vec<(Strin
         }
     }
     lessons.splice(0..0, looks);
-    brief(lessons.into_iter().map(|lesson| lesson.ask(pick(forms, rng), rng)).collect(), 1)
+    let turns = lessons.into_iter().map(|lesson| lesson.ask(pick(&LAST_FORMS, rng), rng));
+    brief(turns.collect(), 1)
 }
 
-/// The turns of a description, moment by moment in any order, in short.
+/// The turns of a description, frame by frame in any order, in short.
 fn describe(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
     let mut lessons = matter.descriptions();
     lessons.shuffle(rng);
     brief(lessons.into_iter().map(|lesson| lesson.ask(Form::Words, rng)).collect(), 0)
 }
 
-/// A still's description at any moment; at times a phrase comes after it, so that letters are not
-/// forgotten meanwhile.
-fn still(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
-    let mut turns = describe(matter, rng);
-    turns.truncate(1);
-    if rng.random_bool(PHRASE_AFTER) {
-        turns.extend(repeat(1, rng));
-    }
-    turns
-}
-
-/// A question on where a thing on a still is or how large it looks, in short; none where no word
-/// tells.
-fn glance(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+/// Two single questions in short: on where a thing is or how large it looks, and on which way it is
+/// from one to another.
+fn glances(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<Vec<(String, String)>> {
     let mut lessons = matter.places(rng);
-    lessons.retain(|lesson| matches!(lesson.skill, Skill::Place | Skill::Size));
     lessons.shuffle(rng);
-    let asked = lessons.into_iter().take(1);
-    brief(asked.map(|lesson| lesson.ask(pick(&FORMS, rng), rng)).collect(), 0)
+    let mut one = |skills: &[Skill]| {
+        let lesson = lessons.iter().find(|lesson| skills.contains(&lesson.skill))?;
+        Some(brief(vec![lesson.clone().ask(pick(&FORMS, rng), rng)], 0))
+    };
+    [one(&[Skill::Place, Skill::Size]), one(&[Skill::Relation])].into_iter().flatten().collect()
 }
 
-/// The turns of a conversation about phrases alone; a single one is kept short.
-fn repeat(turns: usize, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
-    let turn = |_| {
-        let others = if turns == 1 { rng.random_range(1..=3) } else { 3 };
-        phrase(others, rng).ask(pick(&PHRASE_FORMS, rng), rng)
-    };
-    brief((0..turns).map(turn).collect(), usize::from(turns > 1))
+/// A question about words alone, in short.
+fn repeat(rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+    let others = rng.random_range(1..=3);
+    brief(vec![phrase(others, rng).ask(pick(&WORD_FORMS, rng), rng)], 0)
 }
 
 /// How to answer is said in the first `said` turns alone.
@@ -262,18 +246,6 @@ fn brief(mut turns: Vec<(String, String)>, said: usize) -> Vec<(String, String)>
         }
     }
     turns
-}
-
-/// One question for each skill, where the scene has matter for it.
-fn examine(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
-    let mut lessons = [matter.looks(rng), matter.looks(rng), matter.places(rng)].concat();
-    lessons.push(phrase(3, rng));
-    lessons.shuffle(rng);
-    let mut by_skill: BTreeMap<Skill, Lesson> = BTreeMap::new();
-    for lesson in lessons {
-        by_skill.entry(lesson.skill).or_insert(lesson);
-    }
-    by_skill.into_values().collect()
 }
 
 /// A question about words alone, with so many wrong choices.
@@ -308,15 +280,14 @@ fn row(turns: Vec<(String, String)>, video: Option<&str>) -> Row {
 }
 
 /// Writes the data sets, what describes them and their split.
-fn write(draft: &Draft, sets: &BTreeMap<&str, Vec<Row>>, seed: u64) -> Result<()> {
+fn write(draft: &Draft, sets: &Sets, seed: u64) -> Result<()> {
     let (mut infos, mut splits) = (BTreeMap::new(), BTreeMap::new());
-    for (name, rows) in sets {
+    let learned = sets.learned.iter().map(|set| (set, true));
+    for ((name, rows), trains) in learned.chain(sets.exams.iter().map(|set| (set, false))) {
         let file = format!("{name}.json");
         write_json(&draft.folder.join(&file), rows)?;
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
-        let trains =
-            [WORDS, PHRASES, STILLS, GLANCES, DESCRIPTIONS, LESSONS, ANSWERS].contains(name);
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }

@@ -1,6 +1,5 @@
 //! What a scene has an answer to, motion left out: what colour and kind a thing has, how many there
-//! are, and where, how large and at what tilt it is at the beginning, halfway through and at the
-//! end of the video.
+//! are, and where, how large and at what tilt it is at the beginning and at the end of the video.
 
 use std::f32::consts::PI;
 
@@ -8,20 +7,19 @@ use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::figures::{COLOURS, KINDS, Kind};
+use super::figures::{COLOURS, Colour, KINDS, Kind};
 use super::scene::{Actor, Pose, Scene};
 use super::stage::pick;
-use crate::data::vlm4d::{Format, PromptStyle, Question, prompt};
+use crate::data::vlm4d::{Format, PromptStyle, Question, letter, prompt};
 
 /// Moments that are asked about.
-const MOMENTS: [(&str, f32); 3] = [
-    ("at the beginning of the video", 0.0),
-    ("halfway through the video", 0.5),
-    ("at the end of the video", 1.0),
-];
+const MOMENTS: [(&str, f32); 2] =
+    [("at the beginning of the video", 0.0), ("at the end of the video", 1.0)];
 /// A thing in this share of the half frame is in the middle; beyond the other it is at a side.
 const MIDDLE: f32 = 0.16;
 const SIDE: f32 = 0.28;
+/// How far two things must lie apart, in frame heights, for one to lie some way from the other.
+const APART: f32 = 0.1;
 /// How much farther along one axis than along the other a thing must lie for one word to tell.
 const CLEARLY: f32 = 1.6;
 /// Radii in frame heights: at most, between, at least.
@@ -31,8 +29,6 @@ const LARGE: f32 = 0.225;
 /// How far off a quarter of a turn a tilt may be, in radians.
 const TILT: f32 = 0.6;
 
-/// How often a thing's name begins with its colour where its kind alone would tell.
-const COLOUR_NAMED: f64 = 0.8;
 /// How often a thing asked for is not there.
 const ABSENT: f64 = 0.5;
 
@@ -116,28 +112,28 @@ impl Lesson {
             return (ask(self.question, vec![], Format::Ff), self.answer);
         }
         self.others.shuffle(rng);
-        self.others.truncate(LETTERS.len() - 1);
+        self.others.truncate(CHOICES - 1);
         let gold = rng.random_range(0..=self.others.len());
         self.others.insert(gold, self.answer);
         let check = |(i, text): (usize, &String)| {
-            format!("{}: {text} {}", LETTERS[i], if i == gold { "yes" } else { "no" })
+            format!("{}: {text} {}", letter(i), if i == gold { "yes" } else { "no" })
         };
         let checked: Vec<String> = self.others.iter().enumerate().map(check).collect();
         let mut prompt = ask(self.question, self.others, Format::Mc);
         if matches!(form, Form::Letter) {
-            return (prompt, LETTERS[gold].to_owned());
+            return (prompt, letter(gold).to_string());
         }
         prompt.truncate(prompt.find(INSTRUCTION).unwrap_or(prompt.len()));
         prompt.push_str(CHECK);
-        (prompt, format!("{}. {}", checked.join(", "), LETTERS[gold]))
+        (prompt, format!("{}. {}", checked.join(", "), letter(gold)))
     }
 }
 
 /// How the prompts' last line begins; what stands there instead where choices are checked.
 pub(super) const INSTRUCTION: &str = "Do not generate";
 const CHECK: &str = "Check each choice.\n";
-/// What choices begin with.
-const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
+/// How many choices are shown.
+const CHOICES: usize = 4;
 
 /// The prompt, as VLM4D has it; `choices` are shown in multiple choice.
 fn ask(question: String, choices: Vec<String>, format: Format) -> String {
@@ -170,15 +166,6 @@ impl Matter<'_> {
         self.scene.actors.iter().filter(|actor| actor.kind.noun == kind.noun).count()
     }
 
-    /// A name that fits this thing alone.
-    fn name(&self, actor: &Actor, rng: &mut ChaCha8Rng) -> String {
-        if self.number_of(actor.kind) > 1 || rng.random_bool(COLOUR_NAMED) {
-            format!("{} {}", actor.colour.name, actor.kind.noun)
-        } else {
-            actor.kind.noun.to_owned()
-        }
-    }
-
     /// What the things are: all of them in a row, or each one's colour or kind.
     pub(super) fn looks(&self, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
         if let Some(list) = self.list(rng).filter(|_| rng.random_bool(0.5)) {
@@ -202,7 +189,7 @@ impl Matter<'_> {
         for actor in &self.scene.actors {
             for (when, t) in MOMENTS {
                 let pose = self.pose(actor, t);
-                let thing = self.name(actor, rng);
+                let thing = name(actor);
                 lessons.extend(self.across(pose, &thing, when, rng));
                 lessons.extend(down(pose, &thing, when, rng));
                 lessons.extend(size(pose, &thing, when, rng).filter(|_| rng.random_bool(0.6)));
@@ -212,15 +199,12 @@ impl Matter<'_> {
                     lessons.extend(tilt(pose, &thing, when, rng));
                 }
             }
-            lessons.extend(facing(actor, &self.name(actor, rng), rng));
-            for other in &self.scene.actors {
-                let (when, t) = pick(&MOMENTS, rng);
-                let names = [self.name(actor, rng), self.name(other, rng)];
-                let places = [self.pose(actor, t).centre, self.pose(other, t).centre];
-                lessons.extend(relation(&names, places, when));
+            lessons.extend(facing(actor, &name(actor), rng));
+            for other in self.scene.actors.iter().filter(|other| !std::ptr::eq(*other, actor)) {
+                lessons.extend(self.relation(actor, other, rng));
             }
         }
-        lessons.push(self.number(rng));
+        lessons.push(self.number());
         if rng.random_bool(ABSENT) {
             lessons.extend(self.absent(rng));
         }
@@ -235,13 +219,9 @@ impl Matter<'_> {
         })
     }
 
-    fn number(&self, rng: &mut ChaCha8Rng) -> Lesson {
-        let there = self.scene.actors.choose(rng).map(|actor| actor.kind);
-        let kind = there
-            .filter(|_| rng.random_bool(0.8))
-            .unwrap_or(&KINDS[rng.random_range(0..KINDS.len())]);
-        let count = self.number_of(kind).to_string();
-        let question = format!("How many {} are there in the video?", kind.plural);
+    fn number(&self) -> Lesson {
+        let count = self.scene.actors.len().to_string();
+        let question = "How many things are there in the video?".to_owned();
         Lesson::new(Skill::Number, question, &count, &["0", "1", "2", "3", "4"])
     }
 
@@ -249,10 +229,10 @@ impl Matter<'_> {
     fn absent(&self, rng: &mut ChaCha8Rng) -> Option<Lesson> {
         let missing: Vec<&Kind> = KINDS.iter().filter(|kind| self.number_of(kind) == 0).collect();
         let kind = missing.choose(rng)?;
-        let coloured = rng.random_bool(0.5);
-        let before =
-            if coloured { format!("{} ", pick(&COLOURS, rng).name) } else { String::new() };
-        let thing = format!("{before}{}", kind.noun);
+        let shown =
+            |colour: &Colour| self.scene.actors.iter().any(|a| a.colour.name == colour.name);
+        let colours: Vec<_> = COLOURS.iter().filter(|colour| !shown(colour)).collect();
+        let thing = format!("{} {}", colours.choose(rng)?.name, kind.noun);
         let (when, _) = pick(&MOMENTS, rng);
         let pose = Pose { centre: [-1.0, -1.0], radius: 0.1, angle: 0.0 };
         let options = [
@@ -269,11 +249,14 @@ impl Matter<'_> {
         Some(lesson)
     }
 
-    /// All that is to be seen at each moment, from left to right.
+    /// What is where at each moment, colour by colour.
     pub(super) fn descriptions(&self) -> Vec<Lesson> {
         let at = |(when, t): (&str, f32)| {
-            let told: Vec<String> =
-                self.in_order(t).iter().map(|(pose, actor)| self.told(*pose, actor)).collect();
+            let told = COLOURS.map(|colour| {
+                let there = self.scene.actors.iter().find(|a| a.colour.name == colour.name);
+                let told = there.map_or("no".to_owned(), |actor| self.told(self.pose(actor, t)));
+                format!("{} {told}", colour.name)
+            });
             Lesson {
                 skill: Skill::Description,
                 question: format!("Describe all things {when}."),
@@ -292,8 +275,8 @@ impl Matter<'_> {
         things
     }
 
-    /// A thing and its place, size and tilt at one moment, the nearest word for each.
-    fn told(&self, pose: Pose, actor: &Actor) -> String {
+    /// A thing's place and size, the nearest word for each.
+    fn told(&self, pose: Pose) -> String {
         let size = match pose.radius {
             r if r < f32::midpoint(SMALL, MIDDLING[0]) => "small",
             r if r < f32::midpoint(MIDDLING[1], LARGE) => "middle",
@@ -306,11 +289,7 @@ impl Matter<'_> {
         };
         let x = place(pose.centre[0] / (self.aspect / 2.0), ["left", "middle", "right"]);
         let y = place(pose.centre[1] / 0.5, ["top", "middle", "bottom"]);
-        let tilt = match nearest_tilt(pose) {
-            (0, _) => String::new(),
-            (quarter, _) => format!(" {}", TILTS[quarter]),
-        };
-        format!("{size} {} {} {x} {y}{tilt}", actor.colour.name, actor.kind.noun)
+        format!("{x} {y} {size}")
     }
 
     /// Where in the frame's width a thing is.
@@ -322,15 +301,29 @@ impl Matter<'_> {
         Some(Lesson::about(thing, Skill::Place, question, answer, &pool, rng))
     }
 
+    /// Which way one thing lies from another, at the same moment or not.
+    fn relation(&self, from: &Actor, to: &Actor, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+        let [(from_when, from_t), (to_when, to_t)] = [(); 2].map(|()| pick(&MOMENTS, rng));
+        let (a, b) = (self.pose(from, from_t).centre, self.pose(to, to_t).centre);
+        let [dx, dy] = [b[0] - a[0], b[1] - a[1]];
+        let answer = match (dx.abs(), dy.abs()) {
+            (x, y) if x.max(y) < APART => return None,
+            (x, y) if x > CLEARLY * y => ["left", "right"][usize::from(dx > 0.0)],
+            (x, y) if y > CLEARLY * x => ["up", "down"][usize::from(dy > 0.0)],
+            _ => return None,
+        };
+        let [from, to] = [from, to].map(name);
+        let question =
+            format!("Which way is it from the {from} {from_when} to the {to} {to_when}?");
+        Some(Lesson::new(Skill::Relation, question, answer, &["left", "right", "up", "down"]))
+    }
+
     /// All things by name, in the order in which they stand.
     fn list(&self, rng: &mut ChaCha8Rng) -> Option<Lesson> {
         let (when, t) = pick(&MOMENTS, rng);
         let things = self.in_order(t);
         let apart = things.windows(2).all(|pair| pair[1].0.centre[0] - pair[0].0.centre[0] > 0.1);
-        let names: Vec<String> = things
-            .iter()
-            .map(|(_, actor)| format!("{} {}", actor.colour.name, actor.kind.noun))
-            .collect();
+        let names: Vec<String> = things.iter().map(|(_, actor)| name(actor)).collect();
         let question = format!("What is there from left to right {when}?");
         apart.then(|| Lesson {
             skill: Skill::List,
@@ -339,6 +332,10 @@ impl Matter<'_> {
             others: vec![],
         })
     }
+}
+
+fn name(actor: &Actor) -> String {
+    format!("{} {}", actor.colour.name, actor.kind.noun)
 }
 
 fn kind(actor: &Actor) -> Lesson {
@@ -420,19 +417,4 @@ fn facing(actor: &Actor, thing: &str, rng: &mut ChaCha8Rng) -> Option<Lesson> {
     let answer = if actor.facing < 0.0 { "left" } else { "right" };
     let question = format!("To which side does the {thing} look?");
     shows.then(|| Lesson::about(thing, Skill::Side, question, answer, &["left", "right"], rng))
-}
-
-fn relation(names: &[String; 2], [a, b]: [[f32; 2]; 2], when: &str) -> Option<Lesson> {
-    let [dx, dy] = [a[0] - b[0], a[1] - b[1]];
-    let answer = match (dx, dy) {
-        _ if dx.abs().max(dy.abs()) < 0.1 => return None,
-        (dx, dy) if dx.abs() > CLEARLY * dy.abs() && dx < 0.0 => "to the left of it",
-        (dx, dy) if dx.abs() > CLEARLY * dy.abs() => "to the right of it",
-        (dx, dy) if dy.abs() > CLEARLY * dx.abs() && dy < 0.0 => "above it",
-        (dx, dy) if dy.abs() > CLEARLY * dx.abs() => "below it",
-        _ => return None,
-    };
-    let question = format!("Where is the {}, seen from the {}, {when}?", names[0], names[1]);
-    let pool = ["to the left of it", "to the right of it", "above it", "below it"];
-    Some(Lesson::new(Skill::Relation, question, answer, &pool))
 }

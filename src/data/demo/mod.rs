@@ -20,7 +20,6 @@ mod questions;
 mod scene;
 mod stage;
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,7 +66,7 @@ impl Default for DemoOptions {
             synthetic_videos: 60,
             size: (224, 168),
             seconds: 3.0,
-            fps: 8,
+            fps: 4,
         }
     }
 }
@@ -127,11 +126,11 @@ impl DemoOptions {
         let (width, height) = self.size;
         let wrong = if width % 2 + height % 2 > 0 || width.min(height) < 56 {
             format!("{width}x{height} is no size for the demo videos: even and at least 56x56")
-        } else if self.frames() < 4 || self.fps > 60 || self.seconds > 60.0 {
+        } else if self.frames() < 2 || self.fps > 60 || self.seconds > 60.0 {
             let Self { seconds, fps, .. } = self;
             format!(
                 "{seconds} s at {fps} frames per second is no length for the demo videos: \
-                 from 4 frames to 60 s, at most 60 frames per second"
+                 from 2 frames to 60 s, at most 60 frames per second"
             )
         } else if self.videos() == 0 {
             "there is no video to render: ask for one at least".to_owned()
@@ -186,10 +185,9 @@ fn plan(options: &DemoOptions) -> [(&'static str, Vec<Clip>); 2] {
     let davis = (options.real_videos * 7 + 10) / 20;
     let youtube = (options.real_videos * 3 + 10) / 20;
     let ego4d = options.real_videos - davis - youtube;
-    let mut exo = Author::new(Source::Davis);
-    let mut real = clips(Source::Davis, &mut exo, davis);
+    let mut real = clips(Source::Davis, &mut Author::new(Source::Davis), davis);
     real.extend(clips(Source::Ego4d, &mut Author::new(Source::Ego4d), ego4d));
-    real.extend(clips(Source::YoutubeVos, &mut exo, youtube));
+    real.extend(clips(Source::YoutubeVos, &mut Author::new(Source::YoutubeVos), youtube));
     let synthetic =
         clips(Source::Synthetic, &mut Author::new(Source::Synthetic), options.synthetic_videos);
     [("real", real), ("synthetic", synthetic)]
@@ -264,17 +262,14 @@ impl Draft {
     /// Encodes all videos, one thread to each; `progress` is told how many are done.
     fn encode(
         &self,
-        films: &[impl Borrow<Film> + Sync],
+        films: &[&Film],
         options: &DemoOptions,
         mut progress: impl FnMut(usize),
     ) -> Result<()> {
         let folders: BTreeSet<&Path> =
-            films.iter().filter_map(|film| Path::new(&film.borrow().path).parent()).collect();
+            films.iter().filter_map(|film| Path::new(&film.path).parent()).collect();
         folders.into_iter().try_for_each(|folder| self.make_folder(folder))?;
-        let film = |film: &_| {
-            let film: &Film = Borrow::borrow(film);
-            encode(&self.folder.join(&film.path), &film.scene, options)
-        };
+        let film = |film: &&Film| encode(&self.folder.join(&film.path), &film.scene, options);
         parallel::each(films, film, |done, encoded| {
             interrupt::check("the rendering of videos")?;
             encoded?;

@@ -19,6 +19,12 @@ struct Canvas {
     pixels: Vec<Rgb>,
 }
 
+/// How much brighter, as a share, a lamp's colour is at the side that it lights than at the other. A
+/// red lamp on the left, a blue one on the right and a green one below light the backdrop: it tells
+/// where in the frame a patch is, which a small vision tower, whose positions are relative, was not
+/// seen to find out from the frame's border.
+const LAMP: f32 = 0.5;
+
 /// Paints `scene` at time `t` (0 at the first frame, 1 at the last).
 ///
 /// `size`: width and height in pixels. Out: `height × width × 3` bytes, RGB.
@@ -42,9 +48,14 @@ impl Canvas {
             for column in 0..width {
                 let x = (column as f32 + 0.5 - width as f32 / 2.0) / height as f32;
                 let y = (row as f32 + 0.5) / height as f32 - 0.5;
-                pixels.push(
-                    backdrop.at([x / view.zoom + view.centre[0], y / view.zoom + view.centre[1]]),
-                );
+                let [r, g, b] =
+                    backdrop.at([x / view.zoom + view.centre[0], y / view.zoom + view.centre[1]]);
+                let [right, below] = [x * height as f32 / width as f32, y];
+                pixels.push([
+                    r * (1.0 - LAMP * (right + 0.5 * below)),
+                    g * (1.0 + LAMP * below),
+                    b * (1.0 + LAMP * (right - 0.5 * below)),
+                ]);
             }
         }
         Self { width, height, pixels }

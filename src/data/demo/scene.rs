@@ -144,24 +144,6 @@ pub(super) struct Scene {
     pub(super) seed: u32,
 }
 
-impl Scene {
-    /// The scene as it is at time `t`, for good.
-    pub(super) fn stopped(mut self, t: f32) -> Self {
-        let camera = &mut self.camera;
-        for actor in &mut self.actors {
-            for axis in 0..2 {
-                actor.place[axis] += (actor.path[axis] - camera.path[axis]) * (t - 0.5);
-            }
-            actor.path = [0.0; 2];
-            actor.radius = [actor.radius_at(t); 2];
-            actor.angle = [mix(actor.angle[0], actor.angle[1], t); 2];
-        }
-        camera.zoom = [camera.zoom_at(t); 2];
-        camera.path = [0.0; 2];
-        self
-    }
-}
-
 impl Actor {
     /// Its radius at time `t`.
     fn radius_at(&self, t: f32) -> f32 {

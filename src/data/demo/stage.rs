@@ -1,5 +1,6 @@
 //! A scene in the making: things are added to a [`Stage`], then placed so that all can be seen.
 
+use std::f32::consts::FRAC_PI_2;
 use std::ops::Range;
 
 use rand::RngExt;
@@ -19,11 +20,13 @@ const SIZES: Range<f32> = 1.0..1.7;
 const SIZES_IN_CROWD: Range<f32> = 1.0..1.2;
 /// How far a thing moves, as a share of the frame's side: at least a third.
 const TRAVEL: Range<f32> = 0.42..0.58;
+/// How far a thing jumps at most, as a share of the frame's side.
+const JUMP: f32 = 0.6;
 /// The same where the camera moves too: both together still fit the frame.
 const EGO_TRAVEL: Range<f32> = 0.34..0.39;
-/// How far a thing turns, in radians: past a half turn, yet under a quarter turn between two of
-/// four sampled frames.
-const SWEEP: Range<f32> = 3.2..4.4;
+/// How far a thing turns, in radians: about a quarter turn, of which the first frame and the last tell
+/// the way.
+const SWEEP: Range<f32> = 1.3..1.9;
 /// How much larger a camera that moves forward sees the scene at the end.
 const ZOOM: f32 = 1.5;
 /// How many things a frame holds at ease.
@@ -122,6 +125,8 @@ pub(super) struct Stage<'a> {
     doubles: Vec<&'static Kind>,
     /// How the camera moves, once that is settled.
     camera: Option<Motion>,
+    /// Whether things jump: what lies between the first frame and the last is not shown.
+    jumps: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -141,6 +146,7 @@ impl<'a> Stage<'a> {
             parts: Vec::new(),
             doubles: Vec::new(),
             camera: None,
+            jumps: false,
             rng,
         }
     }
@@ -199,6 +205,28 @@ impl<'a> Stage<'a> {
             angle: [tilt, tilt + sweep],
         };
         self.parts.push(Planned { actor, sizable: motion.approach() == 0.0 });
+    }
+
+    /// Adds a thing that jumps: in the last frame most are elsewhere than in the first, half of another
+    /// size and some tipped over.
+    pub(super) fn add_jumping(&mut self, kind: &'static Kind, colour: Colour) {
+        self.jumps = true;
+        self.add(kind, colour, Motion::Still);
+        let path = [self.aspect, 1.0].map(|side| side * self.rng.random_range(-JUMP..JUMP));
+        let [moves, swells, tips] = [0.75, 0.5, 0.35].map(|often| self.rng.random_bool(often));
+        let radius = [(); 2].map(|()| self.rng.random_range(MIN_RADIUS..NEAR_RADIUS));
+        let quarters = [(); 2].map(|()| self.rng.random_range(0..4) as f32);
+        let Some(Planned { actor, sizable }) = self.parts.last_mut() else { return };
+        if moves {
+            actor.path = path;
+        }
+        if swells {
+            *sizable = false;
+            actor.radius = radius;
+        }
+        if tips {
+            actor.angle = [0, 1].map(|end| actor.angle[end] + quarters[end] * FRAC_PI_2);
+        }
     }
 
     /// A motion for a thing that nobody asks about the motion of.
@@ -276,10 +304,13 @@ impl<'a> Stage<'a> {
 
     /// Places the things one after another, several times over; the best layout stays.
     fn place_all(&mut self, camera: &Camera) {
-        let moments: [_; MOMENTS] = std::array::from_fn(|i| {
-            let t = i as f32 / (MOMENTS - 1) as f32;
-            (t, camera.view(t))
-        });
+        let steps = if self.jumps { 1 } else { MOMENTS - 1 };
+        let moments: Vec<_> = (0..=steps)
+            .map(|step| {
+                let t = step as f32 / steps as f32;
+                (t, camera.view(t))
+            })
+            .collect();
         let mut best = (f32::NEG_INFINITY, Vec::new());
         for _ in 0..LAYOUTS {
             let mut worst = f32::INFINITY;
@@ -346,7 +377,7 @@ pub(super) fn pick<T: Copy>(options: &[T], rng: &mut ChaCha8Rng) -> T {
 /// A muted colour around a grey of the given range.
 fn muted(rng: &mut ChaCha8Rng, grey: Range<f32>) -> Rgb {
     let grey = rng.random_range(grey);
-    [0; 3].map(|_| (grey + rng.random_range(-0.06..0.06)).clamp(0.0, 1.0))
+    [0; 3].map(|_| (grey + rng.random_range(-0.02..0.02)).clamp(0.0, 1.0))
 }
 
 fn gradient(rng: &mut ChaCha8Rng) -> Backdrop {
