@@ -7,17 +7,21 @@ libraries := libavcodec libavdevice libavfilter libavformat libavutil libswresam
 packages := pkg-config clang libclang-dev $(libraries:%=%-dev)
 vlm4d_train := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/vlm4d-train
 
+# Of the demo: videos in each of its two sets, and what it trains on.
+videos ?= 1500
+experiments ?= real synthetic both
+
 .PHONY: demo test nano build deps
 
 demo: build
-	test -d data/demo || $(vlm4d_train) data demo --out data/demo
-	$(vlm4d_train) $(addprefix recipes/quickstart/,real.toml synthetic.toml both.toml)
+	test -d data/demo || $(vlm4d_train) data demo --out data/demo --real-videos $(videos) --synthetic-videos $(videos)
+	$(vlm4d_train) $(experiments:%=recipes/quickstart/%.toml)
 
 # From random weights; what data/nano is to hold is in runs/nano/export then.
 nano: build
 	test -d data/lessons || $(vlm4d_train) data lessons --out data/lessons
 	test -d runs/nano/random || $(vlm4d_train) init data/nano --out runs/nano/random
-	for part in words stills glances moments pretrain; do $(vlm4d_train) recipes/nano/$$part.toml || exit 1; done
+	for part in words pairs pairs_again glances pretrain; do $(vlm4d_train) recipes/nano/$$part.toml || exit 1; done
 	$(vlm4d_train) export runs/nano/pretrain --to runs/nano/export --dtype bf16 --force
 
 test: deps

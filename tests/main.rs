@@ -31,6 +31,7 @@ mod page;
 mod plan;
 mod processor;
 mod questions;
+mod quickstart;
 mod resume;
 mod shapes;
 mod split;

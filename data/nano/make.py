@@ -6,9 +6,9 @@
     vlm4d-train data lessons --out lessons --seed 1 --videos 1000
     python data/nano/make.py demo lessons
 
-The byte-level BPE learns its merges from the words of the demo set and of the lessons as a model
-reads them: in VLM4D's prompts and Qwen's chat template. What belongs to Qwen2.5-VL's family (special
-tokens, pattern that splits words, template, flags) is read from the tiny checkpoint of the tests.
+The byte-level BPE learns its merges from the words of the demo set and of the lessons as a model reads
+them: in VLM4D's prompts and Qwen's chat template. What belongs to Qwen2.5-VL's family (special tokens,
+pattern that splits words, template, flags) is read from the tiny checkpoint of the tests.
 """
 
 import argparse
@@ -32,7 +32,7 @@ FF = (
     "Directly output the final short answer.\n"
 )
 # The data sets of `data lessons` that are learned from.
-SETS = ("words", "phrases", "stills", "glances", "descriptions", "lessons", "answers")
+SETS = ("words", "pairs", "glances", "answers")
 # config.json's keys of token ids.
 TOKENS = dict(
     bos_token_id="endoftext",
