@@ -23,9 +23,7 @@ fn colour_name(pixel: [f64; 3]) -> Option<&'static str> {
     let [r, g, b] = pixel;
     let (most, least) = (r.max(g).max(b), r.min(g).min(b));
     let chroma = most - least;
-    // A lamp makes the backdrop's lower part green.
-    let pale = if most == r { 0.5 } else { 0.55 };
-    if most < 90.0 || chroma < pale * most {
+    if most < 90.0 {
         return None;
     }
     let hue = if most == r {
@@ -39,7 +37,10 @@ fn colour_name(pixel: [f64; 3]) -> Option<&'static str> {
         let d = (hue * 60.0 - other).rem_euclid(360.0);
         d.min(360.0 - d)
     };
-    HUES.iter().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1))).map(|(name, _)| *name)
+    let (name, _) = HUES.iter().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
+    // Pink is the palest; the lit backdrop is paler than the others.
+    let share = if *name == "pink" { 0.5 } else { 0.6 };
+    (chroma >= share * most).then_some(*name)
 }
 
 /// The `[x, y]` of the pixels of a colour.
