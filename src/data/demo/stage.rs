@@ -20,10 +20,10 @@ const SIZES: Range<f32> = 1.0..1.7;
 const SIZES_IN_CROWD: Range<f32> = 1.0..1.2;
 /// How far a thing moves, as a share of the frame's side: at least a third.
 const TRAVEL: Range<f32> = 0.42..0.58;
-/// How far a thing jumps at most, as a share of the frame's side.
-const JUMP: f32 = 0.6;
 /// The same where the camera moves too: both together still fit the frame.
 const EGO_TRAVEL: Range<f32> = 0.34..0.39;
+/// How far a thing jumps at most, as a share of the frame's side.
+const JUMP: f32 = 0.6;
 /// How far a thing turns, in radians: about a quarter turn, of which the first frame and the last tell
 /// the way.
 const SWEEP: Range<f32> = 1.3..1.9;
