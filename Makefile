@@ -21,7 +21,7 @@ demo: build
 nano: build
 	test -d data/lessons || $(vlm4d_train) data lessons --out data/lessons
 	test -d runs/nano/random || $(vlm4d_train) init data/nano --out runs/nano/random
-	for part in words pairs pairs_again glances pretrain; do $(vlm4d_train) recipes/nano/$$part.toml || exit 1; done
+	for part in words pairs pairs_again pretrain; do $(vlm4d_train) recipes/nano/$$part.toml || exit 1; done
 	$(vlm4d_train) export runs/nano/pretrain --to runs/nano/export --dtype bf16 --force
 
 test: deps

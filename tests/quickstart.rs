@@ -1,5 +1,5 @@
 //! What the demo's runs show, where `VLM4D_DEMO_RUNS` names the folder that `make demo` left them in:
-//! the model has learned, and from the video.
+//! the model has learned, from the video, and which way things move in it.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,9 @@ fn the_demo_learns_more_than_chance_explains() {
     for format in ["mc", "ff"] {
         let gained = at_least(&after[format]["change"]);
         assert!(gained > 0.0, "{format}: after may be no better than before: {gained}");
-        let seen = at_least(&after["controls"]["no_video"][format]["gain"]);
-        assert!(seen > 0.0, "{format}: the video may be of no use: {seen}");
+        for control in ["no_video", "reversed"] {
+            let seen = at_least(&after["controls"][control][format]["gain"]);
+            assert!(seen > 0.0, "{format}: {control} may do as well as the video: {seen}");
+        }
     }
 }

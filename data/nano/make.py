@@ -32,7 +32,7 @@ FF = (
     "Directly output the final short answer.\n"
 )
 # The data sets of `data lessons` that are learned from.
-SETS = ("words", "pairs", "glances", "answers")
+SETS = ("words", "pairs", "answers")
 # config.json's keys of token ids.
 TOKENS = dict(
     bos_token_id="endoftext",

@@ -1,15 +1,14 @@
 //! A set from which a model without any training learns to see and to answer: conversations on what
 //! is in a video, turn by turn, in LLaMA-Factory's layout. Nothing in them is about motion.
 //!
-//! In: [`LessonOptions`]. Out: a folder with four data sets to learn from, `words` without a video,
-//! and on videos of two frames, between which things jump, `pairs` (descriptions of both), `glances`
-//! (single questions) and, by letter more often, `answers`; and one data set for each [`Skill`] with
-//! single questions on videos of their own, to examine it. `split.json` trains on the former and
-//! tests the latter.
+//! In: [`LessonOptions`]. Out: a folder with three data sets to learn from, `words` without a video,
+//! and on videos of two frames, between which things jump, `pairs` (descriptions of both) and
+//! `answers` (questions about one thing or two, in words and by letter); and one data set for each
+//! [`Skill`] with single questions on videos of their own, to examine it. `split.json` trains on the
+//! former and tests the latter.
 //!
 //! Words teach the form: to give back what is asked for, in words or by its letter; pairs what is
-//! where in which frame, and glances to look at what is asked about. In single, short turns that is
-//! learned soon, in long conversations not at all.
+//! where in which frame, and answers to tell of what is asked about.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,24 +32,29 @@ use crate::error::Result;
 /// The data sets that are learned from.
 const WORDS: &str = "words";
 const PAIRS: &str = "pairs";
-const GLANCES: &str = "glances";
 const ANSWERS: &str = "answers";
-/// Conversations in answers on a video, and turns in each, as far as its scene has matter for them.
-const CONVERSATIONS: usize = 2;
-const TURNS: usize = 2;
 /// How often phrases are single words, which are easier to find again.
 const SINGLE: f64 = 0.7;
-/// How to answer on a video, each as often as it stands here: at first, and once what is asked
-/// about is seen; and on words.
-const FORMS: [Form; 3] = [Form::Words, Form::Words, Form::Letter];
-const LAST_FORMS: [Form; 4] = [Form::Words, Form::Letter, Form::Letter, Form::Check];
+/// How to answer on a video, each as often as it stands here; on the way from one thing to another; and
+/// on words.
+const FORMS: [Form; 4] = [Form::Words, Form::Letter, Form::Letter, Form::Check];
+const WAY_FORMS: [Form; 3] = [Form::Words, Form::Words, Form::Letter];
 const WORD_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::Check, Form::Check];
 /// What asks for phrases.
 const REPEAT: &str = "Repeat after me: ";
-/// How often a turn on a video asks for a phrase.
-const PHRASE_BETWEEN: f64 = 0.12;
+/// How often a phrase is asked for after a description and among answers. Without any beside videos,
+/// a model forgets to give words back.
+const PHRASE_AFTER: f64 = 0.5;
+const PHRASE_AMONG: f64 = 0.9;
+/// How many things at most a conversation is about, how many of its questions ask which way it is from
+/// one to another and how many ask anything else.
+const ACCOUNTS: usize = 2;
+const WAYS: usize = 2;
+const OTHERS: usize = 2;
 /// How often a conversation begins with what a thing is; later, its name would tell.
-const LOOKS: f64 = 0.4;
+const LOOKS: f64 = 0.2;
+/// How often a conversation says how to answer.
+const SAID: f64 = 0.5;
 /// Shares of the looks.
 const CLEAN: f64 = 0.4;
 const IN_MOTION: f64 = 0.15;
@@ -166,19 +170,12 @@ struct Sets {
 impl Sets {
     /// Adds what is learned from a video, and words beside it.
     fn teach(&mut self, matter: &Matter, path: &str, rng: &mut ChaCha8Rng) {
-        let mut add = |set, turns: Vec<_>, video| {
-            if !turns.is_empty() {
-                self.learned.entry(set).or_default().push(row(turns, video));
-            }
+        let mut add = |set, turns, video| {
+            self.learned.entry(set).or_default().push(row(turns, video));
         };
         add(WORDS, repeat(rng), None);
         add(PAIRS, describe(matter, rng), Some(path));
-        for glance in glances(matter, rng) {
-            add(GLANCES, glance, Some(path));
-        }
-        for _ in 0..CONVERSATIONS {
-            add(ANSWERS, converse(matter, rng), Some(path));
-        }
+        add(ANSWERS, converse(matter, rng), Some(path));
     }
 
     /// Adds one question for each skill, where the scene has matter for it.
@@ -197,39 +194,37 @@ impl Sets {
     }
 }
 
-/// The turns of a conversation: prompts and answers.
-fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
-    let looks = matter.looks(rng).into_iter().take(usize::from(rng.random_bool(LOOKS)));
-    let mut lessons = matter.places(rng);
-    lessons.shuffle(rng);
-    lessons.truncate(TURNS - looks.len());
-    for lesson in &mut lessons {
-        if rng.random_bool(PHRASE_BETWEEN) {
-            *lesson = phrase(3, rng);
-        }
-    }
-    lessons.splice(0..0, looks);
-    let turns = lessons.into_iter().map(|lesson| lesson.ask(pick(&LAST_FORMS, rng), rng));
-    brief(turns.collect(), 1)
-}
-
-/// The turns of a description, frame by frame in any order, in short.
+/// A description of all things, in short, and words after some. Out: prompts and answers.
 fn describe(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
-    let mut lessons = matter.descriptions();
-    lessons.shuffle(rng);
-    brief(lessons.into_iter().map(|lesson| lesson.ask(Form::Words, rng)).collect(), 0)
+    let mut turns = vec![matter.description().ask(Form::Words, rng)];
+    if rng.random_bool(PHRASE_AFTER) {
+        turns.push(phrase(3, rng).ask(pick(&WORD_FORMS, rng), rng));
+    }
+    brief(turns, 0)
 }
 
-/// Two single questions in short: on where a thing is or how large it looks, and on which way it is
-/// from one to another.
-fn glances(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<Vec<(String, String)>> {
-    let mut lessons = matter.places(rng);
-    lessons.shuffle(rng);
-    let mut one = |skills: &[Skill]| {
-        let lesson = lessons.iter().find(|lesson| skills.contains(&lesson.skill))?;
-        Some(brief(vec![lesson.clone().ask(pick(&FORMS, rng), rng)], 0))
+/// A conversation about single things. Their accounts come last: they would tell what else is asked.
+fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
+    let (ways, others): (Vec<_>, Vec<_>) =
+        matter.places(rng).into_iter().partition(|lesson| lesson.skill == Skill::Relation);
+    let mut take = |mut lessons: Vec<Lesson>, most, forms: &[Form]| -> Vec<_> {
+        lessons.shuffle(rng);
+        lessons.truncate(most);
+        lessons.into_iter().map(|lesson| lesson.ask(pick(forms, rng), rng)).collect()
     };
-    [one(&[Skill::Place, Skill::Size]), one(&[Skill::Relation])].into_iter().flatten().collect()
+    let mut turns = take(ways, WAYS, &WAY_FORMS);
+    turns.extend(take(others, OTHERS, &FORMS));
+    let accounts = take(matter.accounts(), ACCOUNTS, &[Form::Words]);
+    if rng.random_bool(PHRASE_AMONG) {
+        turns.push(phrase(3, rng).ask(pick(&WORD_FORMS, rng), rng));
+    }
+    turns.shuffle(rng);
+    if rng.random_bool(LOOKS) {
+        let looks = matter.looks(rng).into_iter().take(1);
+        turns.splice(0..0, looks.map(|lesson| lesson.ask(pick(&FORMS, rng), rng)));
+    }
+    turns.extend(accounts);
+    brief(turns, usize::from(rng.random_bool(SAID)))
 }
 
 /// A question about words alone, in short.

@@ -20,8 +20,6 @@ const MIDDLE: f32 = 0.16;
 const SIDE: f32 = 0.28;
 /// How far two things must lie apart, in frame heights, for one to lie some way from the other.
 const APART: f32 = 0.1;
-/// How much farther along one axis than along the other a thing must lie for one word to tell.
-const CLEARLY: f32 = 1.6;
 /// Radii in frame heights: at most, between, at least.
 const SMALL: f32 = 0.15;
 const MIDDLING: [f32; 2] = [0.165, 0.2];
@@ -31,6 +29,9 @@ const TILT: f32 = 0.6;
 
 /// How often a thing asked for is not there.
 const ABSENT: f64 = 0.5;
+/// Which way one thing can lie from another.
+const WAYS: [&str; 8] =
+    ["left", "right", "up", "down", "left up", "left down", "right up", "right down"];
 
 /// What a question takes to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +91,11 @@ impl Lesson {
     fn new(skill: Skill, question: String, answer: &str, pool: &[&str]) -> Self {
         let others = pool.iter().filter(|other| **other != answer).map(ToString::to_string);
         Self { skill, question, answer: answer.to_owned(), others: others.collect() }
+    }
+
+    /// A question without wrong answers to choose from.
+    fn open(skill: Skill, question: String, answer: String) -> Self {
+        Self { skill, question, answer, others: vec![] }
     }
 
     /// A question about `thing`, one of whose wrong answers is that there is none.
@@ -166,6 +172,10 @@ impl Matter<'_> {
         self.scene.actors.iter().filter(|actor| actor.kind.noun == kind.noun).count()
     }
 
+    fn of_colour(&self, colour: &Colour) -> Option<&Actor> {
+        self.scene.actors.iter().find(|actor| actor.colour.name == colour.name)
+    }
+
     /// What the things are: all of them in a row, or each one's colour or kind.
     pub(super) fn looks(&self, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
         if let Some(list) = self.list(rng).filter(|_| rng.random_bool(0.5)) {
@@ -229,9 +239,8 @@ impl Matter<'_> {
     fn absent(&self, rng: &mut ChaCha8Rng) -> Option<Lesson> {
         let missing: Vec<&Kind> = KINDS.iter().filter(|kind| self.number_of(kind) == 0).collect();
         let kind = missing.choose(rng)?;
-        let shown =
-            |colour: &Colour| self.scene.actors.iter().any(|a| a.colour.name == colour.name);
-        let colours: Vec<_> = COLOURS.iter().filter(|colour| !shown(colour)).collect();
+        let colours: Vec<_> =
+            COLOURS.iter().filter(|colour| self.of_colour(colour).is_none()).collect();
         let thing = format!("{} {}", colours.choose(rng)?.name, kind.noun);
         let (when, _) = pick(&MOMENTS, rng);
         let pose = Pose { centre: [-1.0, -1.0], radius: 0.1, angle: 0.0 };
@@ -249,22 +258,28 @@ impl Matter<'_> {
         Some(lesson)
     }
 
-    /// What is where at each moment, colour by colour.
-    pub(super) fn descriptions(&self) -> Vec<Lesson> {
-        let at = |(when, t): (&str, f32)| {
-            let told = COLOURS.map(|colour| {
-                let there = self.scene.actors.iter().find(|a| a.colour.name == colour.name);
-                let told = there.map_or("no".to_owned(), |actor| self.told(self.pose(actor, t)));
-                format!("{} {told}", colour.name)
-            });
-            Lesson {
-                skill: Skill::Description,
-                question: format!("Describe all things {when}."),
-                answer: told.join(", "),
-                others: vec![],
-            }
+    /// What is where at both moments, colour by colour.
+    pub(super) fn description(&self) -> Lesson {
+        let told = COLOURS.map(|colour| {
+            let there = self.of_colour(&colour).map(|actor| self.account(actor));
+            format!("{} {}", colour.name, there.as_deref().unwrap_or("no"))
+        });
+        let question = format!("Describe all things {}.", both_moments());
+        Lesson::open(Skill::Description, question, told.join(", "))
+    }
+
+    /// What is where at both moments, a question for each thing.
+    pub(super) fn accounts(&self) -> Vec<Lesson> {
+        let ask = |actor| {
+            let question = format!("Describe the {} {}.", name(actor), both_moments());
+            Lesson::open(Skill::Description, question, self.account(actor))
         };
-        MOMENTS.map(at).into()
+        self.scene.actors.iter().map(ask).collect()
+    }
+
+    /// A thing's place and size at the beginning, then at the end.
+    fn account(&self, actor: &Actor) -> String {
+        MOMENTS.map(|(_, t)| self.told(self.pose(actor, t))).join(" then ")
     }
 
     /// The things from left to right.
@@ -305,17 +320,17 @@ impl Matter<'_> {
     fn relation(&self, from: &Actor, to: &Actor, rng: &mut ChaCha8Rng) -> Option<Lesson> {
         let [(from_when, from_t), (to_when, to_t)] = [(); 2].map(|()| pick(&MOMENTS, rng));
         let (a, b) = (self.pose(from, from_t).centre, self.pose(to, to_t).centre);
-        let [dx, dy] = [b[0] - a[0], b[1] - a[1]];
-        let answer = match (dx.abs(), dy.abs()) {
-            (x, y) if x.max(y) < APART => return None,
-            (x, y) if x > CLEARLY * y => ["left", "right"][usize::from(dx > 0.0)],
-            (x, y) if y > CLEARLY * x => ["up", "down"][usize::from(dy > 0.0)],
-            _ => return None,
+        let way = |offset: f32, [low, high]: [&'static str; 2]| match offset {
+            d if d.abs() < APART => None,
+            d => Some([low, high][usize::from(d > 0.0)]),
         };
+        let across = way(b[0] - a[0], ["left", "right"]);
+        let down = way(b[1] - a[1], ["up", "down"]);
+        let answer = [across, down].into_iter().flatten().collect::<Vec<_>>().join(" ");
         let [from, to] = [from, to].map(name);
         let question =
             format!("Which way is it from the {from} {from_when} to the {to} {to_when}?");
-        Some(Lesson::new(Skill::Relation, question, answer, &["left", "right", "up", "down"]))
+        (!answer.is_empty()).then(|| Lesson::new(Skill::Relation, question, &answer, &WAYS))
     }
 
     /// All things by name, in the order in which they stand.
@@ -325,13 +340,12 @@ impl Matter<'_> {
         let apart = things.windows(2).all(|pair| pair[1].0.centre[0] - pair[0].0.centre[0] > 0.1);
         let names: Vec<String> = things.iter().map(|(_, actor)| name(actor)).collect();
         let question = format!("What is there from left to right {when}?");
-        apart.then(|| Lesson {
-            skill: Skill::List,
-            question,
-            answer: names.join(", "),
-            others: vec![],
-        })
+        apart.then(|| Lesson::open(Skill::List, question, names.join(", ")))
     }
+}
+
+fn both_moments() -> String {
+    MOMENTS.map(|(when, _)| when).join(" and ")
 }
 
 fn name(actor: &Actor) -> String {
