@@ -38,7 +38,7 @@ const SINGLE: f64 = 0.7;
 /// How to answer on a video, each as often as it stands here; on the way from one thing to another; and
 /// on words.
 const FORMS: [Form; 4] = [Form::Words, Form::Letter, Form::Letter, Form::Check];
-const WAY_FORMS: [Form; 3] = [Form::Words, Form::Words, Form::Letter];
+const RELATION_FORMS: [Form; 3] = [Form::Words, Form::Words, Form::Letter];
 const WORD_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::Check, Form::Check];
 /// What asks for phrases.
 const REPEAT: &str = "Repeat after me: ";
@@ -48,9 +48,9 @@ const PHRASE_AFTER: f64 = 0.5;
 const PHRASE_AMONG: f64 = 0.9;
 /// How many things at most a conversation is about, how many of its questions ask which way it is from
 /// one to another and how many ask anything else.
-const ACCOUNTS: usize = 2;
-const WAYS: usize = 2;
-const OTHERS: usize = 2;
+const MAX_ACCOUNTS: usize = 2;
+const MAX_RELATIONS: usize = 2;
+const MAX_OTHERS: usize = 2;
 /// How often a conversation begins with what a thing is; later, its name would tell.
 const LOOKS: f64 = 0.2;
 /// How often a conversation says how to answer.
@@ -180,7 +180,8 @@ impl Sets {
 
     /// Adds one question for each skill, where the scene has matter for it.
     fn examine(&mut self, matter: &Matter, path: &str, rng: &mut ChaCha8Rng) {
-        let mut lessons = [matter.looks(rng), matter.looks(rng), matter.places(rng)].concat();
+        let mut lessons = [matter.names(rng), matter.places(rng)].concat();
+        lessons.extend(matter.list(rng));
         lessons.push(phrase(3, rng));
         lessons.shuffle(rng);
         let mut by_skill: BTreeMap<Skill, Lesson> = BTreeMap::new();
@@ -205,16 +206,16 @@ fn describe(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
 
 /// A conversation about single things. Their accounts come last: they would tell what else is asked.
 fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
-    let (ways, others): (Vec<_>, Vec<_>) =
+    let (relations, others): (Vec<_>, Vec<_>) =
         matter.places(rng).into_iter().partition(|lesson| lesson.skill == Skill::Relation);
     let mut take = |mut lessons: Vec<Lesson>, most, forms: &[Form]| -> Vec<_> {
         lessons.shuffle(rng);
         lessons.truncate(most);
         lessons.into_iter().map(|lesson| lesson.ask(pick(forms, rng), rng)).collect()
     };
-    let mut turns = take(ways, WAYS, &WAY_FORMS);
-    turns.extend(take(others, OTHERS, &FORMS));
-    let accounts = take(matter.accounts(), ACCOUNTS, &[Form::Words]);
+    let mut turns = take(relations, MAX_RELATIONS, &RELATION_FORMS);
+    turns.extend(take(others, MAX_OTHERS, &FORMS));
+    let accounts = take(matter.accounts(), MAX_ACCOUNTS, &[Form::Words]);
     if rng.random_bool(PHRASE_AMONG) {
         turns.push(phrase(3, rng).ask(pick(&WORD_FORMS, rng), rng));
     }

@@ -181,16 +181,17 @@ impl Matter<'_> {
         if let Some(list) = self.list(rng).filter(|_| rng.random_bool(0.5)) {
             return vec![list];
         }
-        let mut lessons: Vec<Lesson> = self
-            .scene
-            .actors
-            .iter()
-            .map(|actor| {
-                self.colour(actor).filter(|_| rng.random_bool(0.4)).unwrap_or_else(|| kind(actor))
-            })
-            .collect();
+        let mut lessons = self.names(rng);
         lessons.shuffle(rng);
         lessons
+    }
+
+    /// Each thing's colour or kind.
+    pub(super) fn names(&self, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
+        let ask = |actor| {
+            self.colour(actor).filter(|_| rng.random_bool(0.4)).unwrap_or_else(|| kind(actor))
+        };
+        self.scene.actors.iter().map(ask).collect()
     }
 
     /// Everything else that the scene has an answer to.
@@ -334,7 +335,7 @@ impl Matter<'_> {
     }
 
     /// All things by name, in the order in which they stand.
-    fn list(&self, rng: &mut ChaCha8Rng) -> Option<Lesson> {
+    pub(super) fn list(&self, rng: &mut ChaCha8Rng) -> Option<Lesson> {
         let (when, t) = pick(&MOMENTS, rng);
         let things = self.in_order(t);
         let apart = things.windows(2).all(|pair| pair[1].0.centre[0] - pair[0].0.centre[0] > 0.1);
