@@ -8,9 +8,10 @@ use tempfile::TempDir;
 use vlm4d_train::data::video::Frames;
 use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, letter};
 use vlm4d_train::error::Result;
+use vlm4d_train::eval::answer::{direction, kind};
 use vlm4d_train::eval::predict::Prediction;
 use vlm4d_train::recipe::Recipe;
-use vlm4d_train::report::directions::{confusion, direction};
+use vlm4d_train::report::directions::confusion;
 use vlm4d_train::report::html::relative;
 use vlm4d_train::report::html::run::write;
 use vlm4d_train::report::html::strip::{frames_per_video, strip};
@@ -196,6 +197,24 @@ fn frames_are_taken_evenly() {
     assert!(picture.src.starts_with("data:image/jpeg;base64,/9j/"));
     let one = Frames { len: 1, rgb: all.frame(0).to_vec(), ..all.clone() };
     assert_eq!(strip(&one, 8).unwrap().frames, 1);
+}
+
+#[test]
+fn kinds_of_answers_are_told_apart() {
+    for (want, texts) in [
+        ("direction", &["left", "right, two times", "left and towards the camera"] as &[&str]),
+        ("no motion", &["not moving", "No rotation", "staying in place"]),
+        ("number", &["3", "one book", "Once", "one clockwise, one counter-clockwise"]),
+        (
+            "nothing there",
+            &["no dragon there", "there are no cars in the video", "ther are no ice skaters"],
+        ),
+        ("other answer", &["no", "yes", "blue", "none of them"]),
+    ] {
+        for text in texts {
+            assert_eq!(kind(text), want, "{text}");
+        }
+    }
 }
 
 #[test]

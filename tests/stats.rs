@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use vlm4d_train::eval::stats::{self, Outcome, Pair};
 
 fn outcome(video: &str, correct: bool) -> Outcome<'_> {
-    Outcome { subset: "real", source: "davis", group: "exo", video, correct }
+    Outcome { subset: "real", source: "davis", group: "exo", answer: "number", video, correct }
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -130,6 +130,7 @@ fn groups_add_up_and_small_ones_are_flagged() {
         .map(|i| Outcome {
             source: if i < 30 { "davis" } else { "ego4d" },
             group: if i < 30 { "exo" } else { "ego" },
+            answer: if i < 30 { "direction" } else { "number" },
             ..outcome(&names[i], i % 4 == 0)
         })
         .collect();
@@ -138,6 +139,7 @@ fn groups_add_up_and_small_ones_are_flagged() {
     assert_eq!(all.subset["real"], all.overall);
     assert_eq!((all.source["davis"].n, all.source["davis"].correct), (30, 8));
     assert_eq!((all.group["ego"].n, all.group["ego"].correct), (10, 2));
+    assert_eq!(all.answer["number"], all.group["ego"]);
     assert!(all.group["ego"].small && !all.group["exo"].small && !all.overall.small);
     let json = serde_json::to_value(&all).unwrap();
     assert_eq!(json["group"]["exo"]["n"], 30);

@@ -1,9 +1,11 @@
-//! Predictions → `metrics.json`: accuracy with n and interval, per format, subset, source, group.
+//! Predictions → `metrics.json`: accuracy with n and interval, per format, subset, source, group and kind of
+//! right answer.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::answer::kind;
 use super::predict::Prediction;
 use super::rounds::{CIRCULAR, TRAIN};
 use super::stats::{self, Metric, Outcome, Pair, Paired};
@@ -58,6 +60,8 @@ pub struct FormatMetrics {
     pub source: BTreeMap<String, Metric>,
     /// Per group.
     pub group: BTreeMap<String, Metric>,
+    /// Per [`kind`] of right answer.
+    pub answer: BTreeMap<String, Metric>,
 }
 
 /// Metrics of an evaluation and of its other rounds, by name.
@@ -128,6 +132,7 @@ fn format_metrics(predictions: &[&Prediction], seed: u64) -> FormatMetrics {
         subset: breakdown.subset,
         source: breakdown.source,
         group: breakdown.group,
+        answer: breakdown.answer,
     }
 }
 
@@ -151,6 +156,7 @@ pub fn outcome(p: &Prediction) -> Outcome<'_> {
         subset: &p.subset,
         source: &p.source,
         group: &p.group,
+        answer: kind(&p.gold),
         video: &p.video,
         correct: p.correct,
     }

@@ -1,5 +1,6 @@
 //! Evaluation: responses, their grades and what they amount to.
 
+pub mod answer;
 pub mod generate;
 pub mod grade;
 pub mod judge;

@@ -32,6 +32,8 @@ pub struct Outcome<'a> {
     pub source: &'a str,
     /// Column of VLM4D's tables, as `ego`.
     pub group: &'a str,
+    /// What kind of answer is right, as `number`.
+    pub answer: &'a str,
     /// Identity of the video, unique over all subsets.
     pub video: &'a str,
     /// Whether the answer counts. No answer is wrong, never left out.
@@ -77,6 +79,8 @@ pub struct Breakdown {
     pub source: BTreeMap<String, Metric>,
     /// Per [`Outcome::group`].
     pub group: BTreeMap<String, Metric>,
+    /// Per [`Outcome::answer`].
+    pub answer: BTreeMap<String, Metric>,
 }
 
 /// After minus before on the same questions.
@@ -124,13 +128,14 @@ pub fn by<'a>(
     groups.into_iter().map(|(key, group)| (key.to_owned(), metric(&group, seed))).collect()
 }
 
-/// Accuracy overall, per subset, per source and per group.
+/// Accuracy overall, per subset, per source, per group and per kind of right answer.
 pub fn breakdown(outcomes: &[Outcome], seed: u64) -> Breakdown {
     Breakdown {
         overall: metric(outcomes, seed),
         subset: by(outcomes, |o| o.subset, seed),
         source: by(outcomes, |o| o.source, seed),
         group: by(outcomes, |o| o.group, seed),
+        answer: by(outcomes, |o| o.answer, seed),
     }
 }
 

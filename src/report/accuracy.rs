@@ -20,15 +20,19 @@ pub fn interval(metric: &Metric) -> String {
     format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
 }
 
-/// Names and metrics before and after: all, then subsets, sources and groups, each name once.
+/// Names and metrics before and after: all, then subsets, groups, sources and kinds of
+/// right answer, each name once.
 pub fn rows<'a>(
     early: &'a FormatMetrics,
     late: &'a FormatMetrics,
 ) -> Vec<(&'a str, Metric, Metric)> {
     let mut rows = vec![("all", early.overall, late.overall)];
-    for (early, late) in
-        [(&early.subset, &late.subset), (&early.group, &late.group), (&early.source, &late.source)]
-    {
+    for (early, late) in [
+        (&early.subset, &late.subset),
+        (&early.group, &late.group),
+        (&early.source, &late.source),
+        (&early.answer, &late.answer),
+    ] {
         for (name, before) in early {
             if let Some(after) = late.get(name)
                 && !rows.iter().any(|(known, ..)| known == name)

@@ -9,6 +9,7 @@ use super::controls;
 use super::published::{HUMAN_OVERALL, human};
 use crate::data::vlm4d::Format;
 use crate::error::Result;
+use crate::eval::answer::kind;
 use crate::eval::metrics::{FormatMetrics, metrics};
 use crate::eval::predict::Prediction;
 use crate::eval::stats::{Metric, SMALL};
@@ -77,6 +78,7 @@ fn table(of: &FormatMetrics, format: Format, plain: &[Prediction], seed: u64) ->
         (&of.subset, (|p: &Prediction| p.subset.clone()) as fn(&Prediction) -> String),
         (&of.source, |p| p.source.clone()),
         (&of.group, |p| p.group.clone()),
+        (&of.answer, |p| kind(&p.gold).to_owned()),
     ] {
         for (name, metric) in parts {
             // `synthetic` is a subset and a source.

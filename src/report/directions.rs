@@ -1,75 +1,11 @@
-//! Which direction of motion is taken for which: answers' texts → directions → counts.
-
-use std::sync::LazyLock;
-
-use regex::Regex;
+//! Which direction of motion is taken for which: answers' directions → counts.
 
 use crate::data::vlm4d::Format;
+use crate::eval::answer::{NAMES, direction};
 use crate::eval::predict::Prediction;
-
-/// The directions that answers name, in the order of the table.
-pub const NAMES: [&str; 11] = [
-    "left",
-    "right",
-    "up",
-    "down",
-    "towards",
-    "away",
-    "forwards",
-    "backwards",
-    "clockwise",
-    "counter-clockwise",
-    "not moving",
-];
 
 /// The last column: no answer, no direction, or two.
 pub const OTHER: &str = "other";
-
-/// Patterns, tried in this order; what one has matched is taken out before the next.
-static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
-    [
-        // "left to right" is one direction, and none of these speaks of motion.
-        (r"\b(?:left|right)[ -]hand\b|\bpick(?:s|ed|ing)? up\b", ""),
-        (r"\b(?:from )?(?:the )?left to (?:the )?right\b", "right"),
-        (r"\b(?:from )?(?:the )?right to (?:the )?left\b", "left"),
-        (r"\b(?:counter|anti)[ -]?clockwise\b", "counter-clockwise"),
-        (r"\bclockwise\b", "clockwise"),
-        (r"\bmoving straight and not turning\b", "forwards"),
-        (
-            r"\bnot (?:moving|spinning|rotating|turning)\b|\bstay(?:s|ed|ing)? in place\b|\bno (?:motion|movement|rotation)\b|\bstationary\b|\bin no direction\b",
-            "not moving",
-        ),
-        (r"\b(?:coming |getting )?closer\b(?: towards?)?|\btowards?\b|\bapproach(?:es|ing)?\b", "towards"),
-        (r"\b(?:further |farther )?away\b|\bfurther\b|\bfarther\b", "away"),
-        (r"\bleft(?:wards?)?\b", "left"),
-        (r"\bright(?:wards?)?\b", "right"),
-        (r"\bup(?:wards?|hill)?\b", "up"),
-        (r"\bdown(?:wards?|hill)?\b", "down"),
-        (r"\bforwards?\b|\bstraight\b", "forwards"),
-        (r"\bbackwards?\b", "backwards"),
-    ]
-    .into_iter()
-    .map(|(pattern, name)| (Regex::new(pattern).expect("a constant, tested"), name))
-    .collect()
-});
-
-/// The one direction that a text names; nothing where it names none or several.
-pub fn direction(text: &str) -> Option<&'static str> {
-    let mut rest = text.to_lowercase();
-    let mut found = None;
-    for (rule, name) in RULES.iter() {
-        if !rule.is_match(&rest) {
-            continue;
-        }
-        rest = rule.replace_all(&rest, " ").into_owned();
-        match found {
-            _ if name.is_empty() => {}
-            Some(other) if other != *name => return None,
-            _ => found = Some(*name),
-        }
-    }
-    found
-}
 
 /// How often each direction was taken for each.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,98 @@
+//! What an answer says: a direction, no motion, a number, that nothing is there, or something else.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// The directions that answers name, in the order of the table.
+pub const NAMES: [&str; 11] = [
+    "left",
+    "right",
+    "up",
+    "down",
+    "towards",
+    "away",
+    "forwards",
+    "backwards",
+    "clockwise",
+    "counter-clockwise",
+    "not moving",
+];
+
+/// What names each, tried in this order; what one has matched is taken out before the next.
+static DIRECTIONS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    [
+        // "left to right" is one direction, and none of these speaks of motion.
+        (r"\b(?:left|right)[ -]hand\b|\bpick(?:s|ed|ing)? up\b", ""),
+        (r"\b(?:from )?(?:the )?left to (?:the )?right\b", "right"),
+        (r"\b(?:from )?(?:the )?right to (?:the )?left\b", "left"),
+        (r"\b(?:counter|anti)[ -]?clockwise\b", "counter-clockwise"),
+        (r"\bclockwise\b", "clockwise"),
+        (r"\bmoving straight and not turning\b", "forwards"),
+        (
+            r"\bnot (?:moving|spinning|rotating|turning)\b|\bstay(?:s|ed|ing)? in place\b|\bno (?:motion|movement|rotation)\b|\bstationary\b|\bin no direction\b",
+            "not moving",
+        ),
+        (r"\b(?:coming |getting )?closer\b(?: towards?)?|\btowards?\b|\bapproach(?:es|ing)?\b", "towards"),
+        (r"\b(?:further |farther )?away\b|\bfurther\b|\bfarther\b", "away"),
+        (r"\bleft(?:wards?)?\b", "left"),
+        (r"\bright(?:wards?)?\b", "right"),
+        (r"\bup(?:wards?|hill)?\b", "up"),
+        (r"\bdown(?:wards?|hill)?\b", "down"),
+        (r"\bforwards?\b|\bstraight\b", "forwards"),
+        (r"\bbackwards?\b", "backwards"),
+    ]
+    .into_iter()
+    .map(|(pattern, name)| (Regex::new(pattern).expect("a constant, tested"), name))
+    .collect()
+});
+
+/// The one direction that a text names; nothing where it names none or several.
+pub fn direction(text: &str) -> Option<&'static str> {
+    match *directions(text) {
+        [name] => Some(name),
+        _ => None,
+    }
+}
+
+/// The directions that a text names.
+fn directions(text: &str) -> Vec<&'static str> {
+    let mut rest = text.to_lowercase();
+    let mut found = Vec::new();
+    for (rule, name) in DIRECTIONS.iter() {
+        if rule.is_match(&rest) {
+            rest = rule.replace_all(&rest, " ").into_owned();
+            found.push(*name);
+        }
+    }
+    found.retain(|name| !name.is_empty());
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// What [`kind`] tells apart.
+const DIRECTION: &str = "direction";
+const NO_MOTION: &str = "no motion";
+const NUMBER: &str = "number";
+const NOTHING_THERE: &str = "nothing there";
+const OTHER: &str = "other answer";
+
+static NUMBERS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^(?:\d+|one|two|three|four|five|once|twice|never)\b").expect("a constant, tested")
+});
+static NOTHING: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^(?:there? (?:is|are) )?no \w").expect("a constant, tested"));
+
+/// What kind of answer `text`, a right answer, is. VLM4D's paper tells translation, rotation, counting and
+/// false positives apart, but which question is which was not released.
+pub fn kind(text: &str) -> &'static str {
+    let plain = text.trim().to_lowercase();
+    match *directions(&plain) {
+        ["not moving"] => NO_MOTION,
+        _ if NUMBERS.is_match(&plain) => NUMBER,
+        [] if NOTHING.is_match(&plain) => NOTHING_THERE,
+        [] => OTHER,
+        _ => DIRECTION,
+    }
+}
