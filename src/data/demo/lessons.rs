@@ -35,10 +35,8 @@ const PAIRS: &str = "pairs";
 const ANSWERS: &str = "answers";
 /// How often phrases are single words, which are easier to find again.
 const SINGLE: f64 = 0.7;
-/// How to answer on a video, each as often as it stands here; on the way from one thing to another; and
-/// on words.
+/// How to answer on a video, each as often as it stands here; and on words.
 const FORMS: [Form; 4] = [Form::Words, Form::Letter, Form::Letter, Form::Check];
-const RELATION_FORMS: [Form; 3] = [Form::Words, Form::Words, Form::Letter];
 const WORD_FORMS: [Form; 5] = [Form::Words, Form::Letter, Form::Letter, Form::Check, Form::Check];
 /// What asks for phrases.
 const REPEAT: &str = "Repeat after me: ";
@@ -49,7 +47,7 @@ const PHRASE_AMONG: f64 = 0.9;
 /// How many things at most a conversation is about, how many of its questions ask which way it is from
 /// one to another and how many ask anything else.
 const MAX_ACCOUNTS: usize = 2;
-const MAX_RELATIONS: usize = 2;
+const MAX_RELATIONS: usize = 3;
 const MAX_OTHERS: usize = 2;
 /// How often a conversation begins with what a thing is; later, its name would tell.
 const LOOKS: f64 = 0.2;
@@ -213,7 +211,7 @@ fn converse(matter: &Matter, rng: &mut ChaCha8Rng) -> Vec<(String, String)> {
         lessons.truncate(most);
         lessons.into_iter().map(|lesson| lesson.ask(pick(forms, rng), rng)).collect()
     };
-    let mut turns = take(relations, MAX_RELATIONS, &RELATION_FORMS);
+    let mut turns = take(relations, MAX_RELATIONS, &FORMS);
     turns.extend(take(others, MAX_OTHERS, &FORMS));
     let accounts = take(matter.accounts(), MAX_ACCOUNTS, &[Form::Words]);
     if rng.random_bool(PHRASE_AMONG) {
