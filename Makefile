@@ -8,7 +8,7 @@ packages := pkg-config clang libclang-dev $(libraries:%=%-dev)
 vlm4d_train := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/vlm4d-train
 
 # Of the demo: videos in each of its two sets, and what it trains on.
-videos ?= 1500
+videos ?= 2000
 experiments ?= real synthetic both
 
 .PHONY: demo test nano build deps
