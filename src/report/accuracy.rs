@@ -59,16 +59,24 @@ pub fn table(early: &FormatMetrics, late: &FormatMetrics) -> Table {
     table
 }
 
+/// `0.012`; where it is smaller than three places show, `<0.001`.
+pub fn p(p: f64) -> String {
+    match p {
+        p if p < 0.001 => "<0.001".to_owned(),
+        p => format!("{p:.3}"),
+    }
+}
+
 /// What changed on the same questions, in one sentence, and who graded.
 pub fn change(change: &Paired, early: &FormatMetrics, late: &FormatMetrics) -> String {
     let [low, high] = change.ci95.map(|share| 100.0 * share);
     format!(
-        "Change {:+.1} points, 95 % interval [{low:+.1}, {high:+.1}]; {} fixed, {} broken, p = {:.3} (McNemar). \
+        "Change {:+.1} points, 95 % interval [{low:+.1}, {high:+.1}]; {} fixed, {} broken, McNemar's p {}. \
          Without an answer: {} before, {} after. Graded by {}.",
         100.0 * change.difference,
         change.fixed,
         change.broken,
-        change.p,
+        p(change.p),
         early.unanswered,
         late.unanswered,
         late.grader

@@ -322,8 +322,7 @@ fn change_cell(change: &Change) -> String {
 
 fn p_cell(change: &Change) -> String {
     match change.single {
-        true if change.paired.p < 0.001 => "<0.001".into(),
-        true => format!("{:.3}", change.paired.p),
+        true => accuracy::p(change.paired.p),
         false => String::new(),
     }
 }
