@@ -179,7 +179,7 @@ fn circular_accuracy_wants_every_rotation_right() {
     ]);
     let all = metrics(&plain, &others, 1);
     let mc = &all.formats[&Format::Mc];
-    assert_eq!((mc.overall.correct, mc.overall.n), (2, 3));
+    assert_eq!((mc.breakdown.overall.correct, mc.breakdown.overall.n), (2, 3));
     let circular = mc.circular.as_ref().unwrap();
     assert_eq!((circular.overall.correct, circular.overall.n), (1, 3));
     let third = 1.0 / 3.0;

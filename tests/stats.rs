@@ -5,7 +5,15 @@ use rand_chacha::ChaCha8Rng;
 use vlm4d_train::eval::stats::{self, Outcome, Pair};
 
 fn outcome(video: &str, correct: bool) -> Outcome<'_> {
-    Outcome { subset: "real", source: "davis", group: "exo", answer: "number", video, correct }
+    Outcome {
+        subset: "real",
+        source: "davis",
+        group: "exo",
+        answer: "number",
+        video,
+        chance: None,
+        correct,
+    }
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -43,7 +51,7 @@ fn nothing_asked_is_nothing_known() {
     let p = stats::paired(&[], 0);
     assert_eq!((p.n, p.ci95), (0, [-1.0, 1.0]));
     assert!(close(p.p, 1.0) && close(p.difference, 0.0));
-    assert_eq!(stats::chance(&[]), None);
+    assert_eq!(m.chance, None);
 }
 
 /// Resamples of twelve wrong answers are all wrong; that is no certainty. 0.2646: the bound of
@@ -143,12 +151,18 @@ fn groups_add_up_and_small_ones_are_flagged() {
     assert!(all.group["ego"].small && !all.group["exo"].small && !all.overall.small);
     let json = serde_json::to_value(&all).unwrap();
     assert_eq!(json["group"]["exo"]["n"], 30);
-    assert!(json["overall"]["ci95"][1].as_f64().unwrap() > 0.25);
+    let names: Vec<_> = all.parts().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["real", "ego", "exo", "davis", "ego4d", "direction", "number"]);
+    assert!(json["ci95"][1].as_f64().unwrap() > 0.25);
 }
 
 #[test]
 fn chance_counts_every_gold_choice() {
     // Three of four choices wrong, twice; two identical choices that are both gold.
-    let chance = stats::chance(&[(1, 4), (1, 4), (2, 4)]).unwrap();
-    assert!(close(chance, 1.0 / 3.0));
+    let guesses = [(1, 4), (1, 4), (2, 4)].map(|(gold, choices)| Some(stats::share(gold, choices)));
+    let mut asked = guesses.map(|chance| Outcome { chance, ..outcome("a", true) });
+    assert!(close(stats::metric(&asked, 0).chance.unwrap(), 1.0 / 3.0));
+    // Freeform questions cannot be guessed.
+    asked[1].chance = None;
+    assert_eq!(stats::metric(&asked, 0).chance, None);
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::answer::kind;
 use super::predict::Prediction;
 use super::rounds::{CIRCULAR, TRAIN};
-use super::stats::{self, Metric, Outcome, Pair, Paired};
+use super::stats::{self, Breakdown, Metric, Outcome, Pair, Paired};
 use crate::data::vlm4d::Format;
 
 /// What `metrics.json` holds.
@@ -35,9 +35,9 @@ pub struct Circular {
 /// Accuracy in one format.
 #[derive(Clone, Debug, Serialize)]
 pub struct FormatMetrics {
-    /// All questions.
+    /// Overall and in parts.
     #[serde(flatten)]
-    pub overall: Metric,
+    pub breakdown: Breakdown,
     /// Responses without an answer; they count as wrong.
     pub unanswered: usize,
     /// Who graded; with how many responses each where several did.
@@ -51,17 +51,6 @@ pub struct FormatMetrics {
     /// Of a control: what the questions as they are get more, on the same questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gain: Option<Paired>,
-    /// Accuracy of guessing; none for freeform.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub chance: Option<f64>,
-    /// Per subset.
-    pub subset: BTreeMap<String, Metric>,
-    /// Per source.
-    pub source: BTreeMap<String, Metric>,
-    /// Per group.
-    pub group: BTreeMap<String, Metric>,
-    /// Per [`kind`] of right answer.
-    pub answer: BTreeMap<String, Metric>,
 }
 
 /// Metrics of an evaluation and of its other rounds, by name.
@@ -96,9 +85,8 @@ fn circular(plain: &[Prediction], rotated: &[Prediction], seed: u64) -> Circular
         *all.entry(&p.id).or_insert(true) &= p.correct;
     }
     let outcomes: Vec<Outcome> =
-        mc().map(|p| Outcome { correct: all[&*p.id], ..outcome(p) }).collect();
-    let share =
-        |right: &Vec<bool>| right.iter().filter(|r| **r).count() as f64 / right.len().max(1) as f64;
+        mc().map(|p| Outcome { correct: all[&*p.id], chance: None, ..outcome(p) }).collect();
+    let share = |right: &Vec<bool>| stats::share(right.iter().filter(|r| **r).count(), right.len());
     Circular {
         overall: stats::metric(&outcomes, seed),
         rotations: rotations.values().map(share).collect(),
@@ -115,24 +103,13 @@ fn by_format(predictions: &[Prediction], seed: u64) -> BTreeMap<Format, FormatMe
 
 fn format_metrics(predictions: &[&Prediction], seed: u64) -> FormatMetrics {
     let outcomes: Vec<Outcome> = predictions.iter().map(|p| outcome(p)).collect();
-    let breakdown = stats::breakdown(&outcomes, seed);
-    let guesses: Vec<(usize, usize)> = predictions
-        .iter()
-        .filter(|p| p.format == Format::Mc)
-        .map(|p| (p.choices.iter().filter(|c| **c == p.gold).count(), p.choices.len()))
-        .collect();
     FormatMetrics {
-        overall: breakdown.overall,
+        breakdown: stats::breakdown(&outcomes, seed),
         unanswered: predictions.iter().filter(|p| p.extracted.is_none()).count(),
         grader: graders(predictions),
         circular: None,
         change: None,
         gain: None,
-        chance: stats::chance(&guesses),
-        subset: breakdown.subset,
-        source: breakdown.source,
-        group: breakdown.group,
-        answer: breakdown.answer,
     }
 }
 
@@ -158,6 +135,10 @@ pub fn outcome(p: &Prediction) -> Outcome<'_> {
         group: &p.group,
         answer: kind(&p.gold),
         video: &p.video,
+        chance: (p.format == Format::Mc).then(|| {
+            let right = p.choices.iter().filter(|choice| **choice == p.gold).count();
+            stats::share(right, p.choices.len())
+        }),
         correct: p.correct,
     }
 }

@@ -24,7 +24,7 @@ pub const RESAMPLES: usize = 2_000;
 pub const SMALL: usize = 30;
 
 /// One graded question, with the keys that it is counted under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome<'a> {
     /// `real` or `synthetic`.
     pub subset: &'a str,
@@ -36,6 +36,8 @@ pub struct Outcome<'a> {
     pub answer: &'a str,
     /// Identity of the video, unique over all subsets.
     pub video: &'a str,
+    /// Accuracy of guessing among the choices, a share; nothing where none are shown.
+    pub chance: Option<f64>,
     /// Whether the answer counts. No answer is wrong, never left out.
     pub correct: bool,
 }
@@ -66,12 +68,16 @@ pub struct Metric {
     pub n_videos: usize,
     /// Fewer than [`SMALL`] videos: the interval is likely too narrow.
     pub small: bool,
+    /// Accuracy of guessing: the mean of [`Outcome::chance`]; nothing where a question has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
 }
 
 /// Accuracies overall and per key.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Breakdown {
     /// All questions.
+    #[serde(flatten)]
     pub overall: Metric,
     /// Per [`Outcome::subset`].
     pub subset: BTreeMap<String, Metric>,
@@ -81,6 +87,22 @@ pub struct Breakdown {
     pub group: BTreeMap<String, Metric>,
     /// Per [`Outcome::answer`].
     pub answer: BTreeMap<String, Metric>,
+}
+
+impl Breakdown {
+    /// The parts by name: subsets, groups, sources, then kinds of right answer. Each name once, as
+    /// `synthetic` is a subset and a source.
+    pub fn parts(&self) -> Vec<(&str, &Metric)> {
+        let mut parts: Vec<(&str, &Metric)> = Vec::new();
+        for (name, metric) in
+            [&self.subset, &self.group, &self.source, &self.answer].into_iter().flatten()
+        {
+            if !parts.iter().any(|(known, _)| known == name) {
+                parts.push((name, metric));
+            }
+        }
+        parts
+    }
 }
 
 /// After minus before on the same questions.
@@ -105,6 +127,7 @@ pub struct Paired {
 pub fn metric(outcomes: &[Outcome], seed: u64) -> Metric {
     let correct = outcomes.iter().filter(|o| o.correct).count();
     let clusters = clusters(outcomes.iter().map(|o| (o.video, f64::from(o.correct))));
+    let guessed: Option<f64> = outcomes.iter().map(|o| o.chance).sum();
     Metric {
         n: outcomes.len(),
         correct,
@@ -112,6 +135,7 @@ pub fn metric(outcomes: &[Outcome], seed: u64) -> Metric {
         ci95: interval(&clusters, seed, 0.0).unwrap_or([0.0, 1.0]),
         n_videos: clusters.len(),
         small: clusters.len() < SMALL,
+        chance: guessed.filter(|_| !outcomes.is_empty()).map(|sum| sum / count(outcomes.len())),
     }
 }
 
@@ -168,13 +192,6 @@ pub fn mcnemar(fixed: usize, broken: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Accuracy of guessing among each question's choices: the mean of `gold / choices`, both counts;
-/// nothing where there is no question. A question without choices counts as 0.
-pub fn chance(questions: &[(usize, usize)]) -> Option<f64> {
-    let sum: f64 = questions.iter().map(|&(gold, choices)| share(gold, choices)).sum();
-    (!questions.is_empty()).then(|| sum / count(questions.len()))
-}
-
 /// Sum of the scores and number of questions of one video.
 #[derive(Clone, Copy, Default)]
 struct Cluster {
@@ -223,7 +240,8 @@ fn interval(clusters: &[Cluster], seed: u64, least: f64) -> Option<[f64; 2]> {
     Some([means[outside], means[RESAMPLES - 1 - outside]])
 }
 
-fn share(part: usize, of: usize) -> f64 {
+/// `part / of`; 0 of nothing.
+pub fn share(part: usize, of: usize) -> f64 {
     if of == 0 { 0.0 } else { count(part) / count(of) }
 }
 

@@ -9,7 +9,7 @@ use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::{metrics, paired};
-use crate::report::accuracy::interval;
+use crate::report::accuracy::{interval, p};
 use crate::report::finished::Finished;
 use crate::report::html::run::controls;
 use crate::report::table::Table;
@@ -31,14 +31,14 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         let [low, high] = change.ci95.map(|share| 100.0 * share);
         table.rows.push(vec![
             format_name(*format).to_uppercase(),
-            late.overall.n.to_string(),
-            interval(&early.overall),
-            interval(&late.overall),
+            late.breakdown.overall.n.to_string(),
+            interval(&early.breakdown.overall),
+            interval(&late.breakdown.overall),
             format!("{:+.1} [{low:+.1}, {high:+.1}]", 100.0 * change.difference),
-            format!("{:.3}", change.p),
+            p(change.p),
         ]);
-        for (name, metric) in &late.group {
-            let of_before = early.group.get(name).map(interval).unwrap_or_default();
+        for (name, metric) in &late.breakdown.group {
+            let of_before = early.breakdown.group.get(name).map(interval).unwrap_or_default();
             let name = format!("{}, {name}", format_name(*format).to_uppercase());
             let n = metric.n.to_string();
             table.rows.push(vec![
@@ -51,7 +51,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
             ]);
         }
     }
-    let mc = after.get(&Format::Mc);
+    let chance = after.get(&Format::Mc).and_then(|mc| mc.breakdown.overall.chance);
     let controls = controls(&run.dir, [&run.before, &run.after], recipe.seed)?;
     let context = context! {
         base_id,
@@ -70,7 +70,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         tested_on => recipe.data.test_subsets().join(" + "),
         version => env!("CARGO_PKG_VERSION"),
         accuracies => table.markdown(),
-        chance => mc.and_then(|mc| mc.chance).map(|chance| format!("{:.1}", 100.0 * chance)),
+        chance => chance.map(|chance| format!("{:.1}", 100.0 * chance)),
         grader => after.values().next().map_or("", |metrics| &*metrics.grader),
         controls => controls.map(|table| table.markdown()),
         recipe => recipe.to_toml()?,

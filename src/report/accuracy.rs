@@ -1,9 +1,11 @@
 //! Accuracies before and after, and their change, as every report tells them.
 
+use std::collections::BTreeMap;
+
 use super::table::Table;
 use crate::data::vlm4d::Format;
 use crate::eval::metrics::FormatMetrics;
-use crate::eval::stats::{Metric, Paired};
+use crate::eval::stats::{Breakdown, Metric, Paired};
 
 /// A format's name as a title.
 pub fn title(format: Format) -> &'static str {
@@ -20,34 +22,18 @@ pub fn interval(metric: &Metric) -> String {
     format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
 }
 
-/// Names and metrics before and after: all, then subsets, groups, sources and kinds of
-/// right answer, each name once.
-pub fn rows<'a>(
-    early: &'a FormatMetrics,
-    late: &'a FormatMetrics,
-) -> Vec<(&'a str, Metric, Metric)> {
-    let mut rows = vec![("all", early.overall, late.overall)];
-    for (early, late) in [
-        (&early.subset, &late.subset),
-        (&early.group, &late.group),
-        (&early.source, &late.source),
-        (&early.answer, &late.answer),
-    ] {
-        for (name, before) in early {
-            if let Some(after) = late.get(name)
-                && !rows.iter().any(|(known, ..)| known == name)
-            {
-                rows.push((name, *before, *after));
-            }
-        }
-    }
-    rows
+/// Names and metrics before and after: all, then [`Breakdown::parts`].
+pub fn rows<'a>(early: &'a Breakdown, late: &'a Breakdown) -> Vec<(&'a str, Metric, Metric)> {
+    let after: BTreeMap<&str, &Metric> = late.parts().into_iter().collect();
+    let both = |(name, before): (&'a str, &Metric)| Some((name, *before, **after.get(name)?));
+    let all = ("all", early.overall, late.overall);
+    std::iter::once(all).chain(early.parts().into_iter().filter_map(both)).collect()
 }
 
 /// [`rows`] with the change in points.
 pub fn table(early: &FormatMetrics, late: &FormatMetrics) -> Table {
     let mut table = Table::new(1, ["questions", "n", "before", "after", "change"]);
-    for (name, before, after) in rows(early, late) {
+    for (name, before, after) in rows(&early.breakdown, &late.breakdown) {
         table.rows.push(vec![
             name.to_owned(),
             after.n.to_string(),

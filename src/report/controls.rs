@@ -77,8 +77,8 @@ fn worth((stage, metrics): &(&str, &Metrics), format: Format) -> Option<String> 
     Some(format!(
         "{stage} {} ({:.1} with it, {:.1} without)",
         points(&blind.gain?),
-        100.0 * plain.overall.accuracy,
-        100.0 * blind.overall.accuracy
+        100.0 * plain.breakdown.overall.accuracy,
+        100.0 * blind.breakdown.overall.accuracy
     ))
 }
 
@@ -97,7 +97,8 @@ fn title(control: &str) -> String {
 fn control_cell(of: &FormatMetrics) -> String {
     let gain =
         of.gain.map_or_else(String::new, |gain| format!("; the true video adds {}", points(&gain)));
-    format!("{} (n {}){gain}", interval(&of.overall), of.overall.n)
+    let overall = of.breakdown.overall;
+    format!("{} (n {}){gain}", interval(&overall), overall.n)
 }
 
 fn points(gain: &Paired) -> String {

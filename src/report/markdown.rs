@@ -96,7 +96,7 @@ fn accuracy_table(
     writeln!(text, "## {}\n", accuracy::title(format))?;
     writeln!(text, "{}", accuracy::table(early, late).markdown())?;
     writeln!(text, "{}", accuracy::change(change, early, late))?;
-    if let Some(chance) = late.chance {
+    if let Some(chance) = late.breakdown.overall.chance {
         writeln!(text, "Guessing would get {:.1}.", 100.0 * chance)?;
     }
     writeln!(text)

@@ -307,7 +307,7 @@ pub fn controls(metrics: &Metrics, terminal: &Terminal) {
                 let [low, high] = gain.ci95.map(|share| 100.0 * share);
                 format!(", true video {:+.1} [{low:+.1}, {high:+.1}]", 100.0 * gain.difference)
             });
-            format!("{} {}{gain}", format_name(*format), percent(&of.overall))
+            format!("{} {}{gain}", format_name(*format), percent(&of.breakdown.overall))
         });
         let parts: Vec<String> = parts.collect();
         terminal.line(&format!("         {:<12} {}", name.replace('_', " "), parts.join("   ")));
@@ -332,7 +332,9 @@ pub fn judged(judge: &str, label: &str, cost: &Cost, terminal: &Terminal) {
 
 fn accuracy_line(name: &str, predictions: &[Prediction], seed: u64) -> String {
     let formats = metrics(predictions, &BTreeMap::new(), seed).formats;
-    let parts = formats.iter().map(|(f, m)| format!("{} {}", format_name(*f), percent(&m.overall)));
+    let parts = formats
+        .iter()
+        .map(|(f, m)| format!("{} {}", format_name(*f), percent(&m.breakdown.overall)));
     let parts: Vec<String> = parts.collect();
     match parts.is_empty() {
         true => format!("{name:<6} nothing to test (data.split.test is 0)"),

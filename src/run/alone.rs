@@ -49,12 +49,12 @@ pub fn evaluation(
     check_same_inputs(&dir, &prepared)?;
     files::create_dir(&dir)?;
     write_inputs(&dir, &prepared)?;
-    let predictions = evaluate(&prepared, &model, judge.as_ref(), None, &dir, terminal)?;
+    evaluate(&prepared, &model, judge.as_ref(), None, &dir, terminal)?;
     let title = adapter.map_or_else(
         || prepared.recipe.model.path.clone(),
         |adapter| format!("{} with {}", prepared.recipe.model.path, adapter.display()),
     );
-    let text = report::write(&dir, &title, &prepared.recipe, &predictions)?;
+    let text = report::write(&dir, &title, &prepared.recipe)?;
     terminal.line(&text);
     terminal.line(&format!("report {}", dir.join("report.md").display()));
     Ok(dir)

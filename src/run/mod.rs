@@ -173,7 +173,7 @@ fn log_accuracies(
         let metrics = metrics(predictions, &BTreeMap::new(), prepared.recipe.seed);
         for (format, of) in metrics.formats {
             let tag = format!("accuracy/{}", terminal::format_name(format));
-            log.accuracy(&tag, of.overall.accuracy, step)?;
+            log.accuracy(&tag, of.breakdown.overall.accuracy, step)?;
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ use super::finished::Finished;
 use super::published::{self, Published};
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
-use crate::eval::metrics::{metrics, outcome, pairs};
+use crate::eval::metrics::{outcome, pairs};
 use crate::eval::predict::Prediction;
 use crate::eval::stats::{self, Metric, Outcome, Pair, Paired};
 
@@ -192,11 +192,10 @@ impl Comparison {
         let rows: Vec<Row> =
             grouped.iter().zip(&labels).map(|(row, settings)| score(row, settings)).collect();
         let differences = differences(&grouped, &labels);
-        let first = runs.first().map(|run| &*run.after).unwrap_or_default();
-        let of_guessing = metrics(first, &BTreeMap::new(), 0).formats.remove(&Format::Mc);
+        let mc = rows.first().and_then(|row| row.scores.get(&Format::Mc));
         Ok(Self {
             tested_on: tested_on(&grouped),
-            chance: of_guessing.and_then(|mc| mc.chance),
+            chance: mc.and_then(|mc| mc.overall.chance),
             notes: notes(&grouped, &rows, &differences),
             rows,
             differences,

@@ -12,9 +12,9 @@ use super::render;
 use crate::data::split::By;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
-use crate::eval::metrics::{FormatMetrics, metrics, paired};
+use crate::eval::metrics::{metrics, paired};
 use crate::eval::predict::{self, Prediction};
-use crate::eval::stats::{self, Metric};
+use crate::eval::stats::{self, Breakdown, Metric};
 use crate::files;
 use crate::recipe::Recipe;
 use crate::report::accuracy::{self, interval};
@@ -64,7 +64,7 @@ fn page(
             table => accuracy::table(&early, &late).html(),
             change => accuracy::change(&paired(before, after, format, seed), &early, &late),
         });
-        charts.push(by_group(format, &early, &late));
+        charts.push(by_group(format, &early.breakdown, &late.breakdown));
         for (name, predictions) in [("before", before), ("after", after)] {
             if let Some(c) = confusion(predictions, format) {
                 let title = format!("{} {name}", format_name(format).to_uppercase());
@@ -114,7 +114,7 @@ fn title(dir: &Path) -> String {
 }
 
 /// Accuracy by group, before and after, against guessing and humans.
-fn by_group(format: Format, early: &FormatMetrics, late: &FormatMetrics) -> String {
+fn by_group(format: Format, early: &Breakdown, late: &Breakdown) -> String {
     let of_humans = |name: &str| match (format, name) {
         (Format::Ff, _) => None,
         (Format::Mc, "all") if late.group.keys().all(|g| published::human(g).is_some()) => {
@@ -132,7 +132,7 @@ fn by_group(format: Format, early: &FormatMetrics, late: &FormatMetrics) -> Stri
         references: of_humans(name).map(|share| ("human", share)).into_iter().collect(),
     };
     let rows: Vec<Interval> = accuracy::rows(early, late).into_iter().map(row).collect();
-    svg::intervals(accuracy::title(format), &["before", "after"], &rows, late.chance)
+    svg::intervals(accuracy::title(format), &["before", "after"], &rows, late.overall.chance)
 }
 
 /// The same questions under each control, before and after; nothing where a run has no control.
@@ -162,7 +162,7 @@ pub fn controls(dir: &Path, plain: [&[Prediction]; 2], seed: u64) -> Result<Opti
     let cells = |of: [Option<&[Prediction]>; 2]| -> Vec<String> {
         let cell = |(format, stage): (Format, usize)| {
             let formats = metrics(of[stage]?, &BTreeMap::new(), seed).formats;
-            Some(interval(&formats.get(&format)?.overall))
+            Some(interval(&formats.get(&format)?.breakdown.overall))
         };
         [(Format::Mc, 0), (Format::Mc, 1), (Format::Ff, 0), (Format::Ff, 1)]
             .map(|place| cell(place).unwrap_or_default())
