@@ -163,7 +163,7 @@ fn one_file_holds_everything() {
         "Freeform (FF)",
         "Loss",
         "Learning rate",
-        "human",
+        "human, VLM4D",
         "guessing",
         "right answer",
     ] {

@@ -54,6 +54,9 @@ impl Published {
     }
 }
 
+/// What human accuracies are called: other data of the same groups stand beside them too.
+pub const HUMAN: &str = "human, VLM4D";
+
 /// Human accuracy on a group of VLM4D's multiple-choice questions, as a share.
 pub fn human(group: &str) -> Option<f64> {
     match group {

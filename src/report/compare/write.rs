@@ -119,7 +119,7 @@ impl Comparison {
             table.rows.push(cells);
         }
         if format == Format::Mc && names.iter().any(|name| published::human(name).is_some()) {
-            let mut cells = vec!["human".to_owned(), String::new(), String::new()];
+            let mut cells = vec![published::HUMAN.to_owned(), String::new(), String::new()];
             cells.extend(names.iter().map(|name| {
                 published::human(name).map(|h| format!("{:.1}", 100.0 * h)).unwrap_or_default()
             }));

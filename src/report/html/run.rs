@@ -129,7 +129,7 @@ fn by_group(format: Format, early: &Breakdown, late: &Breakdown) -> String {
     let row = |(name, before, after): (&str, Metric, Metric)| Interval {
         label: format!("{name} (n {})", after.n),
         marks: vec![mark(0, &before), mark(1, &after)],
-        references: of_humans(name).map(|share| ("human", share)).into_iter().collect(),
+        references: of_humans(name).map(|share| (published::HUMAN, share)).into_iter().collect(),
     };
     let rows: Vec<Interval> = accuracy::rows(early, late).into_iter().map(row).collect();
     svg::intervals(accuracy::title(format), &["before", "after"], &rows, late.overall.chance)
