@@ -51,6 +51,7 @@ fn gpu_index(name: &str) -> Result<usize> {
 /// # Errors
 /// Where there is no such device, or something that it needs is missing; none is put in its place.
 pub fn choose(model: &Model) -> Result<Chosen> {
+    keep_kernels();
     let gpus = gpus();
     let wanted = match (model.device.as_str(), gpus.is_empty()) {
         ("auto", true) | ("cpu", _) => None,
@@ -69,6 +70,24 @@ pub fn choose(model: &Model) -> Result<Chosen> {
         None => Err(no_such_gpu(index)),
     }
 }
+
+/// Has burn keep the kernels that it compiled beside its choices among them (`~/.cache/cubecl`):
+/// compiling hundreds is minutes of a first run. Without line tables, which this program's own
+/// would else ask for; `cubecl.toml` and `CUBECL_…` say the rest, as burn documents it.
+#[cfg(feature = "cuda")]
+fn keep_kernels() {
+    use cubecl_runtime::config::CubeClRuntimeConfig;
+    use cubek_std::config::RuntimeConfig;
+
+    let mut config = CubeClRuntimeConfig::from_current_dir();
+    config.compilation.cache = true;
+    config.compilation.debug_info.get_or_insert_default();
+    // Set once in a process; later runs in it have the same.
+    CubeClRuntimeConfig::try_set(config.override_from_env());
+}
+
+#[cfg(not(feature = "cuda"))]
+fn keep_kernels() {}
 
 #[cfg(feature = "cuda")]
 fn gpus() -> Vec<Device> {
