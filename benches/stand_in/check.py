@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Checks the stand-in's arithmetic against NumPy: kernels compiled by NVRTC, run by `libcuda.so.1`.
+
+    benches/stand_in/run.sh python3 benches/stand_in/check.py
+
+A wrong instruction here would pass for an error of burn's."""
+import ctypes
+import os
+import sys
+
+import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import gpu_machine as machine
+
+cuda = ctypes.CDLL("libcuda.so.1")
+nvrtc, _ = machine.nvrtc_library(machine.candidates())
+random = np.random.default_rng(0)
+failed = []
+
+
+def ok(code, what):
+    if code != 0:
+        sys.exit(f"error: {what} gave {code}")
+
+
+def compile_ptx(source, arch):
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), None, 0, None, None)
+    options = [f"--gpu-architecture={arch}".encode(), f"--include-path={os.environ['CUDA_PATH']}/include".encode()]
+    code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    if code != 0:
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        sys.exit(log.value.decode())
+    nvrtc.nvrtcGetPTXSize(program, ctypes.byref(size))
+    ptx = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetPTX(program, ptx)
+    return ptx
+
+
+class Buffer:
+    def __init__(self, array):
+        self.array, self.pointer = np.ascontiguousarray(array), ctypes.c_uint64()
+        self.size = ctypes.c_size_t(self.array.nbytes)
+        ok(cuda.cuMemAlloc_v2(ctypes.byref(self.pointer), self.size), "cuMemAlloc")
+        data = self.array.ctypes.data_as(ctypes.c_void_p)
+        ok(cuda.cuMemcpyHtoDAsync_v2(self.pointer, data, self.size, None), "cuMemcpyHtoDAsync")
+
+    def read(self):
+        out = np.empty_like(self.array)
+        data = out.ctypes.data_as(ctypes.c_void_p)
+        ok(cuda.cuMemcpyDtoHAsync_v2(data, self.pointer, self.size, None), "cuMemcpyDtoHAsync")
+        return out
+
+
+def run(source, name, grid, block, arguments, arch="sm_80"):
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    ok(cuda.cuModuleLoadData(ctypes.byref(module), compile_ptx(source, arch)), "cuModuleLoadData")
+    ok(cuda.cuModuleGetFunction(ctypes.byref(function), module, name.encode()), "cuModuleGetFunction")
+    values = [a.pointer if isinstance(a, Buffer) else a for a in arguments]
+    pointers = [ctypes.cast(ctypes.pointer(value), ctypes.c_void_p) for value in values]
+    pointers = (ctypes.c_void_p * len(values))(*pointers)
+    ok(cuda.cuLaunchKernel(function, *grid, *block, 0, None, pointers, None), "cuLaunchKernel")
+
+
+def compare(name, ours, theirs, limit):
+    apart = float(np.max(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64))))
+    good = apart <= limit
+    print(f"{name:<24}{apart:>10.1e}{limit:>10.0e}  {'ok' if good else 'FAILED'}")
+    if not good:
+        failed.append(name)
+
+
+def bf16(x):
+    """Rounded to bf16, to nearest, ties to even; as f32."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+
+def tiles():
+    """Shared memory, barriers, guards at the edges."""
+    source = """
+extern "C" __global__ void product(const float *a, const float *b, float *c, int n) {
+    __shared__ float s[16][16], t[16][16];
+    int x = threadIdx.x, y = threadIdx.y, row = blockIdx.y * 16 + y, column = blockIdx.x * 16 + x;
+    float sum = 0;
+    for (int k = 0; k < n; k += 16) {
+        s[y][x] = row < n && k + x < n ? a[row * n + k + x] : 0;
+        t[y][x] = column < n && k + y < n ? b[(k + y) * n + column] : 0;
+        __syncthreads();
+        for (int i = 0; i < 16; i++) sum += s[y][i] * t[i][x];
+        __syncthreads();
+    }
+    if (row < n && column < n) c[row * n + column] = sum;
+}"""
+    n = 45
+    a, b = random.standard_normal((2, n, n), dtype=np.float32)
+    c = Buffer(np.zeros((n, n), np.float32))
+    run(source, "product", (3, 3, 1), (16, 16, 1), [Buffer(a), Buffer(b), c, ctypes.c_int(n)])
+    compare("tiles", c.read(), a.astype(np.float64) @ b, 1e-5)
+
+
+def functions():
+    """Elementary functions, the long ways of sine and cosine among them; rounding; half types."""
+    body = """
+        sinf(x * 1000), cosf(x * 100000), expf(x), logf(fabsf(x)), powf(fabsf(x), 1.7f), tanhf(x), erff(x),
+        rsqrtf(fabsf(x)), __bfloat162float(__float2bfloat16(x)), __half2float(__float2half(x)), floorf(x * 10),
+        rintf(x * 10), (float)(int)(x * 10), x / 3.f, fmodf(x * 10, 3.f),
+        __low2float(__hmul2(__floats2bfloat162_rn(x, y), __floats2bfloat162_rn(x, y))), (float)(i * 7 / 3 % 5),
+        (float)__clz(i), (float)__popc(i), (float)((-i - 1) >> 1), __int_as_float(__float_as_int(x) ^ 0x80000000)"""
+    source = f"""
+#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+extern "C" __global__ void functions(const float *a, float *out, int n) {{
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    float x = a[i], y = 2 * x;
+    float all[] = {{{body}}};
+    for (int j = 0; j < 21; j++) out[i * 21 + j] = all[j];
+}}"""
+    n = 100
+    x = random.standard_normal(n, dtype=np.float32)
+    out = Buffer(np.zeros((n, 21), np.float32))
+    run(source, "functions", (4, 1, 1), (32, 1, 1), [Buffer(x), out, ctypes.c_int(n)])
+    d, ten, i = x.astype(np.float64), x * np.float32(10), np.arange(n)
+    erf = np.vectorize(__import__("math").erf)
+    half = bf16(x).astype(np.float32)
+    wanted = {
+        "sin": np.sin((x * np.float32(1000)).astype(np.float64)),
+        "cos, far away": np.cos((x * np.float32(100000)).astype(np.float64)),
+        "exp": np.exp(d), "log": np.log(abs(d)), "pow": abs(d) ** 1.7, "tanh": np.tanh(d), "erf": erf(d),
+        "rsqrt": 1 / np.sqrt(abs(d)), "to bf16": half, "to f16": x.astype(np.float16), "floor": np.floor(ten),
+        "rint": np.rint(ten), "to int": np.trunc(ten), "divide": d / 3, "fmod": np.fmod(ten, np.float32(3)),
+        "bf16 product": bf16(half * half), "integers": i * 7 // 3 % 5,
+        "leading zeros": [32 - int(k).bit_length() for k in i], "ones": [bin(k).count("1") for k in i],
+        "shift": (-i - 1) >> 1, "bits": -x,
+    }
+    for j, (name, values) in enumerate(wanted.items()):
+        exact = j >= 8 and name != "divide"
+        compare(name, out.read()[:, j], values, 0 if exact else 2e-6)
+
+
+def warps():
+    """Shuffles, votes, divergence, atomics."""
+    source = """
+extern "C" __global__ void sum(const float *a, float *out, int *odd) {
+    int i = threadIdx.x;
+    float v = a[blockIdx.x * blockDim.x + i];
+    __shared__ float s[32];
+    if (i % 2) { if (__popc(__ballot_sync(0xaaaaaaaau, v > 0)) > 16) v = 0; }
+    atomicAdd(odd, __popc(__ballot_sync(~0u, i % 3 == 0)) * (i % 32 == 0));
+    for (int k = 16; k; k >>= 1) v += __shfl_down_sync(~0u, v, k);
+    if (i % 32 == 0) s[i / 32] = v;
+    __syncthreads();
+    if (i < 32) {
+        v = i < blockDim.x / 32 ? s[i] : 0;
+        for (int k = 16; k; k >>= 1) v += __shfl_xor_sync(~0u, v, k);
+        if (i == 0) atomicAdd(out, v);
+    }
+}"""
+    x = random.standard_normal(1024, dtype=np.float32)
+    out, odd = Buffer(np.zeros(1, np.float32)), Buffer(np.zeros(1, np.int32))
+    run(source, "sum", (4, 1, 1), (256, 1, 1), [Buffer(x), out, odd])
+    compare("warps", out.read(), x.astype(np.float64).sum(), 2e-5)
+    compare("votes", odd.read(), 4 * sum(i % 3 == 0 for i in range(256)), 0)
+
+
+def products():
+    """Tensor cores in both spellings, and ldmatrix."""
+    source = """
+#include <mma.h>
+#include <cuda_bf16.h>
+using namespace nvcuda;
+extern "C" __global__ void fragments(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *c) {
+    wmma::fragment<wmma::matrix_a, 16, 16, 16, __nv_bfloat16, wmma::row_major> x;
+    wmma::fragment<wmma::matrix_b, 16, 16, 16, __nv_bfloat16, wmma::col_major> y;
+    wmma::fragment<wmma::accumulator, 16, 16, 16, float> z;
+    wmma::fill_fragment(z, 0.f);
+    for (int k = 0; k < 32; k += 16) {
+        wmma::load_matrix_sync(x, a + k, 32);
+        wmma::load_matrix_sync(y, b + k, 32);
+        wmma::mma_sync(z, x, y, z);
+    }
+    wmma::store_matrix_sync(c, z, 16, wmma::mem_row_major);
+}
+extern "C" __global__ void lanes(const unsigned short *a, const unsigned short *b, float *c) {
+    __shared__ unsigned short s[256];
+    int l = threadIdx.x, g = l / 4, t = l % 4;
+    float d[4] = {0, 0, 0, 0};
+    for (int k = 0; k < 32; k += 16) {
+        for (int i = l; i < 256; i += 32) s[i] = a[i / 16 * 32 + k + i % 16];
+        __syncwarp();
+        unsigned r[4], at = __cvta_generic_to_shared(s + l % 16 * 16 + l / 16 * 8);
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
+        unsigned p = *(unsigned *)(b + g * 32 + k + t * 2), q = *(unsigned *)(b + g * 32 + k + t * 2 + 8);
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]), "r"(p), "r"(q));
+        __syncwarp();
+    }
+    c[g * 8 + t * 2] = d[0];
+    c[g * 8 + t * 2 + 1] = d[1];
+    c[(g + 8) * 8 + t * 2] = d[2];
+    c[(g + 8) * 8 + t * 2 + 1] = d[3];
+}"""
+    a, b = bf16(random.standard_normal((2, 16, 32)))
+    halves = [Buffer((x.view(np.uint32) >> 16).astype(np.uint16)) for x in (a, b)]
+    wanted = a.astype(np.float64) @ b.T
+    c = Buffer(np.zeros((16, 16), np.float32))
+    run(source, "fragments", (1, 1, 1), (32, 1, 1), [*halves, c])
+    compare("wmma", c.read(), wanted, 2e-6)
+    c = Buffer(np.zeros((16, 8), np.float32))
+    run(source, "lanes", (1, 1, 1), (32, 1, 1), [*halves, c])
+    compare("ldmatrix and mma", c.read(), wanted[:, :8], 2e-6)
+
+
+ok(cuda.cuInit(0), "cuInit")
+print(f"{'':<24}{'apart':>10}{'at most':>10}")
+tiles()
+functions()
+warps()
+products()
+sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
