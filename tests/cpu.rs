@@ -3,8 +3,9 @@
 
 use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{DType, Device, Distribution, Tensor};
+use vlm4d_train::model::attention::{self, QUERIES};
+use vlm4d_train::model::cpu;
 use vlm4d_train::model::lora::cast;
-use vlm4d_train::model::{attention, cpu};
 
 use crate::model::values;
 use crate::support::{max_difference, relative_difference};
@@ -45,6 +46,9 @@ fn attention_is_softmax_of_scores_times_values() {
         (1, 2, 1, 5, 133, 8, true),
         (1, 6, 2, 1, 40, 16, false),
         (3, 4, 4, 64, 64, 12, false),
+        // More queries than are composed at once.
+        (1, 2, 1, QUERIES + 90, QUERIES + 130, 8, true),
+        (1, 2, 2, 2 * QUERIES + 1, 2 * QUERIES + 1, 8, true),
     ] {
         // As the linear layers give them: `[b, t, h, d]` in memory.
         let inputs = [random([b, t, h, d]), random([b, s, kv, d]), random([b, s, kv, d])];

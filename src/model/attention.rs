@@ -14,19 +14,40 @@ use super::lora::cast;
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     // A single query sees everything that is cached.
     let causal = causal && q.dims()[2] > 1;
+    let tape = q.is_tracked() || k.is_tracked() || v.is_tracked();
     if cpu::runs(&q) {
         cpu::attention(q, k, v, causal)
-    } else if q.dtype() == DType::F32 || cpu::holds(&q) {
+    } else if q.dtype() == DType::F32 || cpu::holds(&q) || (causal && tape) {
         // On a GPU burn's kernels read f32 as TF32 or f16, whatever is said of matrix products.
+        // The backward pass of the causal ones (cubek-microkernel 0.4.0-pre.1) takes as many
+        // queries from where a key's begin as there are in all, and so reads behind the last: the
+        // gradients of keys and values come out wrong. `benches/stand_in` shows it.
         composed(q, k, v, causal)
     } else {
-        fused(q, k, v, causal)
+        fused(q, k, v, causal, tape)
     }
 }
+
+/// Causal queries that [`composed`] takes at once: with the keys that none of them sees left out,
+/// long prompts cost half, in time and in memory.
+pub const QUERIES: usize = 512;
 
 /// [`attention`] composed of matrix products and a softmax in f32, as transformers' `eager` is:
 /// what all other ways are held to.
 pub fn composed(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let [t, s] = [q.dims()[2], k.dims()[2]];
+    if !causal || t <= QUERIES {
+        return at_once(q, k, v, causal);
+    }
+    let parts = (0..t).step_by(QUERIES).map(|from| {
+        let to = t.min(from + QUERIES);
+        let [k, v] = [&k, &v].map(|x| x.clone().slice_dim(2, 0..s - t + to));
+        at_once(q.clone().slice_dim(2, from..to), k, v, true)
+    });
+    Tensor::cat(parts.collect(), 2)
+}
+
+fn at_once(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     let ([b, heads, t, d], [_, kv, s, _]) = (q.dims(), k.dims());
     let (dtype, device) = (q.dtype(), q.device());
     // The heads of a group share their keys: they are further queries of the same keys.
@@ -45,12 +66,12 @@ pub fn composed(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tenso
 
 /// [`attention`] by burn's kernels with a backward pass. Without a tape burn would choose among
 /// others, some with statistics in bf16, by which is the fastest: so there always is a tape.
-fn fused(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<4> {
+fn fused(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool, tape: bool) -> Tensor<4> {
     let attend = |q, k, v| {
         let options = AttentionModuleOptions { is_causal, ..Default::default() };
         module::attention(q, k, v, None, None, options)
     };
-    if q.is_tracked() || k.is_tracked() || v.is_tracked() {
+    if tape {
         return attend(q, k, v);
     }
     let [q, k, v] = [q, k, v].map(|x| x.inner().autodiff());

@@ -3,6 +3,7 @@
 //! Counts of numbers, not bytes; arithmetic in floating-point operations, a product and its sum
 //! being two. Letters: `t` tokens, `n` patches.
 
+use super::attention::QUERIES;
 use super::config::{Config, Family, TextConfig, VisionConfig};
 
 impl TextConfig {
@@ -18,6 +19,11 @@ impl TextConfig {
     pub fn tape(&self) -> usize {
         let (q, kv) = self.attention_widths();
         5 * self.hidden_size + 2 * q + kv + 3 * self.intermediate_size
+    }
+
+    /// Scores of one decoder layer over a prompt of `t` tokens, where attention is composed.
+    pub fn scores(&self, t: usize) -> usize {
+        self.num_attention_heads * t * usize::midpoint(t, t.min(QUERIES))
     }
 
     /// Numbers that the cache of keys and values holds for each token, over all layers.

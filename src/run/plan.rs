@@ -451,6 +451,12 @@ impl Facts {
             let lower = "set train.recompute = true";
             terms.push(Term { what: "activations", bytes: (layers + 1) * tape, lower });
         }
+        if !on_cpu {
+            // In f32: scores, weights, and the gradients of both; weights once more for the product.
+            let at_once = if train.recompute { 1 } else { layers };
+            let bytes = at_once * 4 * (4 + usize::from(self.width < 4)) * text.scores(longest);
+            terms.push(Term { what: "attention's scores", bytes, lower: SMALLER });
+        }
         let logits = (labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
         terms.push(Term { what: "logits", bytes: lanes * 3 * 4 * logits, lower: SMALLER });
         if self.recipe.lora.is_none() && self.counts[&Part::Language].trained > 0 {
