@@ -43,17 +43,19 @@ impl Error {
 
     /// The device failed; `reason` is what its library says, of which a trace of calls is left out.
     pub fn device(reason: &str) -> Self {
-        // Of cubecl's `IoError`: a full device, and a tensor that never fits.
+        // Of cubecl's `IoError`: a full device, and a tensor that never fits. What came after it on
+        // the device failed too, and hides it in a long account.
         let full = ["out of device memory", "can't allocate buffer of size"];
+        let places = full.iter().filter_map(|text| reason.find(text));
+        if let Some(place) = places.min() {
+            let line = reason[place..].lines().next().unwrap_or_default().trim();
+            let what = format!("the device's memory is full: {line}");
+            return Self { kind: Kind::OutOfMemory, ..Self::input(what) };
+        }
         let is_trace = |line: &str| line.starts_with("Backtrace") || line.starts_with("0:");
         let lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
         let lines: Vec<&str> = lines.take_while(|line| !is_trace(line)).collect();
-        let kind = match full.iter().any(|text| reason.contains(text)) {
-            true => Kind::OutOfMemory,
-            false => Kind::Run,
-        };
-        let what = format!("the device failed: {}", lines.join(" "));
-        Self { kind, ..Self::input(what) }
+        Self::run(format!("the device failed: {}", lines.join(" ")))
     }
 
     /// Stopped by the user.
