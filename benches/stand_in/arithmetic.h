@@ -482,6 +482,26 @@ static inline void pointers(Warp &w, u32 m, Space sp, const u64 *ad, u32 n, u8 *
     }
     for (int i = 0; i < 32; i++) q[i] = m >> i & 1 ? address(w, i, sp, ad[i], n) : nullptr;
 }
+// Ends the program where a block touches what another block of the same launch wrote: there is no
+// order between them. Atomics are not looked at.
+static void races(Warp &w, u32 m, u8 *const *q, u32 n, bool write) {
+    struct Written {
+        u64 launch, block;
+    };
+    static std::mutex lock;
+    static std::unordered_map<u64, Written> words;
+    std::lock_guard l(lock);
+    for (int i = 0; i < 32; i++)
+        for (u32 j = 0; (m >> i & 1) && j < n; j += 2) {
+            u64 at = ((u64)q[i] + j) / 2;
+            auto found = words.find(at);
+            bool same = found != words.end() && found->second.launch == w.block->launch;
+            if (same && found->second.block != w.block->index)
+                fault("block " + std::to_string(w.block->index) + (write ? " writes" : " reads") + " what block " +
+                      std::to_string(found->second.block) + " wrote");
+            if (write) words[at] = {w.block->launch, w.block->index};
+        }
+}
 static Fn load(const vector<string> &p, vector<Op> o) {
     Space sp = Decoder::space_in(p);
     string t = p.back();
@@ -497,6 +517,7 @@ static Fn load(const vector<string> &p, vector<Op> o) {
         addresses(w, a, ad);
         u8 *q[32];
         pointers(w, m, sp, ad, total, q);
+        if (RACES && sp == GLOBAL) races(w, m, q, total, false);
         for (int j = 0; j < count; j++) {
             const Op &d = ds[j];
             if (d.k == SINK) continue;
@@ -547,6 +568,7 @@ static Fn store(const vector<string> &p, vector<Op> o) {
         for (int j = 0; j < count; j++) rd(w, ss[j], r[j]);
         u8 *q[32];
         pointers(w, m, sp, ad, n * count, q);
+        if (RACES && sp == GLOBAL) races(w, m, q, n * count, true);
         for (int j = 0; j < count; j++)
             if (n == 4) {
                 for (int i = 0; i < 32; i++)

@@ -392,7 +392,12 @@ void Decoder::instruction(const string &text) {
         k.code.push_back(std::move(in));
         return;
     }
-    if ((p[0] == "bar" && p[1] != "warp") || p[0] == "barrier") {
+    if (p[0] == "bar" && p[1] == "warp") {
+        in.what = WARP_BAR;
+        k.code.push_back(std::move(in));
+        return;
+    }
+    if (p[0] == "bar" || p[0] == "barrier") {
         if (p[0] == "barrier" && p[1] == "cluster") { // one block to a cluster
             in.what = NORMAL;
             in.run = [](Warp &, u32) {};

@@ -507,7 +507,7 @@ Fn Decoder::build(const string &opcode, const vector<string> &p, vector<Op> &o, 
     }
     if (op == "ldmatrix") return ldmatrix(p, o, text);
     if (op == "stmatrix") return stmatrix(p, o);
-    if (op == "bar" || op == "membar" || op == "fence" || op == "nanosleep" || op == "prefetch" ||
+    if (op == "membar" || op == "fence" || op == "nanosleep" || op == "prefetch" ||
         op == "prefetchu" || op == "discard" || op == "griddepcontrol" || op == "setmaxnreg" ||
         op == "pmevent")
         return nop;

@@ -47,7 +47,10 @@ static const bool COUNT = env_num("STAND_IN_COUNT", 0);
 static const bool RANDOM_TIMES = env_num("STAND_IN_RANDOM_TIMES", 0);
 static const u64 TOTAL = (u64)env_num("STAND_IN_MIB", 81920) << 20;
 static const int THREADS = env_num("STAND_IN_THREADS", 2);
+static const bool RACES = env_num("STAND_IN_RACES", 0);
 static const bool TRACE = env_num("STAND_IN_TRACE", 0);
+// Which memory is filled with no numbers before use: 1 the device's, 2 shared, 4 registers, 8 local.
+static const int POISON = env_num("STAND_IN_POISON", 15);
 
 [[noreturn]] static void die(const string &what) {
     fprintf(stderr, "stand-in: %s\n", what.c_str());
@@ -83,7 +86,7 @@ static CUresult allocate(CUdeviceptr *p, size_t n) {
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (m == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
     // All bits set is no number in any float type: what nobody wrote shows.
-    if (!COUNT) memset(m, 0xff, n);
+    if (!COUNT && (POISON & 1)) memset(m, 0xff, n);
     allocations[(u64)m] = n;
     in_use += n;
     peak = std::max(peak, in_use);

@@ -2,6 +2,15 @@
 #pragma once
 #include "module.h"
 
+// Lets a warp's lanes go on where all of them wait for one another.
+static void settle_warp(Warp &w) {
+    u32 waiting = 0;
+    for (auto &g : w.groups)
+        if (g.bar == OF_WARP) waiting |= g.mask;
+    if (waiting != w.alive) return;
+    for (auto &g : w.groups)
+        if (g.bar == OF_WARP) g.bar = -1;
+}
 static void run_warp(Warp &w) { // until all its groups wait or are done
     Block &b = *w.block;
     const Kernel &k = *b.kernel;
@@ -77,6 +86,13 @@ static void run_warp(Warp &w) { // until all its groups wait or are done
                     gs[best].mask = mask & ~m;
                     gs[best].pc = pc + 1;
                 }
+                settle_warp(w);
+                break;
+            }
+            if (in.what == WARP_BAR) { // of all lanes: burn's kernels name no fewer
+                gs[best].pc = pc + 1;
+                gs[best].bar = OF_WARP;
+                settle_warp(w);
                 break;
             }
             if (in.what == BAR) {
@@ -144,6 +160,8 @@ static void launch(Kernel &k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u3
     for (size_t i = 0; i < k.params.size(); i++)
         memcpy(params.data() + k.params[i].off, args[i], k.params[i].size);
     u64 blocks = (u64)gx * gy * gz;
+    static std::atomic<u64> numbers{0};
+    const u64 number = numbers++;
     std::atomic<u64> next{0}, count{0};
     u32 threads = bx * by * bz, nw = (threads + 31) / 32;
     auto start = std::chrono::steady_clock::now();
@@ -153,12 +171,12 @@ static void launch(Kernel &k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u3
         size_t need = (size_t)k.reg_bytes * nw + 64;
         if (regs.size() < need) regs.resize(need);
         u8 *base = (u8 *)(((u64)regs.data() + 63) & ~63ull);
-        memset(base, 0xff, (size_t)k.reg_bytes * nw);
         u32 sh = k.static_shared + dyn;
         if (shared_store.size() < sh + 2048) shared_store.resize(sh + 2048);
         u8 *shared = (u8 *)(((u64)shared_store.data() + 1023) & ~1023ull);
         Block b;
         b.kernel = &k;
+        b.launch = number;
         b.shared = shared;
         b.shared_size = sh;
         b.params = params.data();
@@ -187,14 +205,17 @@ static void launch(Kernel &k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u3
         for (;;) {
             u64 n = next++;
             if (n >= blocks) break;
+            b.index = n;
             b.ctaid[0] = n % gx;
             b.ctaid[1] = n / gx % gy;
             b.ctaid[2] = n / gx / gy;
-            memset(shared, 0xff, sh);
+            memset(shared, POISON & 2 ? 0xff : 0, sh);
             for (auto &x : b.bars) x = {};
             b.mbars.clear();
+            memset(base, POISON & 4 ? 0xff : 0, (size_t)k.reg_bytes * nw);
             for (u32 i = 0; i < nw; i++) {
                 Warp &w = b.warps[i];
+                std::fill(w.local.begin(), w.local.end(), POISON & 8 ? 0xff : 0);
                 u32 live = std::min(32u, threads - i * 32);
                 w.alive = live == 32 ? ~0u : (1u << live) - 1;
                 w.groups.clear();

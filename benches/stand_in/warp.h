@@ -53,6 +53,7 @@ struct MBar {
 };
 struct Block {
     const Kernel *kernel;
+    u64 launch, index; // which launch, and which block of it
     u32 ctaid[3], nctaid[3], ntid[3];
     u8 *shared;
     u32 shared_size;
@@ -65,7 +66,8 @@ struct Block {
     u64 count = 0;
 };
 using Fn = std::function<void(Warp &, u32)>;
-enum What { NORMAL, BRA, BAR, EXIT, YIELD };
+enum What { NORMAL, BRA, BAR, WARP_BAR, EXIT, YIELD };
+static const int OF_WARP = 16; // where lanes wait for their warp; 0 to 15 are the block's barriers
 struct Inst {
     What what = NORMAL;
     Fn run;
