@@ -163,33 +163,15 @@ struct FTanh {
     template <class T> T operator()(T x, T, T) const { return std::tanh(x); }
 };
 
-#define INTS(t, E)                                                                                           \
-    {                                                                                                        \
-        if (t == "u16" || t == "b16") {                                                                      \
-            typedef u16 T;                                                                                   \
-            E;                                                                                               \
-        }                                                                                                    \
-        if (t == "s16") {                                                                                    \
-            typedef s16 T;                                                                                   \
-            E;                                                                                               \
-        }                                                                                                    \
-        if (t == "u32" || t == "b32") {                                                                      \
-            typedef u32 T;                                                                                   \
-            E;                                                                                               \
-        }                                                                                                    \
-        if (t == "s32") {                                                                                    \
-            typedef s32 T;                                                                                   \
-            E;                                                                                               \
-        }                                                                                                    \
-        if (t == "u64" || t == "b64") {                                                                      \
-            typedef u64 T;                                                                                   \
-            E;                                                                                               \
-        }                                                                                                    \
-        if (t == "s64") {                                                                                    \
-            typedef s64 T;                                                                                   \
-            E;                                                                                               \
-        }                                                                                                    \
+// `E` for the integer type `T` that `t` names.
+#define INT(t, name, other, type, ...)                                                                       \
+    if (t == name || t == other) {                                                                           \
+        typedef type T;                                                                                      \
+        __VA_ARGS__;                                                                                         \
     }
+#define INTS(t, E)                                                                                           \
+    {INT(t, "u16", "b16", u16, E) INT(t, "s16", "s16", s16, E) INT(t, "u32", "b32", u32, E)                  \
+         INT(t, "s32", "s32", s32, E) INT(t, "u64", "b64", u64, E) INT(t, "s64", "s64", s64, E)}
 
 template <class T> static T clamp_from(double x) {
     if (std::isnan(x)) return 0;
@@ -497,8 +479,8 @@ static void races(Warp &w, u32 m, u8 *const *q, u32 n, bool write) {
             auto found = words.find(at);
             bool same = found != words.end() && found->second.launch == w.block->launch;
             if (same && found->second.block != w.block->index)
-                fault("block " + std::to_string(w.block->index) + (write ? " writes" : " reads") + " what block " +
-                      std::to_string(found->second.block) + " wrote");
+                fault("block " + std::to_string(w.block->index) + (write ? " writes" : " reads") +
+                      " what block " + std::to_string(found->second.block) + " wrote");
             if (write) words[at] = {w.block->launch, w.block->index};
         }
 }

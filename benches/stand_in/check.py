@@ -218,10 +218,40 @@ extern "C" __global__ void lanes(const unsigned short *a, const unsigned short *
     compare("ldmatrix and mma", c.read(), wanted[:, :8], 2e-6)
 
 
+def barriers():
+    """Barriers in shared memory: a warp waits for what the other writes, and for announced bytes."""
+    source = """
+extern "C" __global__ void handed(const float *a, float *out) {
+    __shared__ float s[32];
+    __shared__ alignas(8) unsigned long long bar;
+    unsigned at = __cvta_generic_to_shared(&bar), i = threadIdx.x, done = 0;
+    if (i == 0) asm volatile("mbarrier.init.shared.b64 [%0], 33;" :: "r"(at) : "memory");
+    __syncthreads();
+    if (i >= 32) {
+        s[i - 32] = a[i - 32];
+        if (i == 32) {
+            asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], 12;" :: "r"(at) : "memory");
+            asm volatile("mbarrier.complete_tx.shared::cluster.relaxed.cluster.b64 [%0], 12;" :: "r"(at) : "memory");
+        }
+        asm volatile("mbarrier.arrive.shared.b64 _, [%0];" :: "r"(at) : "memory");
+        return;
+    }
+    while (!done)
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done) : "r"(at) : "memory");
+    out[i] = s[31 - i];
+}"""
+    x = random.standard_normal(32, dtype=np.float32)
+    out = Buffer(np.zeros(32, np.float32))
+    run(source, "handed", (1, 1, 1), (64, 1, 1), [Buffer(x), out], arch="sm_90")
+    compare("barriers", out.read(), x[::-1], 0)
+
+
 ok(cuda.cuInit(0), "cuInit")
 print(f"{'':<24}{'apart':>10}{'at most':>10}")
 tiles()
 functions()
 warps()
 products()
+barriers()
 sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

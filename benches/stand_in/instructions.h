@@ -98,7 +98,8 @@ Fn Decoder::build(const string &opcode, const vector<string> &p, vector<Op> &o, 
             wr(w, d, x, m);
         };
     }
-    if (op == "add" && p[1] == "cc") {
+    if (op == "addc" || (op == "add" && p[1] == "cc")) {
+        bool reads = op == "addc", writes = p[1] == "cc";
         Op d = o[0], a = o[1], b = o[2];
         if (bytes_of(t) != 4) die(text);
         return [=](Warp &w, u32 m) {
@@ -107,27 +108,10 @@ Fn Decoder::build(const string &opcode, const vector<string> &p, vector<Op> &o, 
             rd(w, a, x);
             rd(w, b, y);
             for (int i = 0; i < 32; i++) {
-                x[i] = (u32)x[i] + (u64)(u32)y[i];
+                x[i] = (u64)(u32)x[i] + (u32)y[i] + (reads ? w.cc >> i & 1 : 0);
                 c |= (u32)(x[i] >> 32 & 1) << i;
             }
-            w.cc = (w.cc & ~m) | (c & m);
-            wr(w, d, x, m);
-        };
-    }
-    if (op == "addc") {
-        bool cc = p[1] == "cc";
-        Op d = o[0], a = o[1], b = o[2];
-        if (bytes_of(t) != 4) die(text);
-        return [=](Warp &w, u32 m) {
-            u64 x[32], y[32];
-            u32 c = 0;
-            rd(w, a, x);
-            rd(w, b, y);
-            for (int i = 0; i < 32; i++) {
-                x[i] = (u64)(u32)x[i] + (u32)y[i] + (w.cc >> i & 1);
-                c |= (u32)(x[i] >> 32 & 1) << i;
-            }
-            if (cc) w.cc = (w.cc & ~m) | (c & m);
+            if (writes) w.cc = (w.cc & ~m) | (c & m);
             wr(w, d, x, m);
         };
     }
@@ -507,9 +491,8 @@ Fn Decoder::build(const string &opcode, const vector<string> &p, vector<Op> &o, 
     }
     if (op == "ldmatrix") return ldmatrix(p, o, text);
     if (op == "stmatrix") return stmatrix(p, o);
-    if (op == "membar" || op == "fence" || op == "nanosleep" || op == "prefetch" ||
-        op == "prefetchu" || op == "discard" || op == "griddepcontrol" || op == "setmaxnreg" ||
-        op == "pmevent")
+    if (op == "membar" || op == "fence" || op == "nanosleep" || op == "prefetch" || op == "prefetchu" ||
+        op == "discard" || op == "griddepcontrol" || op == "setmaxnreg" || op == "pmevent")
         return nop;
     if (op == "trap") return [](Warp &, u32) { fault("trap"); };
     if (op == "cp" && p[1] == "async" && (p[2] == "ca" || p[2] == "cg")) {

@@ -71,53 +71,29 @@ static Fn barrier_or_tma(const string &opcode, const vector<string> &p, vector<O
         if (generic)
             for (int i = 0; i < 32; i++) out[i] -= (u64)w.block->shared;
     };
+    // What is done in each lane with a barrier's address and a number.
+    auto each = [where](Op a, Op n, auto act) -> Fn {
+        return [=](Warp &w, u32 m) {
+            u64 x[32];
+            s32 c[32] = {};
+            where(w, a, x);
+            if (n.k != SINK) rd(w, n, c);
+            for (int i = 0; i < 32; i++)
+                if (m >> i & 1) act(w, x[i], c[i]);
+        };
+    };
     if (p[0] == "mbarrier") {
-        if (p[1] == "init") {
-            Op a = o[0], n = o[1];
-            return [=](Warp &w, u32 m) {
-                u64 x[32];
-                s32 c[32];
-                where(w, a, x);
-                rd(w, n, c);
-                for (int i = 0; i < 32; i++)
-                    if (m >> i & 1) w.block->mbars[(u32)x[i]] = {c[i], c[i], 0, 0};
-            };
-        }
-        if (p[1] == "inval") {
-            Op a = o[0];
-            return [=](Warp &w, u32 m) {
-                u64 x[32];
-                where(w, a, x);
-                for (int i = 0; i < 32; i++)
-                    if (m >> i & 1) w.block->mbars.erase((u32)x[i]);
-            };
-        }
-        if (p[1] == "expect_tx") {
-            Op a = o[0], n = o[1];
-            return [=](Warp &w, u32 m) {
-                u64 x[32];
-                s32 c[32];
-                where(w, a, x);
-                rd(w, n, c);
-                for (int i = 0; i < 32; i++)
-                    if (m >> i & 1) mbar(w, x[i]).tx += c[i];
-            };
-        }
-        if (p[1] == "complete_tx") {
-            Op a = o[0], n = o[1];
-            return [=](Warp &w, u32 m) {
-                u64 x[32];
-                s32 c[32];
-                where(w, a, x);
-                rd(w, n, c);
-                for (int i = 0; i < 32; i++)
-                    if (m >> i & 1) {
-                        auto &b = mbar(w, x[i]);
-                        b.tx -= c[i];
-                        settle(b);
-                    }
-            };
-        }
+        if (p[1] == "init")
+            return each(o[0], o[1], [](Warp &w, u64 x, s32 c) { w.block->mbars[(u32)x] = {c, c, 0, 0}; });
+        if (p[1] == "inval")
+            return each(o[0], Op{}, [](Warp &w, u64 x, s32) { w.block->mbars.erase((u32)x); });
+        if (p[1] == "expect_tx") return each(o[0], o[1], [](Warp &w, u64 x, s32 c) { mbar(w, x).tx += c; });
+        if (p[1] == "complete_tx")
+            return each(o[0], o[1], [](Warp &w, u64 x, s32 c) {
+                auto &b = mbar(w, x);
+                b.tx -= c;
+                settle(b);
+            });
         if (p[1] == "arrive") {
             bool expect = has("expect_tx");
             bool returns = o[0].k != ADDR;

@@ -190,26 +190,20 @@ static inline void wrp(Warp &w, const Op &o, u32 x, u32 m) {
     d = (d & ~m) | (x & m);
 }
 // Floats of a register's bits.
-static inline void rdf(Warp &w, const Op &o, float *out) {
-    u32 b[32];
+template <class Bits, class T> static inline void rd_bits(Warp &w, const Op &o, T *out) {
+    Bits b[32];
     rd(w, o, b);
     memcpy(out, b, sizeof b);
 }
-static inline void wrf(Warp &w, const Op &o, const float *v, u32 m) {
-    u32 b[32];
+template <class Bits, class T> static inline void wr_bits(Warp &w, const Op &o, const T *v, u32 m) {
+    Bits b[32];
     memcpy(b, v, sizeof b);
     wr(w, o, b, m);
 }
-static inline void rdd(Warp &w, const Op &o, double *out) {
-    u64 b[32];
-    rd(w, o, b);
-    memcpy(out, b, sizeof b);
-}
-static inline void wrd(Warp &w, const Op &o, const double *v, u32 m) {
-    u64 b[32];
-    memcpy(b, v, sizeof b);
-    wr(w, o, b, m);
-}
+static inline void rdf(Warp &w, const Op &o, float *out) { rd_bits<u32>(w, o, out); }
+static inline void wrf(Warp &w, const Op &o, const float *v, u32 m) { wr_bits<u32>(w, o, v, m); }
+static inline void rdd(Warp &w, const Op &o, double *out) { rd_bits<u64>(w, o, out); }
+static inline void wrd(Warp &w, const Op &o, const double *v, u32 m) { wr_bits<u64>(w, o, v, m); }
 
 static thread_local const Inst *current_inst = nullptr;
 static thread_local const Kernel *current_kernel = nullptr;
