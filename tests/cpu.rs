@@ -75,8 +75,13 @@ fn attention_is_softmax_of_scores_times_values() {
             let [q, k, v] = qkv.map(|x| x.swap_dims(1, 2));
             attention::composed(q, k, v, causal)
         };
+        let fused = |qkv: [Tensor<4>; 3]| {
+            let [q, k, v] = qkv.map(|x| x.swap_dims(1, 2));
+            attention::fused(q, k, v, causal)
+        };
         compare(&format!("{t} queries, {s} keys"), &inputs, ours, repeated);
         compare(&format!("composed, {t} queries, {s} keys"), &inputs, ours, composed);
+        compare(&format!("by burn, {t} queries, {s} keys"), &inputs, ours, fused);
     }
 }
 

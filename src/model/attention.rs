@@ -1,7 +1,8 @@
 //! Attention: the one function through which every head of both towers goes.
 
 use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, DType, Tensor, module, ops::AttentionModuleOptions};
+use burn::tensor::ops::{AttentionModuleOptions, PadMode};
+use burn::tensor::{Bool, DType, Tensor, module};
 
 use super::cpu;
 use super::lora::cast;
@@ -14,17 +15,13 @@ use super::lora::cast;
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     // A single query sees everything that is cached.
     let causal = causal && q.dims()[2] > 1;
-    let tape = q.is_tracked() || k.is_tracked() || v.is_tracked();
     if cpu::runs(&q) {
         cpu::attention(q, k, v, causal)
-    } else if q.dtype() == DType::F32 || cpu::holds(&q) || (causal && tape) {
+    } else if q.dtype() == DType::F32 || cpu::holds(&q) {
         // On a GPU burn's kernels read f32 as TF32 or f16, whatever is said of matrix products.
-        // The backward pass of the causal ones (cubek-microkernel 0.4.0-pre.1) takes as many
-        // queries from where a key's begin as there are in all, and so reads behind the last: the
-        // gradients of keys and values come out wrong. `benches/stand_in` shows it.
         composed(q, k, v, causal)
     } else {
-        fused(q, k, v, causal, tape)
+        fused(q, k, v, causal)
     }
 }
 
@@ -66,16 +63,24 @@ fn at_once(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> 
 
 /// [`attention`] by burn's kernels with a backward pass. Without a tape burn would choose among
 /// others, some with statistics in bf16, by which is the fastest: so there always is a tape.
-fn fused(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool, tape: bool) -> Tensor<4> {
+pub fn fused(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<4> {
     let attend = |q, k, v| {
         let options = AttentionModuleOptions { is_causal, ..Default::default() };
         module::attention(q, k, v, None, None, options)
     };
-    if tape {
+    if !(q.is_tracked() || k.is_tracked() || v.is_tracked()) {
+        let [q, k, v] = [q, k, v].map(|x| x.inner().autodiff());
+        return attend(q.require_grad(), k, v).inner();
+    }
+    let t = q.dims()[2];
+    if !is_causal || t % 2 == 1 {
         return attend(q, k, v);
     }
-    let [q, k, v] = [q, k, v].map(|x| x.inner().autodiff());
-    attend(q.require_grad(), k, v).inner()
+    // The causal backward pass (cubek-microkernel 0.4.0-pre.1) takes as many queries from where a
+    // key's begin as there are in all, and so reads behind the last. Only where the last step of
+    // queries is cut short, as an odd number is by every step, does it find nothing there.
+    let [q, k, v] = [q, k, v].map(|x| x.pad((0, 0, 0, 1), PadMode::Constant(0.0)));
+    attend(q, k, v).slice_dim(2, 0..t)
 }
 
 /// Attention of `b` continuations of one trunk, without a copy of the trunk per continuation.

@@ -451,7 +451,7 @@ impl Facts {
             let lower = "set train.recompute = true";
             terms.push(Term { what: "activations", bytes: (layers + 1) * tape, lower });
         }
-        if !on_cpu {
+        if self.on_cpu != (self.width == 4) {
             // In f32: scores, weights, and the gradients of both; weights once more for the product.
             let at_once = if train.recompute { 1 } else { layers };
             let bytes = at_once * 4 * (4 + usize::from(self.width < 4)) * text.scores(longest);
