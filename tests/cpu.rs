@@ -1,11 +1,12 @@
 //! The CPU's own forward and backward passes against the same functions composed of burn's
 //! operations, whose gradients burn derives.
 
+use burn::module::{Module, Param};
 use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use vlm4d_train::model::attention::{self, QUERIES};
 use vlm4d_train::model::cpu;
-use vlm4d_train::model::lora::cast;
+use vlm4d_train::model::lora::{Linear, Lora, cast};
 
 use crate::model::values;
 use crate::support::{max_difference, relative_difference};
@@ -179,6 +180,33 @@ fn the_low_rank_update_is_added() {
             y + x.matmul(a).matmul(b).mul_scalar(1.5)
         },
     );
+}
+
+#[test]
+fn an_adapter_over_bf16_is_computed_in_bf16_and_learned_in_f32() {
+    let [n, i, o, r] = [90, 24, 56, 4];
+    let (x, weight, g) = (random([n, i]), random([i, o]), random([n, o]).inner());
+    let (a, b) = (random([i, r]).inner(), random([r, o]).inner());
+    let of = |dtype: DType| {
+        let lora = Lora::from_tensors(a.clone(), b.clone(), 1.5, 0.0).train();
+        let weight = Param::from_tensor(cast(weight.clone().inner(), dtype)).no_grad();
+        let layer = Linear { weight, bias: None, lora: Some(lora) }.train();
+        let x = cast(x.clone().inner(), dtype).autodiff().require_grad();
+        let y = layer.forward(x.clone(), true);
+        assert_eq!(y.dtype(), dtype);
+        let mut gradients = (cast(y.clone(), DType::F32) * g.clone().autodiff()).sum().backward();
+        let lora = layer.lora.expect("an adapter");
+        let [a, b] = [lora.lora_a.val(), lora.lora_b.val()]
+            .map(|w| w.grad_remove(&mut gradients).expect("a gradient"));
+        assert_eq!([a.dtype(), b.dtype()], [DType::F32; 2]);
+        let x = x.grad_remove(&mut gradients).expect("a gradient");
+        [y.inner(), x, a, b].map(|tensor| values(cast(tensor, DType::F32)))
+    };
+    let (got, want) = (of(DType::BF16), of(DType::F32));
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        let difference = relative_difference(got, want);
+        assert!(0.0 < difference && difference < 0.01, "{i}: {difference:e}");
+    }
 }
 
 #[test]
