@@ -1,0 +1,49 @@
+//! `[model]`: the checkpoint, and where it is computed.
+
+use serde::{Deserialize, Serialize};
+
+/// `[model]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A checkpoint folder in hub layout.
+    pub path: String,
+    /// Type of weights and activations.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// `auto`, `cpu` or `cuda:N`.
+    #[serde(default = "auto")]
+    pub device: String,
+}
+
+impl Model {
+    /// The checkpoint's name: the last part of its path, or of the hub's repository.
+    pub fn name(&self) -> String {
+        let hub = self.path.strip_prefix("hf://").map(|id| id.split('@').next().unwrap_or(id));
+        let path = hub.unwrap_or(&self.path);
+        // The hub's cache: `models--ORG--NAME/snapshots/REVISION`.
+        let cached = path.split('/').find_map(|part| part.strip_prefix("models--"));
+        let name = match cached {
+            Some(id) => id.rsplit("--").next(),
+            None => path.trim_end_matches('/').rsplit('/').next(),
+        };
+        name.unwrap_or(path).to_owned()
+    }
+}
+
+/// Type of the frozen weights and of activations; an adapter's weights are always f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// bf16 on a GPU, f32 on the CPU.
+    #[default]
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits with f32's range.
+    Bf16,
+}
+
+fn auto() -> String {
+    "auto".into()
+}
