@@ -44,7 +44,6 @@ pub fn write(dir: &Path, of: &str, recipe: &Recipe) -> Result<String> {
 /// One row for all and for each part; beside multiple choice the accuracy of guessing and, by the
 /// paper's groups, of humans.
 fn accuracies(of: &FormatMetrics, format: Format) -> String {
-    let humans = |name: &str| human(name).filter(|_| format == Format::Mc);
     let percent =
         |share: Option<f64>| share.map_or_else(String::new, |s| format!("{:.1}", 100.0 * s));
     let mut table = Table::new(1, ["questions", "n", "accuracy", "guessing", "humans"]);
@@ -56,11 +55,11 @@ fn accuracies(of: &FormatMetrics, format: Format) -> String {
             metric.n.to_string(),
             interval(metric),
             percent(metric.chance),
-            percent(humans(name)),
+            percent(human(format, name)),
         ]);
     }
     let mut text = table.without_empty_columns().markdown();
-    if of.breakdown.group.keys().any(|group| humans(group).is_some()) {
+    if of.breakdown.group.keys().any(|group| human(format, group).is_some()) {
         let _ = writeln!(
             text,
             "\nHumans: the VLM4D paper, {:.1} over all its questions; guessing got {RANDOM_OVERALL:.1} there.",

@@ -57,13 +57,14 @@ impl Published {
 /// What human accuracies are called: other data of the same groups stand beside them too.
 pub const HUMAN: &str = "human, VLM4D";
 
-/// Human accuracy on a group of VLM4D's multiple-choice questions, as a share.
-pub fn human(group: &str) -> Option<f64> {
-    match group {
-        "ego-centric" => Some(0.996),
-        "exo-centric" => Some(0.997),
-        "directional" => Some(0.918),
-        "false-positive" => Some(1.0),
+/// Human accuracy on a group of VLM4D's questions, as a share; people were asked multiple choice
+/// alone.
+pub fn human(format: Format, group: &str) -> Option<f64> {
+    match (format, group) {
+        (Format::Mc, "ego-centric") => Some(0.996),
+        (Format::Mc, "exo-centric") => Some(0.997),
+        (Format::Mc, "directional") => Some(0.918),
+        (Format::Mc, "false-positive") => Some(1.0),
         _ => None,
     }
 }

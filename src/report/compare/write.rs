@@ -118,11 +118,14 @@ impl Comparison {
             );
             table.rows.push(cells);
         }
-        if format == Format::Mc && names.iter().any(|name| published::human(name).is_some()) {
+        let human = |name: &String| published::human(format, name);
+        if names.iter().any(|name| human(name).is_some()) {
             let mut cells = vec![published::HUMAN.to_owned(), String::new(), String::new()];
-            cells.extend(names.iter().map(|name| {
-                published::human(name).map(|h| format!("{:.1}", 100.0 * h)).unwrap_or_default()
-            }));
+            cells.extend(
+                names.iter().map(|name| {
+                    human(name).map(|h| format!("{:.1}", 100.0 * h)).unwrap_or_default()
+                }),
+            );
             table.rows.push(cells);
         }
         Some(table.without_empty_columns())

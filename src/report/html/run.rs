@@ -115,12 +115,12 @@ fn title(dir: &Path) -> String {
 
 /// Accuracy by group, before and after, against guessing and humans.
 fn by_group(format: Format, early: &Breakdown, late: &Breakdown) -> String {
-    let of_humans = |name: &str| match (format, name) {
-        (Format::Ff, _) => None,
-        (Format::Mc, "all") if late.group.keys().all(|g| published::human(g).is_some()) => {
-            Some(published::HUMAN_OVERALL)
-        }
-        (Format::Mc, name) => published::human(name),
+    let human = |group: &str| published::human(format, group);
+    // Of all questions only where they are VLM4D's: in its groups.
+    let of_vlm4d = !late.group.is_empty() && late.group.keys().all(|g| human(g).is_some());
+    let of_humans = |name: &str| match name {
+        "all" => of_vlm4d.then_some(published::HUMAN_OVERALL),
+        name => human(name),
     };
     let mark = |series, metric: &Metric| {
         let [low, high] = metric.ci95;
