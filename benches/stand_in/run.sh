@@ -34,5 +34,13 @@ if [ -z "$(find "$library" -newer "$here/driver.cpp" 2>/dev/null)" ] ||
     mv "$library.new" "$library"
     for name in libcuda.so libnvidia-ml.so.1; do ln -sf libcuda.so.1 "$out/$name"; done
 fi
+if [ "${STAND_IN_COUNT:-0}" != 0 ]; then
+    # Nothing is compiled either, and what is kept of that must not meet what is.
+    mkdir -p "$out/count"
+    g++ -std=c++20 -O2 -Wall -fPIC -fvisibility=hidden -shared "$here/nvrtc.cpp" -o "$out/count/libnvrtc.so"
+    for major in 12 13; do ln -sf libnvrtc.so "$out/count/libnvrtc.so.$major"; done
+    LD_LIBRARY_PATH=$out/count${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export XDG_CACHE_HOME=$out/count/cache
+fi
 export LD_LIBRARY_PATH=$out${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 exec "$@"
