@@ -77,7 +77,7 @@ pub fn choose(model: &Model) -> Result<Chosen> {
 #[cfg(feature = "cuda")]
 fn keep_kernels() {
     use cubecl_runtime::config::CubeClRuntimeConfig;
-    use cubek_std::config::RuntimeConfig;
+    use cubek::config::RuntimeConfig;
 
     let mut config = CubeClRuntimeConfig::from_current_dir();
     config.compilation.cache = true;
@@ -103,7 +103,7 @@ fn gpus() -> Vec<Device> {
 /// to TF32 (10 bits), which PyTorch by default does not do either.
 #[cfg(feature = "cuda")]
 fn prepare_cuda(gpus: usize, dtype: DType) -> Result<()> {
-    use cubek_std::config::{CubekConfig, MatmulConfig, RuntimeConfig};
+    use cubek::config::{CubekConfig, MatmulConfig, RuntimeConfig};
 
     cuda::find(gpus).check()?;
     let allow_tf32 = dtype != DType::F32;

@@ -61,26 +61,26 @@ fn at_once(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> 
     weights.matmul(v).reshape([b, heads, t, d])
 }
 
-/// [`attention`] by burn's kernels with a backward pass. Without a tape burn would choose among
-/// others, some with statistics in bf16, by which is the fastest: so there always is a tape.
-pub fn fused(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<4> {
-    let attend = |q, k, v| {
-        let options = AttentionModuleOptions { is_causal, ..Default::default() };
-        module::attention(q, k, v, None, None, options)
-    };
-    if !(q.is_tracked() || k.is_tracked() || v.is_tracked()) {
-        let [q, k, v] = [q, k, v].map(|x| x.inner().autodiff());
-        return attend(q.require_grad(), k, v).inner();
-    }
-    let t = q.dims()[2];
-    if !is_causal || t % 2 == 1 {
-        return attend(q, k, v);
+/// [`attention`] by burn's fused kernels.
+pub fn fused(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let (t, tape) = (q.dims()[2], [&q, &k, &v].into_iter().any(Tensor::is_tracked));
+    if !causal || !tape || t % 2 == 1 {
+        return attend(q, k, v, causal);
     }
     // The causal backward pass (cubek-microkernel 0.4.0-pre.1) takes as many queries from where a
     // key's begin as there are in all, and so reads behind the last. Only where the last step of
     // queries is cut short, as an odd number is by every step, does it find nothing there.
     let [q, k, v] = [q, k, v].map(|x| x.pad((0, 0, 0, 1), PadMode::Constant(0.0)));
-    attend(q, k, v).slice_dim(2, 0..t)
+    attend(q, k, v, causal).slice_dim(2, 0..t)
+}
+
+fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<4> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::runs(&q) {
+        return super::cuda::attention(q, k, v, is_causal);
+    }
+    let options = AttentionModuleOptions { is_causal, ..Default::default() };
+    module::attention(q, k, v, None, None, options)
 }
 
 /// Attention of `b` continuations of one trunk, without a copy of the trunk per continuation.

@@ -4,6 +4,8 @@ pub mod attention;
 pub mod config;
 pub mod cost;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod host;
 pub mod hub;
 pub mod initial;
@@ -14,6 +16,7 @@ pub mod norm;
 pub mod parameters;
 pub mod peft;
 pub mod qwen_vl;
+mod record;
 pub mod rope;
 pub mod vision;
 pub mod weights;

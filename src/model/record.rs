@@ -1,5 +1,10 @@
 //! How an operation with a backward pass of its own comes onto burn's tape.
 
+#![allow(
+    clippy::match_wildcard_for_single_variants,
+    reason = "there are more variants with the feature `cuda`"
+)]
+
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
@@ -7,49 +12,70 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
-    Autodiff, AutodiffBackend, BackendTensor, DispatchAutodiffContext, DispatchTensor,
+    Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext, DispatchTensor,
     DispatchTensorKind, Flex,
 };
 
-type Taped = FloatTensor<Autodiff<Flex>>;
+type Taped<B> = FloatTensor<Autodiff<B>>;
 
-/// A function of `N` f32 tensors on the CPU, and its gradient.
-pub trait Operation<const N: usize>: Clone + Debug + Send + 'static {
+/// A backend on which operations are recorded.
+pub trait Recording: Backend {
+    /// A tensor of it, as one of any backend.
+    fn into_kind(tensor: BackendTensor<Self>) -> DispatchTensorKind;
+
+    /// What [`into_kind`](Self::into_kind) was given.
+    fn from_kind(kind: DispatchTensorKind) -> BackendTensor<Self>;
+}
+
+impl Recording for Flex {
+    fn into_kind(tensor: BackendTensor<Self>) -> DispatchTensorKind {
+        DispatchTensorKind::Flex(tensor)
+    }
+
+    fn from_kind(kind: DispatchTensorKind) -> BackendTensor<Self> {
+        match kind {
+            DispatchTensorKind::Flex(tensor) => tensor,
+            _ => unreachable!("callers ask where a tensor is first"),
+        }
+    }
+}
+
+/// A function of `N` tensors, and its gradient.
+pub trait Operation<const N: usize, B: Recording = Flex>: Clone + Debug + Send + 'static {
     /// What the backward pass needs of the forward pass.
     type Saved: Clone + Debug + Send + 'static;
 
     /// The output, and what [`backward`](Self::backward) needs.
-    fn forward(&self, inputs: [FlexTensor; N]) -> (FlexTensor, Self::Saved);
+    fn forward(&self, inputs: [FloatTensor<B>; N]) -> (FloatTensor<B>, Self::Saved);
 
     /// The gradients of the inputs that are `wanted`; `gradient` is the output's.
     fn backward(
         &self,
         saved: Self::Saved,
-        gradient: FlexTensor,
+        gradient: FloatTensor<B>,
         wanted: [bool; N],
-    ) -> [Option<FlexTensor>; N];
+    ) -> [Option<FloatTensor<B>>; N];
 }
 
 /// Runs `operation`, on the tape where one of its inputs has one.
-pub fn run<const N: usize, O: Operation<N>>(
+pub fn run<const N: usize, B: Recording, O: Operation<N, B>>(
     operation: O,
     inputs: [DispatchTensor; N],
 ) -> DispatchTensor {
     let context = inputs.iter().map(|input| input.autodiff);
     let enabled = context.clone().find(|c| *c != DispatchAutodiffContext::Disabled);
-    let inputs = inputs.map(Input::new);
+    let inputs = inputs.map(Input::<B>::new);
     let Some(context) = enabled else {
         let (output, _) = operation.forward(inputs.map(Input::untaped));
-        let kind = DispatchTensorKind::Flex(BackendTensor::Float(output));
+        let kind = B::into_kind(BackendTensor::Float(output));
         return DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled };
     };
     let inputs = inputs.map(Input::taped);
-    let nodes = inputs.each_ref().map(Taped::node);
-    let inputs = inputs.map(Taped::into_primitive);
-    let output = match Recorded::<O>(PhantomData)
+    let nodes = inputs.each_ref().map(Taped::<B>::node);
+    let inputs = inputs.map(Taped::<B>::into_primitive);
+    let output = match Recorded::<B, O>(PhantomData)
         .prepare::<NoCheckpointing>(nodes)
         .compute_bound()
         .stateful()
@@ -60,64 +86,59 @@ pub fn run<const N: usize, O: Operation<N>>(
         }
         OpsKind::UnTracked(prepared) => prepared.finish(operation.forward(inputs).0),
     };
-    let kind = DispatchTensorKind::Flex(BackendTensor::Autodiff(output));
+    let kind = B::into_kind(BackendTensor::Autodiff(output));
     DispatchTensor { kind: DispatchTensorKind::Autodiff(Box::new(kind)), autodiff: context }
 }
 
-/// A tensor on the CPU, with or without a tape.
-pub enum Input {
-    Plain(FlexTensor),
-    Taped(Taped),
+/// A tensor with or without a tape.
+pub enum Input<B: Recording> {
+    Plain(FloatTensor<B>),
+    Taped(Taped<B>),
 }
 
-impl Input {
-    /// Of a tensor on the CPU.
-    #[allow(
-        clippy::match_wildcard_for_single_variants,
-        reason = "there are more variants with the feature `cuda`"
-    )]
+impl<B: Recording> Input<B> {
+    /// Of a tensor on `B`.
     pub fn new(tensor: DispatchTensor) -> Self {
         let kind = match tensor.kind {
             DispatchTensorKind::Autodiff(kind) => *kind,
             kind => kind,
         };
-        match kind {
-            DispatchTensorKind::Flex(BackendTensor::Autodiff(tensor)) => Self::Taped(tensor),
-            DispatchTensorKind::Flex(tensor) => Self::Plain(tensor.float()),
-            _ => unreachable!("callers ask `runs` first"),
+        match B::from_kind(kind) {
+            BackendTensor::Autodiff(tensor) => Self::Taped(tensor),
+            tensor => Self::Plain(tensor.float()),
         }
     }
 
     /// Its numbers alone.
-    pub fn untaped(self) -> FlexTensor {
+    pub fn untaped(self) -> FloatTensor<B> {
         match self {
             Self::Plain(tensor) => tensor,
             Self::Taped(tensor) => tensor.into_primitive(),
         }
     }
 
-    fn taped(self) -> Taped {
+    fn taped(self) -> Taped<B> {
         match self {
-            Self::Plain(tensor) => Autodiff::<Flex>::from_inner(tensor),
+            Self::Plain(tensor) => Autodiff::<B>::from_inner(tensor),
             Self::Taped(tensor) => tensor,
         }
     }
 }
 
 #[derive(Debug)]
-struct Recorded<O>(PhantomData<O>);
+struct Recorded<B, O>(PhantomData<(B, O)>);
 
-impl<const N: usize, O: Operation<N>> Backward<Flex, N> for Recorded<O> {
+impl<const N: usize, B: Recording, O: Operation<N, B>> Backward<B, N> for Recorded<B, O> {
     type State = (O, O::Saved);
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = gradients.consume::<Flex>(&ops.node);
+        let gradient = gradients.consume::<B>(&ops.node);
         let wanted = ops.parents.each_ref().map(Option::is_some);
         let (operation, saved) = ops.state;
         let found = operation.backward(saved, gradient, wanted);
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                gradients.register::<Flex>(parent.id, gradient);
+                gradients.register::<B>(parent.id, gradient);
             }
         }
     }

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::layout::{Rows, tensor};
 use super::matrix::{Matrix, MatrixMut, Threads, Write, product};
-use super::record::Operation;
 use super::vector::{exp, exp_and_sum, max, sum_of, vectorised};
+use crate::model::record::Operation;
 
 /// Queries in a block.
 const BLOCK: usize = 64;

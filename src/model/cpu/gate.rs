@@ -3,8 +3,8 @@
 use burn::backend::flex::FlexTensor;
 
 use super::layout::{Dense, tensor};
-use super::record::Operation;
 use super::vector::{CHUNK, each_chunk, each_chunk_of_two, sigmoid, vectorised};
+use crate::model::record::Operation;
 
 #[derive(Clone, Debug)]
 pub struct SwiGlu;

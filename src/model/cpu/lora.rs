@@ -5,7 +5,7 @@ use burn::tensor::Shape;
 
 use super::layout::{Dense, tensor};
 use super::matrix::{Matrix, MatrixMut, Threads, Write, product};
-use super::record::Operation;
+use crate::model::record::Operation;
 
 #[derive(Clone, Debug)]
 pub struct AddLora {

@@ -10,15 +10,14 @@ mod layout;
 mod lora;
 mod matrix;
 mod norm;
-mod record;
 mod rotary;
 mod vector;
 
-use burn::backend::DispatchDevice;
 use burn::backend::flex::FlexTensor;
+use burn::backend::{DispatchDevice, Flex};
 use burn::tensor::{DType, Tensor};
 
-use self::record::run;
+use super::record::{self, run};
 
 /// Whether `x` is f32 on the CPU: what the functions of this module take.
 pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
@@ -84,5 +83,5 @@ pub fn add_lora<const D: usize>(
 }
 
 fn untaped<const D: usize>(x: Tensor<D>) -> FlexTensor {
-    record::Input::new(x.inner().into_dispatch()).untaped()
+    record::Input::<Flex>::new(x.inner().into_dispatch()).untaped()
 }

@@ -3,8 +3,8 @@
 use burn::backend::flex::FlexTensor;
 
 use super::layout::{Dense, tensor};
-use super::record::Operation;
 use super::vector::{each_chunk, each_chunk_of_two, sum_of, vectorised};
+use crate::model::record::Operation;
 
 /// Rows that one task works on.
 const ROWS: usize = 32;

@@ -4,8 +4,8 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::Shape;
 
 use super::layout::{Rows, tensor};
-use super::record::Operation;
 use super::vector::{each_chunk, vectorised};
+use crate::model::record::Operation;
 
 /// Cosines and sines, `[1, i, 1, d]`, `[1, 1, j, d]` or, row by row, `[b, 1, j, d]`.
 #[derive(Clone, Debug)]
