@@ -11,6 +11,13 @@ use rand::RngExt as Rng;
 
 use super::cpu;
 
+/// Rows that a product with no more than [`NARROW`] columns has at once in bf16. For more, a GPU's
+/// kernels that copy tiles (cubek-matmul 0.4.0-pre.1, from compute capability 9.0 on) take tiles
+/// of more than 256 rows, which no GPU copies: while burn chooses a kernel, one that fails takes
+/// the run with it. `benches/stand_in` shows it.
+const TALL: usize = 512;
+const NARROW: usize = 512;
+
 /// `x: […, i]` → `[…, o]`, with an adapter where one is attached.
 #[derive(Module, Debug)]
 pub struct Linear {
@@ -41,11 +48,11 @@ impl Linear {
     /// Applies the layer; `train` switches the adapter's dropout on.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
-        let Some(lora) = &self.lora else { return linear(x, self.weight.val(), bias) };
+        let Some(lora) = &self.lora else { return product(x, self.weight.val(), bias) };
         if let Some(magnitude) = &lora.magnitude {
             return self.forward_dora(x, lora, magnitude.val(), train);
         }
-        lora.add_to(linear(x.clone(), self.weight.val(), bias), x, train)
+        lora.add_to(product(x.clone(), self.weight.val(), bias), x, train)
     }
 
     /// `x·W + b + (c − 1)·x'·W + c·s·(x'·A)·B` with `x'` the inputs that are left after dropout
@@ -167,8 +174,20 @@ impl Lora {
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let [a, b] = [&self.lora_a, &self.lora_b].map(|weight| cast(weight.val(), x.dtype()));
         // Scaled where there are few numbers.
-        linear(linear(x, a, None).mul_scalar(self.scaling), b, None)
+        product(product(x, a, None).mul_scalar(self.scaling), b, None)
     }
+}
+
+/// `x·weight + bias`, in parts where it is tall and narrow: `x: […, t, i]`, `weight: [i, o]` →
+/// `[…, t, o]`.
+fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let t = x.dims()[D - 2];
+    if t <= TALL || weight.dims()[1] > NARROW || x.dtype() == DType::F32 {
+        return linear(x, weight, bias);
+    }
+    let part = |from: usize| x.clone().slice_dim(D - 2, from..t.min(from + TALL));
+    let parts = (0..t).step_by(TALL).map(|from| linear(part(from), weight.clone(), bias.clone()));
+    Tensor::cat(parts.collect(), D - 2)
 }
 
 /// `x` as `dtype`; nothing happens where it is that already.
