@@ -64,12 +64,12 @@ impl Linear {
         magnitude: Tensor<1>,
         train: bool,
     ) -> Tensor<D> {
-        let y = linear(x.clone(), self.weight.val(), None);
+        let y = product(x.clone(), self.weight.val(), None);
         let dtype = y.dtype();
         let factor = (magnitude / lora.lengths(self.weight.val())).unsqueeze();
         let (left, base) = if lora.drops(train) {
             let left = lora.drop_inputs(x, train);
-            (left.clone(), linear(left, self.weight.val(), None))
+            (left.clone(), product(left, self.weight.val(), None))
         } else {
             (x, y.clone())
         };
