@@ -11,13 +11,6 @@ use rand::RngExt as Rng;
 
 use super::cpu;
 
-/// Rows that a product with no more than [`NARROW`] columns has at once in bf16. For more, a GPU's
-/// kernels that copy tiles (cubek-matmul 0.4.0-pre.1, from compute capability 9.0 on) take tiles
-/// of more than 256 rows, which no GPU copies: while burn chooses a kernel, one that fails takes
-/// the run with it. `benches/stand_in` shows it.
-const TALL: usize = 512;
-const NARROW: usize = 512;
-
 /// `x: […, i]` → `[…, o]`, with an adapter where one is attached.
 #[derive(Module, Debug)]
 pub struct Linear {
@@ -178,16 +171,26 @@ impl Lora {
     }
 }
 
-/// `x·weight + bias`, in parts where it is tall and narrow: `x: […, t, i]`, `weight: [i, o]` →
-/// `[…, t, o]`.
-fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    let t = x.dims()[D - 2];
-    if t <= TALL || weight.dims()[1] > NARROW || x.dtype() == DType::F32 {
-        return linear(x, weight, bias);
+/// `x·weight + bias`: `x: […, i]`, `weight: [i, o]` → `[…, o]`.
+pub fn product<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::runs(&x) {
+        let mut shape = x.dims();
+        let n = shape[..D - 1].iter().product();
+        let rows: Tensor<2> = x.reshape([n, shape[D - 1]]);
+        shape[D - 1] = weight.dims()[1];
+        let y = super::cuda::product(rows, weight);
+        return match bias {
+            None => y,
+            Some(bias) => y + bias.unsqueeze(),
+        }
+        .reshape(shape);
     }
-    let part = |from: usize| x.clone().slice_dim(D - 2, from..t.min(from + TALL));
-    let parts = (0..t).step_by(TALL).map(|from| linear(part(from), weight.clone(), bias.clone()));
-    Tensor::cat(parts.collect(), D - 2)
+    linear(x, weight, bias)
 }
 
 /// `x` as `dtype`; nothing happens where it is that already.

@@ -4,12 +4,12 @@
 //! Letters: `t` tokens, `v` vision tokens, `n` rows.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData, module::linear};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::config::Config;
 use super::kv_cache::KvCache;
 use super::language::{Context, LanguageModel};
-use super::lora::Linear;
+use super::lora::{Linear, product};
 use super::rope::{MediaGrid, Positions, Rotary};
 use super::vision::{VisionMlp, VisionTower};
 use crate::error::{Error, Result};
@@ -149,7 +149,7 @@ impl QwenVl {
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.forward(hidden, false),
-            None => linear(hidden, self.model.embed_tokens.weight.val().transpose(), None),
+            None => product(hidden, self.model.embed_tokens.weight.val().transpose(), None),
         }
     }
 }

@@ -5,11 +5,10 @@
 //! that burn lists first, at its own default. Its kernels take any number of tokens, so a model
 //! has two for each of its towers that answers, and three more that learns.
 
+use burn::backend::Cuda;
 use burn::backend::ops::{FloatTensorOps, ModuleOps};
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{BackendTensor, Cuda, DispatchDevice, DispatchTensorKind};
+use burn::tensor::DType;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{DType, Tensor};
 use cubek::attention::kernels::{
     AttentionRoutine, AttentionScoring, AttentionTensors, AttentionVisibility,
     CubeStagedAttentionRoutine, QueryPlacement,
@@ -18,46 +17,21 @@ use cubek::attention_backward::AttentionBackwardTensors;
 use cubek::attention_backward::kernels::{
     AttentionBackwardRoutine, CubeStagedAttentionBackwardRoutine,
 };
-use cubek::cubecl::ir::{ElemType, FloatKind, UIntKind};
+use cubek::cubecl::ir::{ElemType, UIntKind};
 use cubek::cubecl::std::tensor::TensorHandle;
 use cubek::matmul::kernels::tensor::PlainTensor;
 use cubek::std::Hardware;
 use cubek::std::routine::Routine;
 
-use super::record::{Operation, Recording, run};
+use super::Primitive;
+use super::layout::{elem, like};
+use crate::model::record::Operation;
 
-type Primitive = FloatTensor<Cuda>;
-
-const BF16: ElemType = ElemType::Float(FloatKind::BF16);
-
-impl Recording for Cuda {
-    fn into_kind(tensor: BackendTensor<Self>) -> DispatchTensorKind {
-        DispatchTensorKind::Cube(tensor)
-    }
-
-    fn from_kind(kind: DispatchTensorKind) -> BackendTensor<Self> {
-        match kind {
-            DispatchTensorKind::Cube(tensor) => tensor,
-            _ => unreachable!("callers ask where a tensor is first"),
-        }
-    }
-}
-
-/// Whether `x` is bf16 on a GPU: what [`attention`] takes.
-pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::BF16 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
-}
-
-/// Scaled dot-product attention: `q: [b, heads, t, d]`, `k, v: [b, kv_heads, s, d]` →
-/// `[b, heads, t, d]`; with `causal`, query `i` sees the keys up to `s - t + i`.
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
-    let inputs = [q, k, v].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(run(Attention { causal }, inputs))
-}
-
+/// Scaled dot-product attention with grouped key and value heads.
 #[derive(Clone, Debug)]
-struct Attention {
-    causal: bool,
+pub struct Attention {
+    /// Whether query `i` sees the keys up to `s - t + i` alone.
+    pub causal: bool,
 }
 
 /// Queries, keys, values, the output, and `log Σ e^score` of each query, `[b, heads, t]`, f32.
@@ -126,7 +100,7 @@ impl Attention {
         let d = q.meta.shape()[3];
         let [pq, pk, pv, py, pg] = [q, k, v, y, gradient].map(plain);
         let sums = log_sums.clone().binding();
-        let sums = PlainTensor::new(sums, ElemType::Float(FloatKind::F32));
+        let sums = PlainTensor::new(sums, elem(DType::F32));
         let scale = 1.0 / (d as f32).sqrt();
         let tensors = AttentionBackwardTensors::new(
             client,
@@ -152,11 +126,5 @@ impl Attention {
 
 /// `tensor` as cubek's kernels read it, where it lies.
 fn plain(tensor: &Primitive) -> PlainTensor {
-    PlainTensor::new(tensor.clone().binding(), BF16)
-}
-
-/// What a kernel wrote, as a tensor beside `beside`.
-fn like(beside: &Primitive, written: TensorHandle, dtype: DType) -> Primitive {
-    let (client, device) = (beside.client.clone(), beside.device.clone());
-    Primitive::new(client, written.handle, *written.metadata, device, dtype)
+    PlainTensor::new(tensor.clone().binding(), elem(DType::BF16))
 }

@@ -1,0 +1,63 @@
+//! Forward and backward passes of our own on a GPU, where burn composes them of many kernels, each
+//! a pass over memory, or has kernels that do not serve. Callers ask [`holds`] or [`runs`] first.
+
+#![allow(
+    unused_qualifications,
+    clippy::used_underscore_binding,
+    reason = "what the macros of kernels make"
+)]
+
+mod attention;
+mod layout;
+mod product;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{BackendTensor, Cuda, DispatchDevice, DispatchTensorKind};
+use burn::tensor::{DType, Tensor};
+
+use super::record::{Input, Recording, run};
+
+type Primitive = FloatTensor<Cuda>;
+
+impl Recording for Cuda {
+    fn into_kind(tensor: BackendTensor<Self>) -> DispatchTensorKind {
+        DispatchTensorKind::Cube(tensor)
+    }
+
+    fn from_kind(kind: DispatchTensorKind) -> BackendTensor<Self> {
+        match kind {
+            DispatchTensorKind::Cube(tensor) => tensor,
+            _ => unreachable!("callers ask where a tensor is first"),
+        }
+    }
+}
+
+/// Whether `x` is on a GPU.
+pub fn holds<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
+}
+
+/// Whether `x` is bf16 on a GPU: what [`attention`] and [`product`] take.
+pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::BF16 && holds(x)
+}
+
+/// Scaled dot-product attention: `q: [b, heads, t, d]`, `k, v: [b, kv_heads, s, d]` →
+/// `[b, heads, t, d]`; with `causal`, query `i` sees the keys up to `s - t + i`.
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let inputs = [q, k, v].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(run(attention::Attention { causal }, inputs))
+}
+
+/// `x·weight`: `x: [n, i]`, `weight: [i, o]` → `[n, o]`.
+pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(if weight.is_tracked() {
+        run(product::Product, [x.into_dispatch(), weight.into_dispatch()])
+    } else {
+        run(product::ByFrozen { weight: untaped(weight) }, [x.into_dispatch()])
+    })
+}
+
+fn untaped<const D: usize>(x: Tensor<D>) -> Primitive {
+    Input::<Cuda>::new(x.into_dispatch()).untaped()
+}
