@@ -168,7 +168,18 @@ impl Mlp {
     pub fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
         let gate = self.gate_proj.forward(x.clone(), train);
         let up = self.up_proj.forward(x, train);
-        let gated = if cpu::runs(&gate) { cpu::swiglu(gate, up) } else { silu(gate) * up };
-        self.down_proj.forward(gated, train)
+        self.down_proj.forward(swiglu(gate, up), train)
     }
+}
+
+/// `silu(gate) · up`, element by element.
+fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    if cpu::runs(&gate) {
+        return cpu::swiglu(gate, up);
+    }
+    #[cfg(feature = "cuda")]
+    if super::cuda::holds(&gate) {
+        return super::cuda::swiglu(gate, up);
+    }
+    silu(gate) * up
 }

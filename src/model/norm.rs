@@ -21,6 +21,10 @@ impl RmsNorm {
         if cpu::runs(&x) {
             return cpu::rms_norm(x, self.weight.val(), self.eps);
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::holds(&x) && !self.weight.val().is_tracked() {
+            return super::cuda::rms_norm(x, self.weight.val(), self.eps);
+        }
         let dtype = x.dtype();
         let x = cast(x, DType::F32);
         let scale = x.clone().square().mean_dim(D - 1).add_scalar(self.eps).sqrt().recip();

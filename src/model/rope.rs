@@ -172,6 +172,10 @@ impl Rotary {
         if cpu::runs(&x) {
             return cpu::rotate(x, self.cos.clone(), self.sin.clone());
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::holds(&x) {
+            return super::cuda::rotate(x, self.cos.clone(), self.sin.clone());
+        }
         let dtype = x.dtype();
         let x = x.cast(burn::tensor::FloatDType::F32);
         let d = x.dims()[3];

@@ -8,8 +8,11 @@
 )]
 
 mod attention;
+mod gate;
 mod layout;
+mod norm;
 mod product;
+mod rotary;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{BackendTensor, Cuda, DispatchDevice, DispatchTensorKind};
@@ -56,6 +59,25 @@ pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     } else {
         run(product::ByFrozen { weight: untaped(weight) }, [x.into_dispatch()])
     })
+}
+
+/// `x / rms(x) · weight` over the last dimension: `x: […, d]`, `weight: [d]`, without a gradient.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let weight = layout::cast(untaped(weight), x.dtype());
+    let operation = norm::Rms { weight, eps: eps as f32 };
+    Tensor::from_dispatch(run(operation, [x.into_dispatch()]))
+}
+
+/// `silu(gate) · up`, element by element.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(run(gate::SwiGlu, [gate.into_dispatch(), up.into_dispatch()]))
+}
+
+/// Rotates the two halves of the last dimension of `x: [b, i, j, d]` by the angles of `cos` and
+/// `sin`, `[1, i, 1, d]`, `[1, 1, j, d]` or `[b, 1, j, d]`, which have no gradient.
+pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    let operation = rotary::Rotate { cos: untaped(cos), sin: untaped(sin) };
+    Tensor::from_dispatch(run(operation, [x.into_dispatch()]))
 }
 
 fn untaped<const D: usize>(x: Tensor<D>) -> Primitive {

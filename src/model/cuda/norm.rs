@@ -1,0 +1,156 @@
+//! The norm of the decoder, a block of threads per row.
+
+use burn::backend::Cuda;
+use cubek::cubecl;
+use cubek::cubecl::prelude::*;
+
+use super::Primitive;
+use super::layout::{address, elem, empty_like, flat, vector};
+use crate::model::record::Operation;
+
+/// Threads of a plane, and planes of a block.
+const PLANE: u32 = 32;
+const PLANES: u32 = 8;
+
+/// Threads of a block.
+pub const BLOCK: CubeDim = CubeDim::new_2d(PLANE, PLANES);
+
+/// `x / rms(x) · weight` over the last dimension: `x: […, d]`, `weight: [d]`, which has no
+/// gradient.
+#[derive(Clone, Debug)]
+pub struct Rms {
+    /// `[d]`, in the type of `x`.
+    pub weight: Primitive,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl Operation<1, Cuda> for Rms {
+    type Saved = Primitive;
+
+    fn forward(&self, [x]: [Primitive; 1]) -> (Primitive, Primitive) {
+        let x = flat(x);
+        let y = empty_like(&x);
+        let (count, dim, vector) = rows(&x);
+        rms_norm::launch(
+            &x.client,
+            count,
+            dim,
+            address(&x),
+            vector,
+            x.clone().into_buffer_arg(),
+            flat(self.weight.clone()).into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            self.eps,
+            elem(x.dtype),
+        );
+        (y, x)
+    }
+
+    fn backward(&self, x: Primitive, gradient: Primitive, _: [bool; 1]) -> [Option<Primitive>; 1] {
+        let (gradient, dx) = (flat(gradient), empty_like(&x));
+        let (count, dim, vector) = rows(&x);
+        rms_norm_backward::launch(
+            &x.client,
+            count,
+            dim,
+            address(&x),
+            vector,
+            x.clone().into_buffer_arg(),
+            flat(self.weight.clone()).into_buffer_arg(),
+            gradient.into_buffer_arg(),
+            dx.clone().into_buffer_arg(),
+            self.eps,
+            elem(x.dtype),
+        );
+        [Some(dx)]
+    }
+}
+
+/// Blocks, threads of a block and numbers at once for the rows of `x: […, d]`.
+fn rows(x: &Primitive) -> (CubeCount, CubeDim, usize) {
+    let shape = x.meta.shape();
+    let d = shape[shape.num_dims() - 1];
+    let rows = (shape.num_elements() / d) as u32;
+    (CubeCount::new_1d(rows), BLOCK, vector(x.dtype, d))
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn rms_norm<T: Float, N: Size>(
+    x: &[Vector<T, N>],
+    weight: &[Vector<T, N>],
+    y: &mut [Vector<T, N>],
+    eps: f32,
+    #[define(T)] _dtype: ElemType,
+) {
+    let d = weight.len();
+    let row = CUBE_POS * d;
+    let mut squares = Vector::<f32, N>::cast_from(0.0f32);
+    for i in range_stepped(UNIT_POS as usize, d, CUBE_DIM as usize) {
+        let x = Vector::<f32, N>::cast_from(x[row + i]);
+        squares += x * x;
+    }
+    let scale = one_over_rms::<N>(block_sum::<N>(squares), d, eps);
+    for i in range_stepped(UNIT_POS as usize, d, CUBE_DIM as usize) {
+        let x = Vector::<f32, N>::cast_from(x[row + i]);
+        // As the reference: back to the activation's type first, then times the weight.
+        y[row + i] = Vector::cast_from(x * Vector::cast_from(scale)) * weight[i];
+    }
+}
+
+/// With `g` the gradient times the weight and `r = 1 / rms`: `r·g − x·r³·mean(g·x)`.
+#[cube(launch, address_type = "dynamic")]
+fn rms_norm_backward<T: Float, N: Size>(
+    x: &[Vector<T, N>],
+    weight: &[Vector<T, N>],
+    gradient: &[Vector<T, N>],
+    dx: &mut [Vector<T, N>],
+    eps: f32,
+    #[define(T)] _dtype: ElemType,
+) {
+    let d = weight.len();
+    let row = CUBE_POS * d;
+    let mut squares = Vector::<f32, N>::cast_from(0.0f32);
+    let mut products = Vector::<f32, N>::cast_from(0.0f32);
+    for i in range_stepped(UNIT_POS as usize, d, CUBE_DIM as usize) {
+        let x = Vector::<f32, N>::cast_from(x[row + i]);
+        let g = Vector::<f32, N>::cast_from(gradient[row + i]) * Vector::cast_from(weight[i]);
+        squares += x * x;
+        products += g * x;
+    }
+    let r = one_over_rms::<N>(block_sum::<N>(squares), d, eps);
+    let mean = block_sum::<N>(products) / f32::cast_from(d * N::value());
+    let along = Vector::<f32, N>::cast_from(r * r * r * mean);
+    for i in range_stepped(UNIT_POS as usize, d, CUBE_DIM as usize) {
+        let x = Vector::<f32, N>::cast_from(x[row + i]);
+        let g = Vector::<f32, N>::cast_from(gradient[row + i]) * Vector::cast_from(weight[i]);
+        dx[row + i] = Vector::cast_from(g * Vector::cast_from(r) - x * along);
+    }
+}
+
+#[cube]
+fn one_over_rms<N: Size>(squares: f32, d: usize, eps: f32) -> f32 {
+    1.0f32 / (squares / f32::cast_from(d * N::value()) + eps).sqrt()
+}
+
+/// The sum of all numbers of all threads of the block.
+#[cube]
+pub fn block_sum<N: Size>(values: Vector<f32, N>) -> f32 {
+    let mut sum = 0.0f32;
+    #[unroll]
+    for k in 0..N::value() {
+        sum += values.extract(k);
+    }
+    let sum = plane_sum(sum);
+    let mut sums = Shared::<[f32]>::new_slice(comptime!(PLANES as usize));
+    if UNIT_POS_PLANE == 0 {
+        sums[PLANE_POS as usize] = sum;
+    }
+    sync_cube();
+    let mut total = 0.0f32;
+    #[unroll]
+    for plane in 0..comptime!(PLANES as usize) {
+        total += sums[plane];
+    }
+    total
+}
