@@ -5,7 +5,7 @@ pub mod config;
 pub mod cost;
 pub mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod cuda;
 pub mod host;
 pub mod hub;
 pub mod initial;

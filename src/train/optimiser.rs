@@ -9,6 +9,8 @@ use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 
 use crate::error::Result;
+#[cfg(feature = "cuda")]
+use crate::model::cuda;
 use crate::model::host::host;
 use crate::model::lora::cast;
 use crate::model::parameters::{self, Named};
@@ -46,30 +48,66 @@ impl AdamW {
         gradients: &Named,
     ) -> M {
         self.step += 1;
-        let (beta1, beta2) = BETAS;
         let exponent = self.step as i32;
-        let (correction1, correction2) = (1.0 - beta1.powi(exponent), 1.0 - beta2.powi(exponent));
+        let corrections = [BETAS.0, BETAS.1].map(|beta| 1.0 - beta.powi(exponent));
         parameters::replace(model, "", |name, value| {
             let gradient = gradients.get(name)?.clone();
-            let lr = lr(name);
-            let [first, second] = self.moments.remove(name).unwrap_or_else(|| {
+            let decay = if decays(name, gradients) { self.weight_decay } else { 0.0 };
+            let step = Step { lr: lr(name), decay, corrections };
+            let moments = self.moments.remove(name).unwrap_or_else(|| {
                 let zeros = gradient.zeros_like();
                 [zeros.clone(), zeros]
             });
-            let first = first.clone() + (gradient.clone() - first).mul_scalar(1.0 - beta1);
-            let second = second.mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
-            let root = second.clone().sqrt().div_scalar(correction2.sqrt()).add_scalar(EPS);
-            let step = (first.clone() / root).mul_scalar(lr / correction1);
-            self.moments.insert(name.to_owned(), [first, second]);
-            let decay = if decays(name, gradients) { self.weight_decay } else { 0.0 };
             let dtype = value.dtype();
             let master = self.masters.remove(name).unwrap_or_else(|| cast(value, DType::F32));
-            let master = master.mul_scalar(1.0 - lr * decay) - step;
+            let (moments, master) = step.take(gradient, moments, master);
+            self.moments.insert(name.to_owned(), moments);
             if dtype != DType::F32 {
                 self.masters.insert(name.to_owned(), master.clone());
             }
             Some(cast(master, dtype))
         })
+    }
+}
+
+/// One step of one parameter.
+struct Step {
+    lr: f64,
+    decay: f64,
+    /// `1 − βᵗ` of both moments.
+    corrections: [f64; 2],
+}
+
+impl Step {
+    /// Moments and value behind it.
+    fn take(
+        self,
+        gradient: Tensor<1>,
+        moments: [Tensor<1>; 2],
+        value: Tensor<1>,
+    ) -> ([Tensor<1>; 2], Tensor<1>) {
+        let ((beta1, beta2), [correction1, correction2]) = (BETAS, self.corrections);
+        let (root, rate) = (correction2.sqrt(), self.lr / correction1);
+        let left = 1.0 - self.lr * self.decay;
+        #[cfg(feature = "cuda")]
+        if cuda::holds(&value) {
+            let step = cuda::Step {
+                first: (1.0 - beta1) as f32,
+                decay: beta2 as f32,
+                second: (1.0 - beta2) as f32,
+                root: root as f32,
+                eps: EPS as f32,
+                rate: rate as f32,
+                left: left as f32,
+            };
+            return cuda::adamw(step, gradient, moments, value);
+        }
+        let [first, second] = moments;
+        let first = first.clone() + (gradient.clone() - first).mul_scalar(1.0 - beta1);
+        let second = second.mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
+        let over = second.clone().sqrt().div_scalar(root).add_scalar(EPS);
+        let value = value.mul_scalar(left) - (first.clone() / over).mul_scalar(rate);
+        ([first, second], value)
     }
 }
 
@@ -89,13 +127,21 @@ fn decays(name: &str, gradients: &Named) -> bool {
 /// # Errors
 /// Where the device fails.
 pub fn clip(gradients: &mut Named, max_norm: f64) -> Result<f64> {
-    let squares = gradients.values().map(|g| g.clone().square().sum());
-    let Some(total) = squares.reduce(|a, b| a + b) else { return Ok(0.0) };
-    let norm = f64::from(host(total)?[0]).sqrt();
+    let Some(squares) = squares(gradients) else { return Ok(0.0) };
+    let norm = host(squares)?.into_iter().map(f64::from).sum::<f64>().sqrt();
     // 1e-6: as `clip_grad_norm_`.
     let factor = max_norm / (norm + 1e-6);
     if factor < 1.0 {
         gradients.values_mut().for_each(|g| *g = g.clone().mul_scalar(factor));
     }
     Ok(norm)
+}
+
+/// Sums of squares whose sum is that of all `gradients`; nothing where there are none.
+fn squares(gradients: &Named) -> Option<Tensor<1>> {
+    #[cfg(feature = "cuda")]
+    if gradients.values().next().is_some_and(cuda::holds) {
+        return cuda::squares(gradients.values());
+    }
+    gradients.values().map(|g| g.clone().square().sum()).reduce(|a, b| a + b)
 }

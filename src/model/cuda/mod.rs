@@ -11,14 +11,20 @@ mod attention;
 mod gate;
 mod layout;
 mod norm;
+mod optimiser;
 mod product;
 mod rotary;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{BackendTensor, Cuda, DispatchDevice, DispatchTensorKind};
+use burn::backend::{
+    BackendTensor, Cuda, DispatchAutodiffContext, DispatchDevice, DispatchTensor,
+    DispatchTensorKind,
+};
 use burn::tensor::{DType, Tensor};
 
 use super::record::{Input, Recording, run};
+
+pub use optimiser::Step;
 
 type Primitive = FloatTensor<Cuda>;
 
@@ -78,6 +84,28 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     let operation = rotary::Rotate { cos: untaped(cos), sin: untaped(sin) };
     Tensor::from_dispatch(run(operation, [x.into_dispatch()]))
+}
+
+/// Moments and value of a parameter behind a step of AdamW: all `[n]`, f32, without a tape.
+pub fn adamw(
+    step: Step,
+    gradient: Tensor<1>,
+    moments: [Tensor<1>; 2],
+    value: Tensor<1>,
+) -> ([Tensor<1>; 2], Tensor<1>) {
+    let moments = moments.map(untaped);
+    let (moments, value) = optimiser::adamw(step, untaped(gradient), moments, untaped(value));
+    (moments.map(tensor), tensor(value))
+}
+
+/// Sums of squares whose sum is that of all numbers of `tensors`: `[n]`, f32; nothing of nothing.
+pub fn squares<'a>(tensors: impl Iterator<Item = &'a Tensor<1>>) -> Option<Tensor<1>> {
+    optimiser::squares(tensors.map(|x| untaped(x.clone())).collect()).map(tensor)
+}
+
+fn tensor<const D: usize>(x: Primitive) -> Tensor<D> {
+    let kind = Cuda::into_kind(BackendTensor::Float(x));
+    Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled })
 }
 
 fn untaped<const D: usize>(x: Tensor<D>) -> Primitive {
