@@ -74,6 +74,7 @@ pub fn generate(
     options: &Options,
     mut observe: impl FnMut(usize, &[f32]),
 ) -> Result<Vec<Response>> {
+    let model = &model.fixed();
     let mut responses = vec![Response::default(); prompts.len()];
     let together = common_tokens(model, prompts).is_some();
     let mut start = 0;

@@ -95,6 +95,10 @@ pub fn branched_attention(
     bias: Option<Tensor<4>>,
 ) -> Tensor<4> {
     let ([b, heads, t, d], dtype) = (q.dims(), q.dtype());
+    #[cfg(feature = "cuda")]
+    if t == 1 && super::cuda::holds(&q) {
+        return super::cuda::branched_attention(q, trunk, tail, bias);
+    }
     let ([_, kv, _, _], [_, _, s, _]) = (trunk.0.dims(), tail.0.dims());
     // The heads of a group share their keys: they are further queries of the same keys, and so
     // are the branches before the trunk.

@@ -31,6 +31,8 @@ pub struct Lora {
     pub lora_b: Param<Tensor<2>>,
     /// DoRA: length of each output's weights, `[o]`; PEFT's `lora_magnitude_vector`.
     pub magnitude: Option<Param<Tensor<1>>>,
+    /// DoRA: the lengths that the weights have, `[o]`, where they do not change any more.
+    lengths: Option<Tensor<1>>,
     /// `alpha / r`, with rsLoRA `alpha / √r`.
     pub scaling: f64,
     /// Share of the adapter's inputs that is dropped while training.
@@ -80,6 +82,11 @@ impl Linear {
         self.weight.shape().dims()
     }
 
+    /// The layer for answers alone: its adapter is not trained any more.
+    pub fn fix_adapter(&mut self) {
+        self.lora = self.lora.take().map(|lora| lora.fixed(self.weight.val()));
+    }
+
     /// Adds the adapter to the weight and drops it: the same function without the extra work.
     pub fn merge(mut self) -> Self {
         if let Some(lora) = self.lora.take() {
@@ -113,7 +120,7 @@ impl Lora {
     /// An adapter with given weights: `a: [i, r]`, `b: [r, o]`, f32.
     pub fn from_tensors(a: Tensor<2>, b: Tensor<2>, scaling: f64, dropout: f64) -> Self {
         let (lora_a, lora_b) = (Param::from_tensor(a), Param::from_tensor(b));
-        Self { lora_a, lora_b, magnitude: None, scaling, dropout }
+        Self { lora_a, lora_b, magnitude: None, lengths: None, scaling, dropout }
     }
 
     /// The adapter as DoRA with the given lengths, `[o]`; those that `of` has now where none are.
@@ -123,9 +130,25 @@ impl Lora {
         self
     }
 
+    /// The adapter of a model that only answers: what is the same for every token is done once.
+    fn fixed(mut self, weight: Tensor<2>) -> Self {
+        let dtype = weight.dtype();
+        self.lengths = self.magnitude.as_ref().map(|_| self.lengths(weight));
+        // DoRA's correction is f32 in any case.
+        if dtype != DType::F32 && self.magnitude.is_none() {
+            let scaling = std::mem::replace(&mut self.scaling, 1.0);
+            self.lora_a = self.lora_a.map(|a| cast(a.mul_scalar(scaling), dtype));
+            self.lora_b = self.lora_b.map(|b| cast(b, dtype));
+        }
+        self
+    }
+
     /// Lengths of the columns of `W + s·A·B`, `[o]`, f32, as a constant: no gradient flows through
     /// them. From `‖w‖² + 2s·wᵀ(A·b) + s²·‖A·b‖²`, so that `A·B` is not formed.
     fn lengths(&self, weight: Tensor<2>) -> Tensor<1> {
+        if let Some(lengths) = &self.lengths {
+            return lengths.clone();
+        }
         let weight = cast(weight.detach(), DType::F32);
         let (a, b) = (self.lora_a.val().detach(), self.lora_b.val().detach());
         let mixed = (a.clone().transpose().matmul(weight.clone()) * b.clone()).sum_dim(0);
@@ -167,7 +190,9 @@ impl Lora {
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let [a, b] = [&self.lora_a, &self.lora_b].map(|weight| cast(weight.val(), x.dtype()));
         // Scaled where there are few numbers.
-        product(product(x, a, None).mul_scalar(self.scaling), b, None)
+        let xa = product(x, a, None);
+        let xa = if self.scaling == 1.0 { xa } else { xa.mul_scalar(self.scaling) };
+        product(xa, b, None)
     }
 }
 

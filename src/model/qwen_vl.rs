@@ -47,6 +47,13 @@ impl QwenVl {
         self
     }
 
+    /// The model for answers alone: its adapters are not trained any more.
+    pub fn fixed(&self) -> Self {
+        let mut model = self.clone();
+        model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.fix_adapter());
+        model
+    }
+
     /// Every linear layer that can carry an adapter, with its hub name.
     pub fn linear_layers_mut(&mut self) -> Vec<(String, &mut Linear)> {
         let mut layers = Vec::new();

@@ -8,6 +8,8 @@
 )]
 
 mod attention;
+mod block;
+mod branches;
 mod gate;
 mod layout;
 mod norm;
@@ -84,6 +86,20 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     let operation = rotary::Rotate { cos: untaped(cos), sin: untaped(sin) };
     Tensor::from_dispatch(run(operation, [x.into_dispatch()]))
+}
+
+/// Attention of one more token of each of `b` continuations of one trunk: `q: [b, heads, 1, d]`
+/// sees the trunk's keys and values, `[1, kv_heads, p, d]`, and its own tail's,
+/// `[b, kv_heads, s, d]`, to whose scores `bias: [b, 1, 1, s]` (0 or −∞, f32) is added →
+/// `[b, heads, 1, d]`. Without a tape.
+pub fn branched_attention(
+    q: Tensor<4>,
+    trunk: (Tensor<4>, Tensor<4>),
+    tail: (Tensor<4>, Tensor<4>),
+    bias: Option<Tensor<4>>,
+) -> Tensor<4> {
+    let [trunk, tail] = [trunk, tail].map(|(k, v)| [untaped(k), untaped(v)]);
+    tensor(branches::attention(untaped(q), trunk, tail, bias.map(untaped)))
 }
 
 /// Moments and value of a parameter behind a step of AdamW: all `[n]`, f32, without a tape.

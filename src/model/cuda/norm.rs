@@ -5,15 +5,9 @@ use cubek::cubecl;
 use cubek::cubecl::prelude::*;
 
 use super::Primitive;
+use super::block::{BLOCK, block_sum, sum};
 use super::layout::{address, elem, empty_like, flat, vector};
 use crate::model::record::Operation;
-
-/// Threads of a plane, and planes of a block.
-const PLANE: u32 = 32;
-const PLANES: u32 = 8;
-
-/// Threads of a block.
-pub const BLOCK: CubeDim = CubeDim::new_2d(PLANE, PLANES);
 
 /// `x / rms(x) · weight` over the last dimension: `x: […, d]`, `weight: [d]`, which has no
 /// gradient.
@@ -90,7 +84,7 @@ fn rms_norm<T: Float, N: Size>(
         let x = Vector::<f32, N>::cast_from(x[row + i]);
         squares += x * x;
     }
-    let scale = one_over_rms::<N>(block_sum::<N>(squares), d, eps);
+    let scale = one_over_rms::<N>(block_sum(sum::<N>(squares)), d, eps);
     for i in range_stepped(UNIT_POS as usize, d, CUBE_DIM as usize) {
         let x = Vector::<f32, N>::cast_from(x[row + i]);
         // As the reference: back to the activation's type first, then times the weight.
@@ -118,8 +112,8 @@ fn rms_norm_backward<T: Float, N: Size>(
         squares += x * x;
         products += g * x;
     }
-    let r = one_over_rms::<N>(block_sum::<N>(squares), d, eps);
-    let mean = block_sum::<N>(products) / f32::cast_from(d * N::value());
+    let r = one_over_rms::<N>(block_sum(sum::<N>(squares)), d, eps);
+    let mean = block_sum(sum::<N>(products)) / f32::cast_from(d * N::value());
     let along = Vector::<f32, N>::cast_from(r * r * r * mean);
     for i in range_stepped(UNIT_POS as usize, d, CUBE_DIM as usize) {
         let x = Vector::<f32, N>::cast_from(x[row + i]);
@@ -131,26 +125,4 @@ fn rms_norm_backward<T: Float, N: Size>(
 #[cube]
 fn one_over_rms<N: Size>(squares: f32, d: usize, eps: f32) -> f32 {
     1.0f32 / (squares / f32::cast_from(d * N::value()) + eps).sqrt()
-}
-
-/// The sum of all numbers of all threads of the block.
-#[cube]
-pub fn block_sum<N: Size>(values: Vector<f32, N>) -> f32 {
-    let mut sum = 0.0f32;
-    #[unroll]
-    for k in 0..N::value() {
-        sum += values.extract(k);
-    }
-    let sum = plane_sum(sum);
-    let mut sums = Shared::<[f32]>::new_slice(comptime!(PLANES as usize));
-    if UNIT_POS_PLANE == 0 {
-        sums[PLANE_POS as usize] = sum;
-    }
-    sync_cube();
-    let mut total = 0.0f32;
-    #[unroll]
-    for plane in 0..comptime!(PLANES as usize) {
-        total += sums[plane];
-    }
-    total
 }

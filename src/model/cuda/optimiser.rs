@@ -4,8 +4,8 @@ use cubek::cubecl;
 use cubek::cubecl::prelude::*;
 
 use super::Primitive;
+use super::block::{BLOCK, block_sum, sum};
 use super::layout::{address, elem, empty, empty_like, flat, grid, vector};
-use super::norm::{BLOCK, block_sum};
 
 /// What a step of AdamW multiplies by and adds, worked out on the host.
 #[derive(Clone, Copy, Debug)]
@@ -130,8 +130,8 @@ fn square_sums<T: Float, N: Size>(
         let x = Vector::<f32, N>::cast_from(x[i]);
         squares += x * x;
     }
-    let sum = block_sum::<N>(squares);
+    let total = block_sum(sum::<N>(squares));
     if UNIT_POS == 0 {
-        sums[to as usize + CUBE_POS] = sum;
+        sums[to as usize + CUBE_POS] = total;
     }
 }
