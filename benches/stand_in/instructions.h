@@ -512,7 +512,11 @@ Fn Decoder::build(const string &opcode, const vector<string> &p, vector<Op> &o, 
                     if (x[i] % bytes[i]) fault("cp.async to a misaligned address");
                     u8 *to = address(w, i, SHARED, x[i], bytes[i]);
                     u32 k = std::min(src[i], bytes[i]);
-                    if (y[i] % bytes[i]) fault("cp.async from a misaligned address");
+                    if (y[i] % bytes[i]) {
+                        char t[80];
+                        snprintf(t, 80, "cp.async of %u of %u bytes from the misaligned %llx", k, bytes[i], (unsigned long long)y[i]);
+                        fault(t);
+                    }
                     if (k) {
                         if (!in_allocation(y[i], k, w.block->cache))
                             fault("cp.async from an illegal address");
