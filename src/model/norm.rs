@@ -50,6 +50,12 @@ impl LayerNorm {
         if cpu::runs(&x) {
             return cpu::layer_norm(x, self.weight.val(), self.bias.val(), self.eps);
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::holds(&x)
+            && ![&self.weight, &self.bias].iter().any(|w| w.val().is_tracked())
+        {
+            return super::cuda::layer_norm(x, self.weight.val(), self.bias.val(), self.eps);
+        }
         let dtype = x.dtype();
         let x = cast(x, DType::F32);
         let centred = x.clone() - x.mean_dim(D - 1);

@@ -295,16 +295,21 @@ impl VisionMlp {
     fn forward(&self, x: Tensor<3>, train: bool) -> Tensor<3> {
         match self {
             Self::SwiGlu(mlp) => mlp.forward(x, train),
-            Self::QuickGelu(mlp) => {
-                let x = mlp.fc1.forward(x, train);
-                let x = match cpu::runs(&x) {
-                    true => cpu::quick_gelu(x),
-                    false => x.clone() * sigmoid(x.mul_scalar(1.702)),
-                };
-                mlp.fc2.forward(x, train)
-            }
+            Self::QuickGelu(mlp) => mlp.fc2.forward(quick_gelu(mlp.fc1.forward(x, train)), train),
         }
     }
+}
+
+/// `x · sigmoid(1.702 x)`, element by element.
+fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if cpu::runs(&x) {
+        return cpu::quick_gelu(x);
+    }
+    #[cfg(feature = "cuda")]
+    if super::cuda::holds(&x) {
+        return super::cuda::quick_gelu(x);
+    }
+    x.clone() * sigmoid(x.mul_scalar(1.702))
 }
 
 impl Norm {

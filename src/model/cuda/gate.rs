@@ -1,4 +1,4 @@
-//! The activation of the gated MLPs.
+//! The activations of the MLPs.
 
 use burn::backend::Cuda;
 use cubek::cubecl;
@@ -63,6 +63,55 @@ impl Operation<2, Cuda> for SwiGlu {
     }
 }
 
+/// `x · sigmoid(1.702 x)`, element by element.
+#[derive(Clone, Debug)]
+pub struct QuickGelu;
+
+/// Source: `QuickGELUActivation`.
+const SLOPE: f32 = 1.702;
+
+impl Operation<1, Cuda> for QuickGelu {
+    type Saved = Primitive;
+
+    fn forward(&self, [x]: [Primitive; 1]) -> (Primitive, Primitive) {
+        let x = flat(x);
+        let y = empty_like(&x);
+        let n = x.meta.num_elements();
+        let vector = vector(x.dtype, n);
+        let (count, dim) = grid(&x, n / vector);
+        quick_gelu::launch(
+            &x.client,
+            count,
+            dim,
+            address(&x),
+            vector,
+            x.clone().into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            elem(x.dtype),
+        );
+        (y, x)
+    }
+
+    fn backward(&self, x: Primitive, gradient: Primitive, _: [bool; 1]) -> [Option<Primitive>; 1] {
+        let (gradient, dx) = (flat(gradient), empty_like(&x));
+        let n = x.meta.num_elements();
+        let vector = vector(x.dtype, n);
+        let (count, dim) = grid(&x, n / vector);
+        quick_gelu_backward::launch(
+            &x.client,
+            count,
+            dim,
+            address(&x),
+            vector,
+            x.clone().into_buffer_arg(),
+            gradient.into_buffer_arg(),
+            dx.clone().into_buffer_arg(),
+            elem(x.dtype),
+        );
+        [Some(dx)]
+    }
+}
+
 #[cube(launch, address_type = "dynamic")]
 fn swiglu<T: Float, N: Size>(
     gate: &[Vector<T, N>],
@@ -97,6 +146,37 @@ fn swiglu_backward<T: Float, N: Size>(
     let one = Vector::<f32, N>::cast_from(1.0f32);
     du[ABSOLUTE_POS] = Vector::cast_from(dy * g * s);
     dg[ABSOLUTE_POS] = Vector::cast_from(dy * u * s * (one + g * (one - s)));
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn quick_gelu<T: Float, N: Size>(
+    x: &[Vector<T, N>],
+    y: &mut [Vector<T, N>],
+    #[define(T)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= y.len() {
+        terminate!();
+    }
+    let x = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]);
+    let slope = Vector::<f32, N>::cast_from(SLOPE);
+    y[ABSOLUTE_POS] = Vector::cast_from(x * sigmoid::<N>(slope * x));
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn quick_gelu_backward<T: Float, N: Size>(
+    x: &[Vector<T, N>],
+    gradient: &[Vector<T, N>],
+    dx: &mut [Vector<T, N>],
+    #[define(T)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= dx.len() {
+        terminate!();
+    }
+    let x = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]);
+    let dy = Vector::<f32, N>::cast_from(gradient[ABSOLUTE_POS]);
+    let (slope, one) = (Vector::<f32, N>::cast_from(SLOPE), Vector::<f32, N>::cast_from(1.0f32));
+    let s = sigmoid::<N>(slope * x);
+    dx[ABSOLUTE_POS] = Vector::cast_from(dy * s * (one + slope * x * (one - s)));
 }
 
 #[cube]

@@ -76,6 +76,24 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     Tensor::from_dispatch(run(operation, [x.into_dispatch()]))
 }
 
+/// `(x − mean) / std · weight + bias` over the last dimension: `x: […, d]`, `weight, bias: [d]`,
+/// without gradients.
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
+    let [weight, bias] = [weight, bias].map(|w| layout::cast(untaped(w), x.dtype()));
+    let operation = norm::Layer { weight, bias, eps: eps as f32 };
+    Tensor::from_dispatch(run(operation, [x.into_dispatch()]))
+}
+
+/// `x · sigmoid(1.702 x)`, element by element.
+pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(run(gate::QuickGelu, [x.into_dispatch()]))
+}
+
 /// `silu(gate) · up`, element by element.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(run(gate::SwiGlu, [gate.into_dispatch(), up.into_dispatch()]))
