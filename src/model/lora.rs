@@ -137,8 +137,9 @@ impl Lora {
         // DoRA's correction is f32 in any case.
         if dtype != DType::F32 && self.magnitude.is_none() {
             let scaling = std::mem::replace(&mut self.scaling, 1.0);
-            self.lora_a = self.lora_a.map(|a| cast(a.mul_scalar(scaling), dtype));
-            self.lora_b = self.lora_b.map(|b| cast(b, dtype));
+            self.lora_a = self.lora_a.map(|a| a.mul_scalar(scaling));
+            let [a, b] = self.factors(dtype);
+            (self.lora_a, self.lora_b) = (Param::from_tensor(a), Param::from_tensor(b));
         }
         self
     }
@@ -188,11 +189,21 @@ impl Lora {
 
     /// `s·(x·A)·B`: `x: […, i]` → `[…, o]`, in the type of `x`.
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let [a, b] = [&self.lora_a, &self.lora_b].map(|weight| cast(weight.val(), x.dtype()));
+        let [a, b] = self.factors(x.dtype());
         // Scaled where there are few numbers.
         let xa = product(x, a, None);
         let xa = if self.scaling == 1.0 { xa } else { xa.mul_scalar(self.scaling) };
         product(xa, b, None)
+    }
+
+    /// A and B in `dtype`, as products take them.
+    fn factors(&self, dtype: DType) -> [Tensor<2>; 2] {
+        let [a, b] = [&self.lora_a, &self.lora_b].map(|weight| cast(weight.val(), dtype));
+        #[cfg(feature = "cuda")]
+        if super::cuda::runs(&a) {
+            return super::cuda::whole_ranks(a, b);
+        }
+        [a, b]
     }
 }
 

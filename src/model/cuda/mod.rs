@@ -22,6 +22,7 @@ use burn::backend::{
     BackendTensor, Cuda, DispatchAutodiffContext, DispatchDevice, DispatchTensor,
     DispatchTensorKind,
 };
+use burn::tensor::ops::PadMode;
 use burn::tensor::{DType, Tensor};
 
 use super::record::{Input, Recording, run};
@@ -67,6 +68,20 @@ pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     } else {
         run(product::ByFrozen { weight: untaped(weight) }, [x.into_dispatch()])
     })
+}
+
+/// `a: [i, r]` and `b: [r, o]` with zeros up to a rank that is a multiple of 8: the same product.
+/// burn's kernels that copy 16 bytes at once (`cp.async`) begin between two of them, where there
+/// is nothing to copy, for other ranks in bf16, which the instruction does not allow.
+pub fn whole_ranks(a: Tensor<2>, b: Tensor<2>) -> [Tensor<2>; 2] {
+    let r = a.dims()[1];
+    match r.next_multiple_of(8) - r {
+        0 => [a, b],
+        more => {
+            let zero = PadMode::Constant(0.0);
+            [a.pad((0, more, 0, 0), zero), b.pad((0, 0, 0, more), zero)]
+        }
+    }
 }
 
 /// `x / rms(x) · weight` over the last dimension: `x: […, d]`, `weight: [d]`, without a gradient.
