@@ -330,7 +330,12 @@ impl Loader<'_> {
                     Dtype::F16 => matrix(bytes, f16::from_le_bytes, as_shape, transpose),
                     other => return Err(wrong_type(&found.shard.path, name, other)),
                 };
-                Tensor::from_data(data.convert_dtype(self.dtype), (self.device, self.dtype))
+                // Weights stay: apart from what comes and goes, they are not looked through for
+                // room each time that something comes.
+                let options = (self.device, self.dtype);
+                self.device.memory_persistent_allocations(data, |data: TensorData| {
+                    Tensor::from_data(data.convert_dtype(self.dtype), options)
+                })
             }
         };
         Ok(Param::from_tensor(tensor).set_require_grad(false))
