@@ -41,11 +41,12 @@ pub struct Method {
     pub dropout_seed: Option<u64>,
     /// Most logits that exist at once ([`LOGITS_AT_ONCE`]); at least those of one position do.
     pub logits_at_once: usize,
-    /// Samples are padded on the right to a multiple of so many tokens; 1 pads none.
+    /// Samples are padded on the right to one token less than a multiple of so many; 1 pads none.
     pub multiple: usize,
 }
 
-/// On a GPU: kernels are tuned and compiled for each new shape, so that there be few.
+/// On a GPU: kernels are tuned and compiled for each new shape, so that there be few. One less,
+/// as attention there takes another query where their number is even.
 pub const GPU_MULTIPLE: usize = 64;
 
 /// 64 MiB in f32, and three times that with what the loss makes of them: the logits of 110
@@ -53,10 +54,10 @@ pub const GPU_MULTIPLE: usize = 64;
 pub const LOGITS_AT_ONCE: usize = 1 << 24;
 
 impl Sample {
-    /// This one with its last token repeated up to a multiple of `multiple` tokens: nothing before
-    /// them sees them, and no loss is taken there.
+    /// This one with its last token repeated up to one token less than a multiple of `multiple`:
+    /// nothing before them sees them, and no loss is taken there.
     fn padded(&self, multiple: usize) -> Cow<'_, Self> {
-        let t = self.input_ids.len().next_multiple_of(multiple);
+        let t = (self.input_ids.len() + 1).next_multiple_of(multiple) - 1;
         if t == self.input_ids.len() {
             return Cow::Borrowed(self);
         }
