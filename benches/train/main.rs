@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use clap::{Parser, Subcommand, ValueEnum};
+use mimalloc::MiMalloc;
 use serde_json::{Value, json};
 use vlm4d_train::device::{self, Chosen};
 use vlm4d_train::error::Error;
@@ -40,6 +41,10 @@ use self::checkpoint::Shape;
 use self::samples::{Batches, Entry, Profile, Videos, Wanted};
 
 type Failure = Box<dyn std::error::Error>;
+
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[derive(Parser)]
 struct Arguments {
