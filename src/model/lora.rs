@@ -137,9 +137,8 @@ impl Lora {
         // DoRA's correction is f32 in any case.
         if dtype != DType::F32 && self.magnitude.is_none() {
             let scaling = std::mem::replace(&mut self.scaling, 1.0);
-            self.lora_a = self.lora_a.map(|a| a.mul_scalar(scaling));
-            let [a, b] = self.factors(dtype);
-            (self.lora_a, self.lora_b) = (Param::from_tensor(a), Param::from_tensor(b));
+            self.lora_a = self.lora_a.map(|a| cast(a.mul_scalar(scaling), dtype));
+            self.lora_b = self.lora_b.map(|b| cast(b, dtype));
         }
         self
     }
@@ -167,6 +166,10 @@ impl Lora {
         if cpu::runs(&y) {
             return cpu::add_lora(y, x, self.lora_a.val(), self.lora_b.val(), self.scaling);
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::runs(&y) {
+            return super::cuda::add_lora(y, x, self.lora_a.val(), self.lora_b.val(), self.scaling);
+        }
         y + self.update(x)
     }
 
@@ -189,21 +192,11 @@ impl Lora {
 
     /// `s·(x·A)·B`: `x: […, i]` → `[…, o]`, in the type of `x`.
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let [a, b] = self.factors(x.dtype());
+        let [a, b] = [&self.lora_a, &self.lora_b].map(|weight| cast(weight.val(), x.dtype()));
         // Scaled where there are few numbers.
         let xa = product(x, a, None);
         let xa = if self.scaling == 1.0 { xa } else { xa.mul_scalar(self.scaling) };
         product(xa, b, None)
-    }
-
-    /// A and B in `dtype`, as products take them.
-    fn factors(&self, dtype: DType) -> [Tensor<2>; 2] {
-        let [a, b] = [&self.lora_a, &self.lora_b].map(|weight| cast(weight.val(), dtype));
-        #[cfg(feature = "cuda")]
-        if super::cuda::runs(&a) {
-            return super::cuda::whole_ranks(a, b);
-        }
-        [a, b]
     }
 }
 

@@ -7,7 +7,7 @@ use cubek::cubecl::prelude::*;
 
 use super::Primitive;
 use super::block::{BLOCK, THREADS, block_max, block_sum, sum};
-use super::layout::{address, elem, empty_like, flat, vector};
+use super::layout::{address, elem, empty_like, flat, is_aligned, vector};
 
 /// `q: [b, heads, 1, d]` sees all keys and values of the trunk, `[1, kv_heads, p, d]`, and those
 /// of its own tail, `[b, kv_heads, s, d]`, to whose scores `bias: [b, 1, 1, s]` (0 or −∞, f32) is
@@ -51,7 +51,7 @@ pub fn attention(
 
 /// `x` where its rows are whole and nothing lies between them, in any order; else a copy.
 fn dense(x: Primitive) -> Primitive {
-    if x.meta.strides()[3] == 1 && x.is_contiguous_buffer() { x } else { flat(x) }
+    if x.meta.strides()[3] == 1 && x.is_contiguous_buffer() && is_aligned(&x) { x } else { flat(x) }
 }
 
 /// A block per branch and head, a thread per key at first and per part of a value then, as many

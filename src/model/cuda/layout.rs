@@ -1,18 +1,19 @@
 //! Tensors as kernels of our own read and write them: rows in memory, one behind the other.
 
-use burn::backend::Cuda;
-use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape};
 use cubek::cubecl;
 use cubek::cubecl::ir::{AddressType, ElemType, FloatKind};
-use cubek::cubecl::prelude::{CubeCount, CubeDim, VectorSize};
+use cubek::cubecl::prelude::*;
 use cubek::cubecl::std::tensor::TensorHandle;
 
 use super::Primitive;
 
+/// Bytes of which a kernel reads as many at once at most, from a multiple of them on.
+const WIDE: usize = 16;
+
 /// `x` without gaps, in the order of its dimensions; copied where it lies otherwise.
 pub fn flat(x: Primitive) -> Primitive {
-    if x.is_contiguous() {
+    if x.is_contiguous() && is_aligned(&x) {
         return x;
     }
     let (client, elem) = (x.client.clone(), elem(x.dtype));
@@ -20,10 +21,19 @@ pub fn flat(x: Primitive) -> Primitive {
     like(&x, copy, x.dtype)
 }
 
+/// Whether `x` begins where [`vector`]s may. A part of another tensor need not.
+pub fn is_aligned(x: &Primitive) -> bool {
+    x.handle.offset_start.is_none_or(|offset| offset.is_multiple_of(WIDE as u64))
+}
+
 /// Memory for a tensor of `shape` beside `x`, in its type, without gaps.
 pub fn empty(x: &Primitive, shape: &Shape) -> Primitive {
-    let handle = x.client.empty(shape.num_elements() * x.dtype.size());
-    like(x, TensorHandle::new_contiguous(shape.to_vec(), handle, elem(x.dtype)), x.dtype)
+    empty_as(x, shape, x.dtype)
+}
+
+fn empty_as(x: &Primitive, shape: &Shape, dtype: DType) -> Primitive {
+    let handle = x.client.empty(shape.num_elements() * dtype.size());
+    like(x, TensorHandle::new_contiguous(shape.to_vec(), handle, elem(dtype)), dtype)
 }
 
 /// Memory for a tensor like `x`, without gaps.
@@ -39,7 +49,45 @@ pub fn like(beside: &Primitive, written: TensorHandle, dtype: DType) -> Primitiv
 
 /// `x` as `dtype`.
 pub fn cast(x: Primitive, dtype: DType) -> Primitive {
-    if x.dtype == dtype { x } else { Cuda::float_cast(x, dtype.into()) }
+    scaled(x, 1.0, dtype)
+}
+
+/// `factor · x` as `dtype`, rounded once.
+pub fn scaled(x: Primitive, factor: f32, dtype: DType) -> Primitive {
+    if x.dtype == dtype && factor == 1.0 {
+        return x;
+    }
+    let x = flat(x);
+    let y = empty_as(&x, x.meta.shape(), dtype);
+    let n = x.meta.num_elements();
+    let vector = vector(DType::F32, n);
+    let (count, dim) = grid(&x, n / vector);
+    scale::launch(
+        &x.client,
+        count,
+        dim,
+        address(&x),
+        vector,
+        x.clone().into_buffer_arg(),
+        y.clone().into_buffer_arg(),
+        factor,
+        [elem(x.dtype), elem(dtype)],
+    );
+    y
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn scale<X: Float, Y: Float, N: Size>(
+    x: &[Vector<X, N>],
+    y: &mut [Vector<Y, N>],
+    factor: f32,
+    #[define(X, Y)] _dtypes: [ElemType; 2],
+) {
+    if ABSOLUTE_POS >= y.len() {
+        terminate!();
+    }
+    let x = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]);
+    y[ABSOLUTE_POS] = Vector::cast_from(x * Vector::cast_from(factor));
 }
 
 /// The kernels' name of `dtype`.
@@ -51,9 +99,9 @@ pub fn elem(dtype: DType) -> ElemType {
     }
 }
 
-/// Numbers that a thread takes at once of runs of `width`: up to 16 bytes' worth.
+/// Numbers that a thread takes at once of runs of `width`.
 pub fn vector(dtype: DType, width: usize) -> VectorSize {
-    let most = 16 / dtype.size();
+    let most = WIDE / dtype.size();
     [8, 4, 2].into_iter().find(|n| *n <= most && width.is_multiple_of(*n)).unwrap_or(1)
 }
 

@@ -12,6 +12,7 @@ mod block;
 mod branches;
 mod gate;
 mod layout;
+mod lora;
 mod norm;
 mod optimiser;
 mod product;
@@ -49,7 +50,7 @@ pub fn holds<const D: usize>(x: &Tensor<D>) -> bool {
     matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
 }
 
-/// Whether `x` is bf16 on a GPU: what [`attention`] and [`product`] take.
+/// Whether `x` is bf16 on a GPU: what [`attention`], [`product`] and [`add_lora`] take.
 pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::BF16 && holds(x)
 }
@@ -70,10 +71,24 @@ pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     })
 }
 
+/// `y + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, bf16; `a: [i, r]`, `b: [r, o]`, bf16 or f32,
+/// in which their gradients are.
+pub fn add_lora<const D: usize>(
+    y: Tensor<D>,
+    x: Tensor<D>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scaling: f64,
+) -> Tensor<D> {
+    let [a, b] = whole_ranks(a, b);
+    let inputs = [y.into_dispatch(), x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
+    Tensor::from_dispatch(run(lora::AddLora { scaling: scaling as f32 }, inputs))
+}
+
 /// `a: [i, r]` and `b: [r, o]` with zeros up to a rank that is a multiple of 8: the same product.
 /// burn's kernels that copy 16 bytes at once (`cp.async`) begin between two of them, where there
 /// is nothing to copy, for other ranks in bf16, which the instruction does not allow.
-pub fn whole_ranks(a: Tensor<2>, b: Tensor<2>) -> [Tensor<2>; 2] {
+fn whole_ranks(a: Tensor<2>, b: Tensor<2>) -> [Tensor<2>; 2] {
     let r = a.dims()[1];
     match r.next_multiple_of(8) - r {
         0 => [a, b],

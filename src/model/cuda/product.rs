@@ -60,7 +60,7 @@ impl Operation<1, Cuda> for ByFrozen {
 }
 
 /// `lhs·rhs`, as the transpose of `rhsᵀ·lhsᵀ` where it is tall.
-fn product(lhs: Primitive, rhs: Primitive) -> Primitive {
+pub fn product(lhs: Primitive, rhs: Primitive) -> Primitive {
     let ([m, _], [_, n]): ([usize; 2], [usize; 2]) =
         (lhs.meta.shape().dims(), rhs.meta.shape().dims());
     if m >= 4 * n && n > NARROW {
@@ -70,6 +70,7 @@ fn product(lhs: Primitive, rhs: Primitive) -> Primitive {
     }
 }
 
-fn transposed(x: Primitive) -> Primitive {
+/// The transpose of `x`, where it lies.
+pub fn transposed(x: Primitive) -> Primitive {
     Cuda::float_swap_dims(x, 0, 1)
 }

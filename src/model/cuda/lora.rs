@@ -1,0 +1,71 @@
+//! The low-rank update of a linear layer. Letters: `n` rows, `i` inputs, `o` outputs, `r` rank.
+
+use burn::backend::Cuda;
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::DType;
+
+use super::Primitive;
+use super::layout::scaled;
+use super::product::{product, transposed};
+use crate::model::record::Operation;
+
+/// `y + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, both bf16, in which it is computed;
+/// `a: [i, r]`, `b: [r, o]`, whose gradients have their type.
+#[derive(Clone, Debug)]
+pub struct AddLora {
+    /// What the update is multiplied by.
+    pub scaling: f32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// `[n, i]`.
+    x: Primitive,
+    /// Scaled, in the type of `x`.
+    a: Primitive,
+    /// In the type of `x`.
+    b: Primitive,
+    /// `x·a`: `[n, r]`.
+    xa: Primitive,
+    /// The type of the factors themselves.
+    learned: DType,
+}
+
+impl Operation<4, Cuda> for AddLora {
+    type Saved = Saved;
+
+    fn forward(&self, [y, x, a, b]: [Primitive; 4]) -> (Primitive, Saved) {
+        let (x, learned) = (rows(x), a.dtype);
+        let (a, b) = (scaled(a, self.scaling, x.dtype), scaled(b, 1.0, x.dtype));
+        let xa = product(x.clone(), a.clone());
+        let shape = y.meta.shape().clone();
+        let update = Cuda::float_reshape(product(xa.clone(), b.clone()), shape);
+        (Cuda::float_add(y, update), Saved { x, a, b, xa, learned })
+    }
+
+    fn backward(
+        &self,
+        Saved { x, a, b, xa, learned }: Saved,
+        gradient: Primitive,
+        wanted: [bool; 4],
+    ) -> [Option<Primitive>; 4] {
+        let mut shape = gradient.meta.shape().clone();
+        let last = shape.num_dims() - 1;
+        shape[last] = x.meta.shape()[1];
+        let g = rows(gradient.clone());
+        let d_xa = product(g.clone(), transposed(b));
+        let dx =
+            wanted[1].then(|| Cuda::float_reshape(product(d_xa.clone(), transposed(a)), shape));
+        let da = wanted[2].then(|| scaled(product(transposed(x), d_xa), self.scaling, learned));
+        let db = wanted[3].then(|| scaled(product(transposed(xa), g), 1.0, learned));
+        [wanted[0].then_some(gradient), dx, da, db]
+    }
+}
+
+/// `x: […, d]` as `[n, d]`.
+fn rows(x: Primitive) -> Primitive {
+    let shape = x.meta.shape();
+    let d = shape[shape.num_dims() - 1];
+    let n = shape.num_elements() / d;
+    Cuda::float_reshape(x, [n, d].into())
+}
