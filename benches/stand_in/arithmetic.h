@@ -471,17 +471,16 @@ static void races(Warp &w, u32 m, u8 *const *q, u32 n, bool write) {
         u64 launch, block;
     };
     static std::mutex lock;
-    static std::unordered_map<u64, Written> words;
+    static std::unordered_map<u8 *, Written> bytes;
     std::lock_guard l(lock);
     for (int i = 0; i < 32; i++)
-        for (u32 j = 0; (m >> i & 1) && j < n; j += 2) {
-            u64 at = ((u64)q[i] + j) / 2;
-            auto found = words.find(at);
-            bool same = found != words.end() && found->second.launch == w.block->launch;
+        for (u32 j = 0; (m >> i & 1) && j < n; j++) {
+            auto found = bytes.find(q[i] + j);
+            bool same = found != bytes.end() && found->second.launch == w.block->launch;
             if (same && found->second.block != w.block->index)
                 fault("block " + std::to_string(w.block->index) + (write ? " writes" : " reads") +
                       " what block " + std::to_string(found->second.block) + " wrote");
-            if (write) words[at] = {w.block->launch, w.block->index};
+            if (write) bytes[q[i] + j] = {w.block->launch, w.block->index};
         }
 }
 static Fn load(const vector<string> &p, vector<Op> o) {
