@@ -5,7 +5,7 @@ use cubek::cubecl;
 use cubek::cubecl::prelude::*;
 
 use super::Primitive;
-use super::layout::{address, elem, empty_like, flat, grid, vector};
+use super::layout::{address, each, elem, empty_like, flat};
 use crate::model::record::Operation;
 
 /// `silu(gate) · up`, element by element.
@@ -18,9 +18,7 @@ impl Operation<2, Cuda> for SwiGlu {
     fn forward(&self, inputs: [Primitive; 2]) -> (Primitive, [Primitive; 2]) {
         let [gate, up] = inputs.map(flat);
         let y = empty_like(&gate);
-        let n = gate.meta.num_elements();
-        let vector = vector(gate.dtype, n);
-        let (count, dim) = grid(&gate, n / vector);
+        let (count, dim, vector) = each(&gate);
         swiglu::launch(
             &gate.client,
             count,
@@ -43,9 +41,7 @@ impl Operation<2, Cuda> for SwiGlu {
     ) -> [Option<Primitive>; 2] {
         let gradient = flat(gradient);
         let [dg, du] = [&gate, &up].map(empty_like);
-        let n = gate.meta.num_elements();
-        let vector = vector(gate.dtype, n);
-        let (count, dim) = grid(&gate, n / vector);
+        let (count, dim, vector) = each(&gate);
         swiglu_backward::launch(
             &gate.client,
             count,
@@ -76,9 +72,7 @@ impl Operation<1, Cuda> for QuickGelu {
     fn forward(&self, [x]: [Primitive; 1]) -> (Primitive, Primitive) {
         let x = flat(x);
         let y = empty_like(&x);
-        let n = x.meta.num_elements();
-        let vector = vector(x.dtype, n);
-        let (count, dim) = grid(&x, n / vector);
+        let (count, dim, vector) = each(&x);
         quick_gelu::launch(
             &x.client,
             count,
@@ -94,9 +88,7 @@ impl Operation<1, Cuda> for QuickGelu {
 
     fn backward(&self, x: Primitive, gradient: Primitive, _: [bool; 1]) -> [Option<Primitive>; 1] {
         let (gradient, dx) = (flat(gradient), empty_like(&x));
-        let n = x.meta.num_elements();
-        let vector = vector(x.dtype, n);
-        let (count, dim) = grid(&x, n / vector);
+        let (count, dim, vector) = each(&x);
         quick_gelu_backward::launch(
             &x.client,
             count,

@@ -115,3 +115,11 @@ pub fn grid(x: &Primitive, n: usize) -> (CubeCount, CubeDim) {
     let threads = CubeDim::new(&x.client, n);
     (cubecl::calculate_cube_count_elemwise(&x.client, n, threads), threads)
 }
+
+/// Blocks, threads and numbers of a thread for all numbers of `x`, each alone.
+pub fn each(x: &Primitive) -> (CubeCount, CubeDim, VectorSize) {
+    let n = x.meta.num_elements();
+    let vector = vector(x.dtype, n);
+    let (count, dim) = grid(x, n / vector);
+    (count, dim, vector)
+}

@@ -5,7 +5,7 @@ use cubek::cubecl::prelude::*;
 
 use super::Primitive;
 use super::block::{BLOCK, block_sum, sum};
-use super::layout::{address, elem, empty, empty_like, flat, grid, vector};
+use super::layout::{address, each, elem, empty, empty_like, flat, vector};
 
 /// What a step of AdamW multiplies by and adds, worked out on the host.
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +36,7 @@ pub fn adamw(
     let (gradient, value) = (flat(gradient), flat(value));
     let [first, second] = moments.map(flat);
     let [new_first, new_second, new_value] = [&first, &second, &value].map(empty_like);
-    let n = value.meta.num_elements();
-    let vector = vector(value.dtype, n);
-    let (count, dim) = grid(&value, n / vector);
+    let (count, dim, vector) = each(&value);
     adamw_step::launch(
         &value.client,
         count,
