@@ -194,9 +194,7 @@ impl Lora {
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let [a, b] = [&self.lora_a, &self.lora_b].map(|weight| cast(weight.val(), x.dtype()));
         // Scaled where there are few numbers.
-        let xa = product(x, a, None);
-        let xa = if self.scaling == 1.0 { xa } else { xa.mul_scalar(self.scaling) };
-        product(xa, b, None)
+        product(product(x, a, None).mul_scalar(self.scaling), b, None)
     }
 }
 
