@@ -206,16 +206,11 @@ pub fn product<const D: usize>(
 ) -> Tensor<D> {
     #[cfg(feature = "cuda")]
     if super::cuda::runs(&x) {
-        let mut shape = x.dims();
-        let n = shape[..D - 1].iter().product();
-        let rows: Tensor<2> = x.reshape([n, shape[D - 1]]);
-        shape[D - 1] = weight.dims()[1];
-        let y = super::cuda::product(rows, weight);
+        let y = super::cuda::product(x, weight);
         return match bias {
             None => y,
             Some(bias) => y + bias.unsqueeze(),
-        }
-        .reshape(shape);
+        };
     }
     linear(x, weight, bias)
 }

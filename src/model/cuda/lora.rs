@@ -6,7 +6,7 @@ use burn::tensor::DType;
 
 use super::Primitive;
 use super::layout::scaled;
-use super::product::{product, transposed};
+use super::product::{product, rows, transposed, with_rows_of};
 use crate::model::record::Operation;
 
 /// `y + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, both bf16, in which it is computed;
@@ -38,8 +38,7 @@ impl Operation<4, Cuda> for AddLora {
         let (x, learned) = (rows(x), a.dtype);
         let (a, b) = (scaled(a, self.scaling, x.dtype), scaled(b, 1.0, x.dtype));
         let xa = product(x.clone(), a.clone());
-        let shape = y.meta.shape().clone();
-        let update = Cuda::float_reshape(product(xa.clone(), b.clone()), shape);
+        let update = with_rows_of(&y, product(xa.clone(), b.clone()));
         (Cuda::float_add(y, update), Saved { x, a, b, xa, learned })
     }
 
@@ -49,23 +48,11 @@ impl Operation<4, Cuda> for AddLora {
         gradient: Primitive,
         wanted: [bool; 4],
     ) -> [Option<Primitive>; 4] {
-        let mut shape = gradient.meta.shape().clone();
-        let last = shape.num_dims() - 1;
-        shape[last] = x.meta.shape()[1];
         let g = rows(gradient.clone());
         let d_xa = product(g.clone(), transposed(b));
-        let dx =
-            wanted[1].then(|| Cuda::float_reshape(product(d_xa.clone(), transposed(a)), shape));
+        let dx = wanted[1].then(|| with_rows_of(&gradient, product(d_xa.clone(), transposed(a))));
         let da = wanted[2].then(|| scaled(product(transposed(x), d_xa), self.scaling, learned));
         let db = wanted[3].then(|| scaled(product(transposed(xa), g), 1.0, learned));
         [wanted[0].then_some(gradient), dx, da, db]
     }
-}
-
-/// `x: […, d]` as `[n, d]`.
-fn rows(x: Primitive) -> Primitive {
-    let shape = x.meta.shape();
-    let d = shape[shape.num_dims() - 1];
-    let n = shape.num_elements() / d;
-    Cuda::float_reshape(x, [n, d].into())
 }

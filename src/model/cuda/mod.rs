@@ -62,8 +62,8 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
     Tensor::from_dispatch(run(attention::Attention { causal }, inputs))
 }
 
-/// `x·weight`: `x: [n, i]`, `weight: [i, o]` → `[n, o]`.
-pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+/// `x·weight`: `x: […, i]`, `weight: [i, o]` → `[…, o]`.
+pub fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
     Tensor::from_dispatch(if weight.is_tracked() {
         run(product::Product, [x.into_dispatch(), weight.into_dispatch()])
     } else {

@@ -16,7 +16,7 @@ use crate::model::record::Operation;
 /// A product with as many columns has small tiles, however many rows.
 const NARROW: usize = 32;
 
-/// `x·weight`, both with gradients: `[n, i]`, `[i, o]` → `[n, o]`.
+/// `x·weight`, both with gradients: `[…, i]`, `[i, o]` → `[…, o]`.
 #[derive(Clone, Debug)]
 pub struct Product;
 
@@ -24,7 +24,8 @@ impl Operation<2, Cuda> for Product {
     type Saved = [Primitive; 2];
 
     fn forward(&self, [x, weight]: [Primitive; 2]) -> (Primitive, [Primitive; 2]) {
-        (product(x.clone(), weight.clone()), [x, weight])
+        let y = with_rows_of(&x, product(rows(x.clone()), weight.clone()));
+        (y, [x, weight])
     }
 
     fn backward(
@@ -33,14 +34,15 @@ impl Operation<2, Cuda> for Product {
         gradient: Primitive,
         wanted: [bool; 2],
     ) -> [Option<Primitive>; 2] {
+        let g = rows(gradient);
         [
-            wanted[0].then(|| product(gradient.clone(), transposed(weight))),
-            wanted[1].then(|| product(transposed(x), gradient)),
+            wanted[0].then(|| with_rows_of(&x, product(g.clone(), transposed(weight)))),
+            wanted[1].then(|| product(transposed(rows(x.clone())), g.clone())),
         ]
     }
 }
 
-/// `x·weight` with a weight that has no gradient: `[n, i]` → `[n, o]`. It keeps no `x`.
+/// `x·weight` with a weight that has no gradient: `[…, i]` → `[…, o]`. It keeps no `x`.
 #[derive(Clone, Debug)]
 pub struct ByFrozen {
     /// `[i, o]`.
@@ -51,11 +53,12 @@ impl Operation<1, Cuda> for ByFrozen {
     type Saved = ();
 
     fn forward(&self, [x]: [Primitive; 1]) -> (Primitive, ()) {
-        (product(x, self.weight.clone()), ())
+        (with_rows_of(&x, product(rows(x.clone()), self.weight.clone())), ())
     }
 
     fn backward(&self, (): (), gradient: Primitive, _: [bool; 1]) -> [Option<Primitive>; 1] {
-        [Some(product(gradient, transposed(self.weight.clone())))]
+        let dx = product(rows(gradient.clone()), transposed(self.weight.clone()));
+        [Some(with_rows_of(&gradient, dx))]
     }
 }
 
@@ -68,6 +71,22 @@ pub fn product(lhs: Primitive, rhs: Primitive) -> Primitive {
     } else {
         Cuda::float_matmul(lhs, rhs)
     }
+}
+
+/// `x: […, d]` as `[n, d]`.
+pub fn rows(x: Primitive) -> Primitive {
+    let shape = x.meta.shape();
+    let d = shape[shape.num_dims() - 1];
+    let n = shape.num_elements() / d;
+    Cuda::float_reshape(x, [n, d].into())
+}
+
+/// `y: [n, d]` as `[…, d]`, its rows standing as those of `x: […, i]` do.
+pub fn with_rows_of(x: &Primitive, y: Primitive) -> Primitive {
+    let mut shape = x.meta.shape().clone();
+    let last = shape.num_dims() - 1;
+    shape[last] = y.meta.shape()[1];
+    Cuda::float_reshape(y, shape)
 }
 
 /// The transpose of `x`, where it lies.
