@@ -13,14 +13,18 @@ use crate::error::{Error, Result};
 use crate::eval::grade;
 use crate::export::{self, KeySpelling, Options};
 use crate::model::initial;
-use crate::recipe::Recipe;
 use crate::report::compare;
 use crate::report::terminal::{Terminal, thousands};
 use crate::{files, interrupt, run};
 
 /// Fine-tune a Qwen-VL model on questions about motion in video, and measure it before and after.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -31,7 +35,7 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct RunArgs {
     /// Recipes to run, one after the other
-    #[arg(value_name = "RECIPE.toml")]
+    #[arg(required = true, value_name = "RECIPE.toml")]
     recipes: Vec<PathBuf>,
     /// Folder under which each run gets its own
     #[arg(long, value_name = "DIR", default_value = "runs")]
@@ -170,11 +174,14 @@ impl Cli {
 
 fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
     interrupt::catch()?;
-    // A slip in the last recipe should not wait for the first one's training.
+    let several = args.recipes.len() > 1;
     let mut folders = BTreeMap::new();
     for path in &args.recipes {
-        Recipe::from_file(path)?;
-        let folder = run::folder(&args.runs, path);
+        // A slip in the last recipe should not wait for the first one's training.
+        let folder = match several {
+            true => run::check(path, &args.runs, &folders, terminal)?,
+            false => run::folder(&args.runs, path),
+        };
         if let Some(other) = folders.insert(folder.clone(), path) {
             return Err(Error::input(format!(
                 "{} and {}: both would go to {}",

@@ -109,10 +109,9 @@ fn prepare_cuda(gpus: usize, dtype: DType) -> Result<()> {
     let allow_tf32 = dtype != DType::F32;
     // Set once in a process: a second run in it has the first one's.
     if !CubekConfig::try_set(CubekConfig { matmul: MatmulConfig { allow_tf32 } })
-        && MatmulConfig::get().allow_tf32
-        && !allow_tf32
+        && MatmulConfig::get().allow_tf32 != allow_tf32
     {
-        return Err(Error::run("a run in bf16 came before this one in f32 in the same process")
+        return Err(Error::input("one program cannot compute in bf16 and in f32 on a GPU")
             .help("give recipes of different model.dtype to programs of their own"));
     }
     Ok(())

@@ -73,6 +73,10 @@ fn a_run_and_evaluations_alone_say_the_same() {
     let trained = predictions(stage("eval/runs-r-adapter"));
     assert!(trained == predictions(stage("after")), "not what the run had after");
     assert!(trained != base, "the adapter changes nothing");
+    // The run's own folder is left alone.
+    let output = run(&dir, &["eval", "recipes/r.toml", "--out", "runs/r"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("runs/r: holds a run"));
     // Once more, elsewhere: the same bytes; and at the same place, nothing is done again.
     succeed(&dir, &["eval", "recipes/r.toml", "--out", "again"]);
     let again = files(&dir.path().join("again"));

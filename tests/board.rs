@@ -27,14 +27,14 @@ fn record(step: usize, loss: f64) -> Record {
 fn tensorboard_reads_every_event() {
     let Some(python) = python("tensorboard") else { return };
     let dir = tempfile::tempdir().unwrap();
-    let mut log = Log::open(dir.path(), 0).unwrap();
+    let mut log = Log::open(dir.path(), 0, 0).unwrap();
     log.recipe("seed = 42\n").unwrap();
     for step in 1..=5 {
         log.step(&record(step, step as f64)).unwrap();
     }
     drop(log);
     // Killed, and gone on from the checkpoint of step 3: what it said of 4 and 5 is void.
-    let mut log = Log::open(dir.path(), 3).unwrap();
+    let mut log = Log::open(dir.path(), 3, 3).unwrap();
     for step in 4..=6 {
         log.step(&record(step, 10.0 * step as f64)).unwrap();
     }

@@ -289,6 +289,12 @@ fn wrong_recipes_are_refused() {
         ),
         ("[lora]", "[lora]\nplus_ratio = 0.0", "`plus_ratio` is 0"),
         ("lr = 1e-3", "vision_lr = -1.0", "`vision_lr` is -1"),
+        (
+            "[video]",
+            "test = [\"real\", \"real\"]\n[video]",
+            "`test` is a list that names something twice",
+        ),
+        ("lr = 1e-3", "max_grad_norm = -1.0", "`max_grad_norm` is -1"),
     ] {
         assert!(good.contains(from));
         refused(&good.replacen(from, to, 1), wanted);
@@ -424,6 +430,11 @@ fn several_recipes_end_in_the_comparison() {
     let output = run();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("recipes/s.toml:10:1: unknown field `lrr`"));
+    assert!(!place.0.path().join("runs").exists(), "something was written");
+    other(&short.replacen("[video]", "train = [\"sinthetic\"]\n[video]", 1));
+    let output = run();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("sinthetic"), "{}", text(&output.stderr));
     assert!(!place.0.path().join("runs").exists(), "something was written");
     other(&short.replacen("[video]", "train = [\"synthetic\"]\n[video]", 1));
     let output = run();

@@ -129,7 +129,10 @@ fn rounds_follow_the_recipe() {
 fn recipes_that_ask_for_the_impossible_are_refused() {
     for (eval, wanted) in [
         ("scoring = \"logprob\"\nprompt = \"cot\"", "r.toml:6:1: `scoring` is \"logprob\" with"),
-        ("controls = [\"no_video\", \"no_video\"]", "names a control twice"),
+        (
+            "controls = [\"no_video\", \"no_video\"]",
+            "`controls` is a list that names something twice",
+        ),
         ("controls = [\"no_vido\"]", "did you mean `no_video`?"),
         ("train_share = 1.5", "r.toml:6:1: `train_share` is 1.5"),
         ("batch_size = 0", "`batch_size` is 0"),

@@ -126,7 +126,7 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
         validator: None,
     };
     let model = with_adapter(checkpoint, &format!("llamafactory/{family}/lora_before.safetensors"));
-    let mut writer = Log::open(dir.path(), 0).unwrap();
+    let mut writer = Log::open(dir.path(), 0, 0).unwrap();
     let model = setup.run(model, Standing::default(), &mut writer, |_| ()).unwrap().model;
     let records = log::read(&dir.path().join("log.jsonl")).unwrap();
     let recorded = read_json(&format!("llamafactory/{family}/steps.json"));

@@ -169,3 +169,39 @@ fn a_full_disk_is_an_error_that_loses_no_checkpoint() {
     assert!(full.run().status.success());
     assert_same(&full, &whole);
 }
+
+#[test]
+fn a_run_goes_on_with_what_it_began_with() {
+    let first = Workplace::new(&run_of(1, 1));
+    assert!(first.run().status.success());
+    let adapter = first.path("adapter");
+    let from =
+        |more: &str| run_of(2, 1).replace("[lora]", &format!("[lora]\nfrom = {adapter:?}{more}"));
+    let place = Workplace::new(&from(""));
+    let rewrite =
+        |recipe: &str| std::fs::write(place.0.path().join("recipes/r.toml"), recipe).unwrap();
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("note   r 8, alpha 16, "), "{}", text(&output.stdout));
+    // As if it had been killed in its report.
+    std::fs::remove_file(place.path("report.md")).unwrap();
+    // What changes no result may be changed; anything else is named.
+    rewrite(&from("").replace("save_steps = 1", "save_steps = 7"));
+    assert!(place.run().status.success());
+    std::fs::remove_file(place.path("report.md")).unwrap();
+    rewrite(&from("").replace("lr = 1e-3", "lr = 0.5"));
+    let output = place.run();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("`train.lr` is 0.001 there and 0.5 here"), "{stderr}");
+    // The adapter that it starts from is trained anew in the meantime.
+    rewrite(&from(""));
+    std::fs::remove_dir_all(first.path("")).unwrap();
+    let other = format!("seed = 7\n{}", run_of(1, 1));
+    std::fs::write(first.0.path().join("recipes/r.toml"), other).unwrap();
+    assert!(first.run().status.success());
+    let output = place.run();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("was begun with another adapter\n"), "{stderr}");
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 use vlm4d_train::error::Result;
 use vlm4d_train::model::parameters::{self, Named};
@@ -399,6 +399,19 @@ fn dropout_is_the_same_when_a_layer_is_run_again() {
         relative_difference(&gradients(true, true, 1).1, &again) > 1e-2,
         "each step draws anew"
     );
+}
+
+#[test]
+fn a_largest_norm_of_0_clips_nothing() {
+    let gradients = || {
+        let gradient = Tensor::from_floats([3.0, 4.0], &Device::flex());
+        Named::from([("a".to_owned(), gradient)])
+    };
+    for (most, want) in [(0.0, [3.0, 4.0]), (5.5, [3.0, 4.0]), (0.5, [0.3, 0.4])] {
+        let mut clipped = gradients();
+        assert_eq!(clip(&mut clipped, most).unwrap(), 5.0);
+        assert!(max_difference(&values(clipped["a"].clone()), &want) < 1e-6);
+    }
 }
 
 #[test]

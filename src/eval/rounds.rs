@@ -7,6 +7,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::predict::Ask;
 use super::view::View;
 use crate::data::entry::Entry;
+use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::recipe::Recipe;
 
@@ -28,6 +29,11 @@ pub struct Round {
 }
 
 impl Round {
+    /// `entries` as they are, in every one of `formats`.
+    pub fn plain(entries: &[Entry], formats: &[Format]) -> Self {
+        Self { name: None, asks: Ask::all(entries, formats), view: View::PLAIN }
+    }
+
     /// The file of its predictions.
     pub fn file(&self) -> String {
         match &self.name {
@@ -43,14 +49,15 @@ impl Round {
 /// A control that the questions do not allow.
 pub fn rounds(recipe: &Recipe, test: &[Entry], train: &[Entry]) -> Result<Vec<Round>> {
     let eval = &recipe.eval;
-    let plain = Ask::all(test, &eval.formats);
-    let mut rounds = vec![Round { name: None, asks: plain.clone(), view: View::PLAIN }];
+    let plain = Round::plain(test, &eval.formats);
+    let asks = plain.asks.clone();
+    let mut rounds = vec![plain];
     if test.is_empty() {
         return Ok(rounds);
     }
     for control in &eval.controls {
         let view = View::of(*control, test.iter(), recipe.seed)?;
-        rounds.push(Round { name: Some(control.name()), asks: plain.clone(), view });
+        rounds.push(Round { name: Some(control.name()), asks: asks.clone(), view });
     }
     if eval.circular {
         let asks = Ask::rotations(test);

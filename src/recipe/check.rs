@@ -37,6 +37,7 @@ const SHARE: &str = "a share of the questions: at least 0, and together less tha
 const HOLD_BACK: &str = "for example data.split = { val = 0.1 }";
 const COUNT: &str = "at least 1";
 const POSITIVE: &str = "more than 0";
+const ONCE: &str = "name each once";
 
 impl Model {
     fn checks(&self) -> Vec<Check> {
@@ -53,6 +54,9 @@ impl Data {
             repository(&self.path, Kind::Dataset, &["data", "path"]),
             check(!self.train.is_empty(), &["data", "train"], "empty", "for example [\"real\"]"),
             check(!self.formats.is_empty(), &["data", "formats"], "empty", FORMATS),
+            once(&self.train, &["data", "train"]),
+            once(&self.test, &["data", "test"]),
+            once(&self.formats, &["data", "formats"]),
             check(
                 (0.0..=1.0).contains(&self.mirror),
                 &["data", "mirror"],
@@ -152,10 +156,10 @@ impl Train {
             ),
             check(ratio, &["train", "warmup_ratio"], self.warmup_ratio, "between 0 and 1"),
             check(
-                positive(self.max_grad_norm),
+                not_negative(self.max_grad_norm),
                 &["train", "max_grad_norm"],
                 self.max_grad_norm,
-                POSITIVE,
+                "not negative; 0 clips nothing",
             ),
             check(self.save_steps != Some(0), &["train", "save_steps"], 0, COUNT),
             check(self.keep_last >= 1, &["train", "keep_last"], self.keep_last, COUNT),
@@ -186,7 +190,8 @@ impl Recipe {
 
     /// What only has a meaning where questions are held back.
     fn validation_checks(&self) -> Vec<Check> {
-        let validates = self.data.split.val > 0.0;
+        // What a file of a split holds back is seen when it is read.
+        let validates = self.data.split.val > 0.0 || self.data.split.file.is_some();
         let train = &self.train;
         let keys: [(bool, &'static [&'static str]); 3] = [
             (train.eval_steps.is_some(), &["train", "eval_steps"]),
@@ -218,14 +223,16 @@ impl Eval {
                 "\"logprob\" with prompt = \"cot\"",
                 "a chain of thought does not start with its letter: set prompt = \"do\"",
             ),
-            check(
-                (1..self.controls.len()).all(|i| !self.controls[..i].contains(&self.controls[i])),
-                &["eval", "controls"],
-                "a list that names a control twice",
-                "name each control once",
-            ),
+            once(&self.formats, &["eval", "formats"]),
+            once(&self.controls, &["eval", "controls"]),
         ]
     }
+}
+
+/// A list without repetitions: what it names twice would be trained on or counted twice.
+fn once<T: PartialEq>(list: &[T], keys: &'static [&'static str]) -> Check {
+    let once = (1..list.len()).all(|i| !list[..i].contains(&list[i]));
+    check(once, keys, "a list that names something twice", ONCE)
 }
 
 /// A folder, or a well-formed repository of this kind.

@@ -29,7 +29,7 @@ pub struct Lora {
     /// (PEFT: `loraplus_lr_ratio`); 1 where left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plus_ratio: Option<f64>,
-    /// An adapter in PEFT's format to start from.
+    /// An adapter in PEFT's format to start from: its rank, scale, kind and layers hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
 }

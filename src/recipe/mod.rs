@@ -9,6 +9,7 @@ mod eval;
 mod lora;
 mod model;
 mod train;
+mod values;
 mod video;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
 pub use self::lora::{Lora, Part, TargetModules};
 pub use self::model::{Dtype, Model};
 pub use self::train::{Best, Loss, Schedule, Train};
+pub use self::values::{Values, differing};
 pub use self::video::Video;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
@@ -64,9 +66,23 @@ pub struct Provenance {
     pub model_sha256: String,
     /// SHA-256 over the question files.
     pub data_sha256: String,
-    /// SHA-256 over the files of the adapter that an evaluation alone was given.
+    /// SHA-256 over the files of the adapter that was started from, or asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter_sha256: Option<String>,
+}
+
+impl Provenance {
+    /// What differs between this and `other`, in words.
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let differs = [
+            (self.version != other.version, "version of this program"),
+            (self.device != other.device, "device"),
+            (self.model_sha256 != other.model_sha256, "model"),
+            (self.data_sha256 != other.data_sha256, "data"),
+            (self.adapter_sha256 != other.adapter_sha256, "adapter"),
+        ];
+        differs.into_iter().filter_map(|(differs, what)| differs.then_some(what)).collect()
+    }
 }
 
 fn default_seed() -> u64 {
@@ -114,7 +130,8 @@ impl Recipe {
         let mut resolved = self.clone();
         if let Some(lora) = &mut resolved.lora {
             lora.alpha = Some(lora.alpha());
-            if !lora.target_modules.is_regex() {
+            // An adapter to start from has its own layers.
+            if !lora.target_modules.is_regex() && lora.from.is_none() {
                 lora.scope = Some(lora.scope());
             }
         }

@@ -34,7 +34,7 @@ pub struct Train {
     pub warmup_steps: Option<usize>,
     /// AdamW's decoupled weight decay (LLaMA-Factory: 0).
     pub weight_decay: f64,
-    /// Largest global norm of the gradient (LLaMA-Factory: 1).
+    /// Largest global norm of the gradient (LLaMA-Factory: 1); 0 is none, as transformers'.
     pub max_grad_norm: f64,
     /// How tokens weigh in the loss.
     pub loss: Loss,
@@ -96,6 +96,11 @@ impl Train {
     /// What full fine-tuning leaves as it is: `freeze`, or its default.
     pub fn frozen(&self) -> Vec<Part> {
         self.freeze.clone().unwrap_or_else(|| vec![Part::Vision, Part::Merger])
+    }
+
+    /// Whether anything is set that has a meaning only with validation.
+    pub fn is_validated(&self) -> bool {
+        self.best.is_some() || self.patience.is_some() || self.eval_steps.is_some()
     }
 
     /// What makes a checkpoint the best: `best`, or its default.

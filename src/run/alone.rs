@@ -37,6 +37,10 @@ pub fn evaluation(
         Path::to_owned,
     );
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
+    if dir.join("before").exists() || dir.join("checkpoints").exists() {
+        return Err(Error::input(format!("{}: holds a run", dir.display()))
+            .help("give an evaluation a folder of its own with --out"));
+    }
     adopt_pins(&mut recipe, &dir)?;
     is_finished(&dir, &recipe)?;
     let (model, prepared) = prepare(recipe, Purpose::Evaluation(adapter.as_deref()), terminal)?;

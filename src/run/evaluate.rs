@@ -121,7 +121,13 @@ impl<'a> SoFar<'a> {
     /// Reads what an earlier start left at `path`: whole groups only, so that the others are
     /// answered in the same batches as without a stop.
     fn open(path: &'a Path, groups: &[Vec<usize>]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let bytes = match std::fs::read(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
+            read => read
+                .map_err(|e| Error::run(format!("{}: {}", path.display(), files::io_reason(&e))))?,
+        };
+        // A line that was cut off may end within a character.
+        let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
         let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let mut predictions = BTreeMap::new();
         let mut kept = String::new();

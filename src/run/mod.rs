@@ -24,14 +24,16 @@ use self::prepare::{Prepared, Purpose, adopt_adapter, prepare};
 use self::train::train;
 use crate::data::hub::Repo;
 use crate::data::split::Split;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::eval::metrics::metrics;
 use crate::eval::predict::Prediction;
 use crate::files;
+use crate::model::config::Config;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, differing};
 use crate::report::data;
 use crate::report::terminal::{self, Terminal};
 use crate::train::log::Log;
@@ -48,16 +50,52 @@ pub fn folder(runs: &Path, recipe: &Path) -> PathBuf {
     runs.join(relative)
 }
 
+/// Checks the recipe at `path` as far as that goes before the `earlier` runs, of which it may take
+/// something, are done: what it names on this machine, and whether its folder is free. Returns that
+/// folder.
+///
+/// # Errors
+/// Wrong input.
+pub fn check<T>(
+    path: &Path,
+    runs: &Path,
+    earlier: &BTreeMap<PathBuf, T>,
+    terminal: &Terminal,
+) -> Result<PathBuf> {
+    let mut recipe = Recipe::from_file(path)?;
+    let dir = folder(runs, path);
+    let is_made = |place: &Path| earlier.keys().any(|dir| place.starts_with(dir));
+    let from = recipe.lora.as_ref().and_then(|lora| lora.from.clone());
+    if !from.is_some_and(|from| is_made(&from)) {
+        adopt_adapter(&mut recipe)?;
+        adopt_pins(&mut recipe, &dir)?;
+        if is_finished(&dir, &recipe)? {
+            return Ok(dir);
+        }
+    }
+    device::choose(&recipe.model)?;
+    let here = |path: &str| Repo::parse(path).is_none() && !is_made(Path::new(path));
+    if here(&recipe.model.path) {
+        let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
+        Config::from_dir(&place.dir)?;
+    }
+    if here(&recipe.data.path) {
+        prepare::check_data(&recipe, terminal)?;
+    }
+    Ok(dir)
+}
+
 /// Runs the recipe at `path`; its folder goes under `runs`. Returns the folder.
 ///
 /// # Errors
 /// Wrong input, before anything is written; or what broke on the way.
 pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     let mut recipe = Recipe::from_file(path)?;
-    adopt_adapter(&mut recipe)?;
+    let note = adopt_adapter(&mut recipe)?;
     let dir = folder(runs, path);
     adopt_pins(&mut recipe, &dir)?;
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
+    note.iter().for_each(|note| terminal.line(&format!("note   {note}")));
     if is_finished(&dir, &recipe)? {
         terminal.line("done before; its results:");
         terminal::results(&dir, terminal)?;
@@ -122,14 +160,14 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
     if !path.exists() {
         return Ok(false);
     }
-    let mut earlier = Recipe::from_file(&path)?;
-    earlier.provenance = None;
-    // Where videos are kept changes nothing.
-    (earlier.data.cache, earlier.data.cache_gib) =
-        (recipe.data.cache.clone(), recipe.data.cache_gib);
-    if earlier.to_toml()? != recipe.to_toml()? {
-        return Err(Error::input(format!("{}: holds a run of another recipe", dir.display()))
-            .help("move that folder away, or give another root with --runs"));
+    let (then, now) = (Recipe::from_file(&path)?.values()?, recipe.values()?);
+    if let Some(key) = differing(&[&then, &now]).first() {
+        let [then, now] = [&then, &now].map(|of| of.get(key).map_or("not set", String::as_str));
+        return Err(Error::input(format!(
+            "{}: holds a run of another recipe: `{key}` is {then} there and {now} here",
+            dir.display()
+        ))
+        .help("move that folder away, or give another root with --runs"));
     }
     Ok(dir.join("report.md").exists())
 }
@@ -142,15 +180,22 @@ fn check_same_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
     }
     let split = std::fs::read_to_string(dir.join("split.json")).unwrap_or_default();
     let split: Option<BTreeMap<String, Split>> = serde_json::from_str(&split).ok();
-    let same_split = split.as_ref() == Some(&prepared.split);
-    if same_split && Recipe::from_file(&path)?.provenance == prepared.recipe.provenance {
-        return Ok(());
+    let earlier = Recipe::from_file(&path)?.provenance;
+    let mut other = match (&earlier, &prepared.recipe.provenance) {
+        (Some(then), Some(now)) => then.differing(now),
+        _ => vec!["model or data"],
+    };
+    if split.as_ref() != Some(&prepared.split) {
+        other.push("split");
     }
-    Err(Error::input(format!(
-        "{}: was begun with another model, data, split, device or version of this program",
-        dir.display()
-    ))
-    .help("move that folder away to start anew"))
+    match &other[..] {
+        [] => Ok(()),
+        other => {
+            let what = other.join(", another ");
+            Err(Error::input(format!("{}: was begun with another {what}", dir.display()))
+                .help("put back what it was begun with, or move that folder away to start anew"))
+        }
+    }
 }
 
 fn write_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
@@ -168,7 +213,7 @@ fn log_accuracies(
     steps: usize,
     stages: [&[Prediction]; 2],
 ) -> Result<()> {
-    let mut log = Log::open(dir, steps)?;
+    let mut log = Log::open(dir, steps, steps)?;
     for (predictions, step) in stages.into_iter().zip([0, steps]) {
         let metrics = metrics(predictions, &BTreeMap::new(), prepared.recipe.seed);
         for (format, of) in metrics.formats {

@@ -8,20 +8,22 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
 
-use super::prepare::{Divided, adopt_adapter, divide, plan_samples};
+use super::prepare::{Divided, adopt_adapter, all_shown, divide, plan_samples};
 use super::{folder, places};
 use crate::data::augment::Samples;
 use crate::data::chat::Chat;
-use crate::data::entry::{self, Entry};
+use crate::data::entry;
+use crate::data::variant::Shown;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::predict::media_tokens;
+use crate::eval::rounds::{Round, rounds};
 use crate::features::{AHEAD, IN_MEMORY, Reader};
 use crate::model::config::Config;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
 use crate::model::weights;
-use crate::recipe::{Control, Part, Recipe};
+use crate::recipe::{Best, Part, Recipe};
 use crate::report::terminal::{self, Terminal, clock, size, thousands};
 use crate::train::gradients::LOGITS_AT_ONCE;
 use crate::train::lanes;
@@ -89,21 +91,25 @@ impl Phase {
     }
 }
 
-/// Prompts that are answered together, on the same videos.
+/// Prompts that are answered together: on the same videos, or without any.
 struct Together {
     /// First tokens that all share, those of the videos among them; they are read once.
     common: usize,
     /// Tokens of each behind them.
     rest: Vec<usize>,
-    video_tokens: usize,
 }
 
 impl Together {
-    fn new(prompts: &[Vec<u32>], video_tokens: usize) -> Self {
+    fn new(prompts: &[Vec<u32>]) -> Self {
         let first = prompts.first().map_or(&[][..], |ids| ids);
         let shared = |ids: &Vec<u32>| ids.iter().zip(first).take_while(|(a, b)| a == b).count();
         let common = prompts.iter().map(shared).min().unwrap_or_default();
-        Self { common, rest: prompts.iter().map(|ids| ids.len() - common).collect(), video_tokens }
+        Self { common, rest: prompts.iter().map(|ids| ids.len() - common).collect() }
+    }
+
+    /// Tokens of the longest behind the common ones.
+    fn longest(&self) -> usize {
+        self.rest.iter().copied().max().unwrap_or(0)
     }
 }
 
@@ -123,13 +129,15 @@ struct Facts {
     /// Bytes of one weight and of one number of an activation.
     width: usize,
     tokenizer_bytes: usize,
-    grids: BTreeMap<PathBuf, MediaGrid>,
+    /// Of every video, once for each way in which it is shown.
+    grids: Vec<MediaGrid>,
     /// Bytes of the largest video's sampled frames, as decoded and as resized.
     frames: [usize; 2],
     course: Course,
     training: Vec<Sequence>,
     validation: Vec<Together>,
-    prompts: Vec<Together>,
+    /// What is asked before and after, in all rounds.
+    asked: Vec<Together>,
 }
 
 /// Prints what the recipe at `path` would need. `memory` is what there is, in bytes; on the CPU
@@ -139,12 +147,13 @@ struct Facts {
 /// Wrong input, or a run that does not fit.
 pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal) -> Result<()> {
     let mut recipe = Recipe::from_file(path)?;
-    adopt_adapter(&mut recipe)?;
+    let note = adopt_adapter(&mut recipe)?;
     terminal.line(&format!(
         "{} → {} (a plan: nothing is run)",
         path.display(),
         folder(runs, path).display()
     ));
+    note.iter().for_each(|note| terminal.line(&format!("note   {note}")));
     let facts = gather(recipe, terminal)?;
     let phases = facts.phases();
     facts.print_sizes(terminal);
@@ -229,29 +238,35 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         bar.set(grids.len());
     }
     bar.finish();
-    let media = |entry: &Entry| -> Vec<usize> {
-        let grids: Vec<MediaGrid> = entry.videos.iter().map(|video| grids[video]).collect();
+    let media = |shown: &[Shown]| -> Vec<usize> {
+        let grids: Vec<MediaGrid> = shown.iter().map(|shown| grids[&shown.video]).collect();
         media_tokens(&config.vision, &grids)
     };
-    let prompts = |entries: &[Entry]| -> Result<Vec<Together>> {
-        let mut by_video: BTreeMap<&[PathBuf], Vec<Vec<u32>>> = BTreeMap::new();
-        let mut video_tokens: BTreeMap<&[PathBuf], usize> = BTreeMap::new();
-        for entry in entries {
-            let media = media(entry);
-            video_tokens.insert(&entry.videos, media.iter().sum());
-            for format in entry.formats(&recipe.eval.formats) {
-                let messages = entry.prompt(format, recipe.eval.prompt, true);
-                let ids = chat.encode_prompt(&messages, &media)?;
-                by_video.entry(&entry.videos).or_default().push(ids);
-            }
+    let together = |round: &Round| -> Result<Vec<Together>> {
+        let mut groups: BTreeMap<Vec<Shown>, Vec<Vec<u32>>> = BTreeMap::new();
+        for ask in &round.asks {
+            let shown = round.view.shown(&ask.entry);
+            let video = round.view.has_video();
+            let messages = ask.entry.prompt(ask.format, recipe.eval.prompt, video);
+            let ids = chat.encode_prompt(&messages, &media(&shown))?;
+            groups.entry(shown).or_default().push(ids);
         }
-        let groups = by_video.into_iter();
-        Ok(groups.map(|(videos, ids)| Together::new(&ids, video_tokens[videos])).collect())
+        // As they are answered: without video, prompts of any videos fill a batch.
+        let size = |shown: &[Shown]| match shown.is_empty() {
+            true => recipe.eval.batch_size,
+            false => usize::MAX,
+        };
+        let groups = groups.iter();
+        Ok(groups.flat_map(|(shown, ids)| ids.chunks(size(shown)).map(Together::new)).collect())
     };
-    let (validation, prompts) = (prompts(&val)?, prompts(&test)?);
-    let Samples { distinct, epochs } = plan_samples(&recipe, &train, terminal)?;
+    let rounds = rounds(&recipe, &test, &train)?;
+    let asked: Vec<Vec<Together>> = rounds.iter().map(together).collect::<Result<_>>()?;
+    let validation = together(&Round::plain(&val, &recipe.eval.formats))?;
+    let planned = plan_samples(&recipe, &train, terminal)?;
+    let shown = all_shown(&planned, &rounds, &val);
+    let Samples { distinct, epochs } = planned;
     let training = distinct.iter().map(|(entry, format)| {
-        let media = media(entry);
+        let media = media(&entry.shown());
         let encoded = chat.encode_sft(&entry.training(*format), &media)?;
         let labels = label_tokens(&encoded.labels);
         let tokens = encoded.input_ids.len();
@@ -265,12 +280,12 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         config,
         counts,
         on_cpu,
-        grids,
         frames,
         course: Course::new(&recipe.train, epochs[0].len()),
         training,
         validation,
-        prompts,
+        asked: asked.into_iter().flatten().collect(),
+        grids: shown.iter().map(|shown| grids[&shown.video]).collect(),
         recipe,
     })
 }
@@ -307,7 +322,7 @@ impl Facts {
             true => grid.grid_thw.iter().product::<usize>() * self.config.vision.patch_dim(),
             false => grid.tokens(&self.config.vision) * self.config.text.hidden_size * self.width,
         };
-        self.grids.values().map(of).sum::<usize>().min(IN_MEMORY)
+        self.grids.iter().map(of).sum::<usize>().min(IN_MEMORY)
     }
 
     /// What every phase holds.
@@ -331,24 +346,23 @@ impl Facts {
     }
 
     fn phases(&self) -> Vec<Phase> {
+        let (train, eval) = (&self.recipe.train, &self.recipe.eval);
+        let new = eval.max_new_tokens();
         let mut phases = vec![self.reading()];
-        let questions = |n: usize| format!("{} questions", thousands(n));
-        let number = |prompts: &[Together]| prompts.iter().map(|group| group.rest.len()).sum();
-        if !self.prompts.is_empty() {
-            let text = questions(number(&self.prompts));
-            phases.push(self.asking("before", &self.prompts, 1, &text));
+        if !self.asked.is_empty() {
+            phases.push(self.asking("before", &self.asked, 1, new));
         }
         phases.push(self.training());
         if !self.validation.is_empty() {
             let course = self.course;
-            let every = self.recipe.train.eval_steps.unwrap_or(course.steps_per_epoch);
+            let every = train.eval_steps.unwrap_or(course.steps_per_epoch);
             let times = course.steps.div_ceil(every);
-            let text = format!("{times} × {}", questions(number(&self.validation)));
-            phases.push(self.asking("validation", &self.validation, times, &text));
+            // The loss alone is measured without answers.
+            let new = if train.best() == Best::Loss { 0 } else { new };
+            phases.push(self.asking("validation", &self.validation, times, new));
         }
-        if !self.prompts.is_empty() {
-            let text = questions(number(&self.prompts));
-            phases.push(self.asking("after", &self.prompts, 1, &text));
+        if !self.asked.is_empty() {
+            phases.push(self.asking("after", &self.asked, 1, new));
         }
         phases
     }
@@ -357,7 +371,7 @@ impl Facts {
     fn reading(&self) -> Phase {
         let vision = &self.config.vision;
         let patches = |grid: &MediaGrid| grid.grid_thw.iter().product::<usize>();
-        let largest = self.grids.values().map(patches).max().unwrap_or(0);
+        let largest = self.grids.iter().map(patches).max().unwrap_or(0);
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
         let waiting =
             workers * self.frames[0] + (workers + AHEAD).min(self.grids.len()) * self.frames[1];
@@ -371,7 +385,7 @@ impl Facts {
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
         let flops = match self.tower_is_trained() {
             true => 0.0,
-            false => self.grids.values().map(|grid| self.config.tower(grid.grid_thw)).sum(),
+            false => self.grids.iter().map(|grid| self.config.tower(grid.grid_thw)).sum(),
         };
         let times = format!(
             "{} videos of at most {} patches",
@@ -381,41 +395,31 @@ impl Facts {
         Phase { name: "videos", terms, flops, times }
     }
 
-    fn asking(&self, name: &'static str, asked: &[Together], times: usize, text: &str) -> Phase {
-        let controls = if name == "validation" { &[] } else { &self.recipe.eval.controls[..] };
-        let without = controls.iter().filter(|control| **control == Control::NoVideo).count();
-        let with = (1 + controls.len() - without) as f64;
+    /// Answers of at most `new` tokens to all of `asked`, `times` times.
+    fn asking(&self, name: &'static str, asked: &[Together], times: usize, new: usize) -> Phase {
         let config = &self.config.text;
-        let new = self.recipe.eval.max_new_tokens();
-        let batch = self.recipe.eval.batch_size;
-        let rows = asked.iter().map(|group| group.rest.len().min(batch)).max().unwrap_or(0);
-        let rest = asked.iter().flat_map(|group| &group.rest).copied().max().unwrap_or(0);
-        let common = asked.iter().map(|group| group.common).max().unwrap_or(0);
-        // Without video, prompts of any videos fill a batch.
-        let blind = asked.iter().flat_map(|group| {
-            group.rest.iter().map(|rest| group.common + rest - group.video_tokens)
-        });
-        let blind: Vec<usize> = if without > 0 { blind.collect() } else { vec![] };
-        let blind_tokens = batch.min(blind.len()) * blind.iter().copied().max().unwrap_or(0);
-        let at_once = common.max(rows * rest).max(blind_tokens);
-        let cached =
-            (common + rows * (rest + new)).max(blind_tokens + batch.min(blind.len()) * new);
+        let rows = |group: &Together| group.rest.len().min(self.recipe.eval.batch_size);
+        let most = |of: &dyn Fn(&Together) -> usize| asked.iter().map(of).max().unwrap_or(0);
+        let at_once = most(&|group| group.common.max(rows(group) * group.longest()));
+        let cached = most(&|group| group.common + rows(group) * (group.longest() + new));
         let mut terms = self.held();
         let bytes = self.width * cached * config.cache();
         terms.push(Term { what: "keys and values", bytes, lower: SMALLER });
         let bytes = self.width * at_once * config.tape();
         terms.push(Term { what: "activations", bytes, lower: "lower eval.batch_size" });
-        let bytes = 3 * 4 * rows.max(batch.min(blind.len())) * config.vocab_size;
+        let bytes = 3 * 4 * most(&rows) * config.vocab_size;
         terms.push(Term { what: "logits", bytes, lower: "lower eval.batch_size" });
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
         let answer = new as f64 * (config.forward(1) + config.logits());
-        let seen = asked.iter().map(|group| {
+        let group = |group: &Together| {
             let rest: f64 = group.rest.iter().map(|t| config.forward(*t) + answer).sum();
-            with * (config.forward(group.common) + rest)
-        });
-        let unseen = blind.iter().map(|t| without as f64 * (config.forward(*t) + answer));
-        let flops = times as f64 * seen.chain(unseen).sum::<f64>();
-        Phase { name, terms, flops, times: format!("{text}, {new} new tokens at most") }
+            config.forward(group.common) + rest
+        };
+        let flops = times as f64 * asked.iter().map(group).sum::<f64>();
+        let prompts = thousands(asked.iter().map(|group| group.rest.len()).sum());
+        let again = if times > 1 { format!("{times} × ") } else { String::new() };
+        let times = format!("{again}{prompts} prompts, {new} new tokens at most");
+        Phase { name, terms, flops, times }
     }
 
     fn training(&self) -> Phase {
@@ -491,7 +495,7 @@ impl Facts {
         };
         let mean = self.training.iter().map(of).sum::<f64>() / self.training.len() as f64;
         let tower = if self.tower_is_trained() {
-            let all: f64 = self.grids.values().map(|grid| self.config.tower(grid.grid_thw)).sum();
+            let all: f64 = self.grids.iter().map(|grid| self.config.tower(grid.grid_thw)).sum();
             (1.0 + 2.0 * backward) * all / self.grids.len().max(1) as f64
         } else {
             0.0

@@ -18,7 +18,6 @@ use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
 use crate::eval::predict::{Ask, media_tokens};
 use crate::eval::rounds::{Round, rounds};
-use crate::eval::view::View;
 use crate::features::{Reader, Videos};
 use crate::hash;
 use crate::model::config::Config;
@@ -114,11 +113,7 @@ pub fn prepare(
         Purpose::Run => plan_samples(&recipe, &train, terminal)?,
         Purpose::Evaluation(_) => Samples { distinct: vec![], epochs: vec![] },
     };
-    let trained_on = planned.distinct.iter().flat_map(|(entry, _)| entry.shown());
-    let asked = rounds.iter().flat_map(|r| r.asks.iter().flat_map(|ask| r.view.shown(&ask.entry)));
-    let asked = asked.chain(validating.iter().flat_map(Entry::shown));
-    let unique: BTreeSet<Shown> = trained_on.chain(asked).collect();
-    let unique: Vec<Shown> = unique.into_iter().collect();
+    let unique = all_shown(&planned, &rounds, validating);
     let bar = terminal.bar("videos", unique.len());
     let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
     let videos = Videos::read(&model, &reader, &data, &unique, cache, |done| bar.set(done));
@@ -128,20 +123,22 @@ pub fn prepare(
     let training = encode(distinct, &config, &chat, &videos)?;
     let held_back = Augment::default().samples(validating, &recipe.data.formats, 1).distinct;
     let held_back = encode(held_back, &config, &chat, &videos)?;
-    let asks = Ask::all(validating, &recipe.eval.formats);
-    let validation = Round { name: None, asks, view: View::PLAIN };
+    let validation = Round::plain(validating, &recipe.eval.formats);
     check_prompts(&recipe, &config, &chat, &videos, rounds.iter().chain([&validation]))?;
     let per_epoch = epochs.first().map_or(0, Vec::len);
     terminal::videos(&videos, uses(&recipe, per_epoch, &rounds), terminal);
+    let given = match purpose {
+        Purpose::Run => recipe.lora.as_ref().and_then(|lora| lora.from.as_deref()),
+        Purpose::Evaluation(adapter) => adapter,
+    };
     recipe.provenance = Some(Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
         device: chosen.name,
         model_sha256: hash::files(&checkpoint, hash::CHECKPOINT)?,
         data_sha256: hash::files(&questions_dir(&data), &[".json", ".jsonl"])?,
-        adapter_sha256: match purpose {
-            Purpose::Evaluation(Some(dir)) => Some(hash::files(dir, &[".safetensors", ".json"])?),
-            _ => None,
-        },
+        adapter_sha256: given
+            .map(|dir| hash::files(dir, &[".safetensors", ".json"]))
+            .transpose()?,
     });
     let eos_token_ids = eos_token_ids(&checkpoint, &chat)?;
     let stats = Stats::new(&entries);
@@ -163,6 +160,14 @@ pub fn prepare(
     Ok((model, prepared))
 }
 
+/// Every video that is needed, once for each way in which it is shown.
+pub fn all_shown(training: &Samples, rounds: &[Round], validating: &[Entry]) -> Vec<Shown> {
+    let trained_on = training.distinct.iter().flat_map(|(entry, _)| entry.shown());
+    let asked = rounds.iter().flat_map(|r| r.asks.iter().flat_map(|ask| r.view.shown(&ask.entry)));
+    let asked = asked.chain(validating.iter().flat_map(Entry::shown));
+    trained_on.chain(asked).collect::<BTreeSet<Shown>>().into_iter().collect()
+}
+
 /// How often the run needs a video: for each training sample of each epoch, and for each question
 /// before and after. Without the cache each of these would be a decoding and a pass of the tower.
 fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
@@ -176,6 +181,14 @@ fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
 fn questions_dir(data: &Path) -> PathBuf {
     let qa = data.join("QA");
     if qa.is_dir() { qa } else { data.to_owned() }
+}
+
+/// Checks the questions and videos of a recipe whose data are on this machine.
+pub fn check_data(recipe: &Recipe, terminal: &Terminal) -> Result<()> {
+    let dir = places::questions(&recipe.data.path, terminal)?.dir;
+    let (entries, _) = entry::read(&dir, &recipe.data.subsets())?;
+    let Divided { train, val, test, .. } = divide(recipe, &entries)?;
+    entry::check_videos(&dir, train.iter().chain(&val).chain(&test))
 }
 
 /// A split, and the entries of its parts.
@@ -211,17 +224,33 @@ pub fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
         entries.iter().filter(|e| ids.contains(&e.id)).cloned().collect()
     };
     let (train, val, test) = (of(&train), of(&val), of(&test));
+    if let (Some(file), true) = (&shares.file, val.is_empty() && recipe.train.is_validated()) {
+        return Err(Error::input(format!("{}: holds nothing back to validate", file.display()))
+            .help("leave train.best, patience and eval_steps out, or take a split with `val`"));
+    }
     Ok(Divided { split, train, val, test, notes })
 }
 
-/// An adapter to start from decides rank, scale and kind, whatever the recipe says.
-pub fn adopt_adapter(recipe: &mut Recipe) -> Result<()> {
-    let Some(lora) = &mut recipe.lora else { return Ok(()) };
-    let Some(dir) = &lora.from else { return Ok(()) };
+/// An adapter to start from decides rank, scale, kind and layers, whatever the recipe says; returns
+/// what the user should know of that.
+pub fn adopt_adapter(recipe: &mut Recipe) -> Result<Option<String>> {
+    let Some(lora) = &mut recipe.lora else { return Ok(None) };
+    let Some(dir) = &lora.from else { return Ok(None) };
     let adapter = AdapterConfig::from_dir(dir)?;
     (lora.r, lora.alpha) = (adapter.r, Some(adapter.lora_alpha));
     (lora.use_rslora, lora.use_dora) = (adapter.use_rslora, adapter.use_dora);
-    Ok(())
+    lora.scope = None;
+    if let Ok(layers) = serde_json::from_value(adapter.target_modules) {
+        lora.target_modules = layers;
+    }
+    Ok(Some(format!(
+        "r {}, alpha {}, use_rslora {}, use_dora {} and the layers are those of {}",
+        lora.r,
+        adapter.lora_alpha,
+        lora.use_rslora,
+        lora.use_dora,
+        dir.display()
+    )))
 }
 
 /// Loads the checkpoint, in training form: with the adapter, or with its own weights trained.

@@ -103,7 +103,7 @@ pub fn train(
         checkpoints,
         validator: (!prepared.val.is_empty()).then_some(&held_back),
     };
-    let mut log = Log::open(dir, start.optimiser.step)?;
+    let mut log = Log::open(dir, start.optimiser.step, start.track.last)?;
     if start.optimiser.step == 0 {
         log.recipe(&recipe.to_toml()?)?;
     }

@@ -113,9 +113,11 @@ pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, Ada
     let [first, second] = MOMENTS.map(|file| read(&dir.join(file), &device));
     let (mut first, mut second) = (first?, second?);
     let names = parameters::list(&model, "").into_iter().filter(|p| p.trained).map(|p| p.name);
-    let moments = names.map(|name| match (first.remove(&name), second.remove(&name)) {
-        (Some(a), Some(b)) => Ok((name, [a, b])),
-        _ => Err(damaged(dir, &format!("lacks the moments of `{name}`"))),
+    let moments = names.filter_map(|name| match (first.remove(&name), second.remove(&name)) {
+        (Some(a), Some(b)) => Some(Ok((name, [a, b]))),
+        // What has had no gradient has none: a vision tower before the first video.
+        (None, None) => None,
+        _ => Some(Err(damaged(dir, &format!("lacks a moment of `{name}`")))),
     });
     let moments = moments.collect::<Result<_>>()?;
     let (model, masters) = load_weights(dir, model)?;

@@ -47,16 +47,16 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of the run in `dir`; lines behind step `last_step` are dropped, since the
-    /// run goes on from there.
+    /// Opens the log of the run in `dir`; lines behind step `last_step`, and validations behind that
+    /// of step `last_validation`, are dropped, since the run goes on from there.
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub fn open(dir: &Path, last_step: usize) -> Result<Self> {
+    pub fn open(dir: &Path, last_step: usize, last_validation: usize) -> Result<Self> {
         let [path, validations] = [LOG, VALIDATIONS].map(|name| dir.join(name));
         keep_until(&path, last_step)?;
         if validations.exists() {
-            keep_until(&validations, last_step)?;
+            keep_until(&validations, last_validation)?;
         }
         Ok(Self { path, validations, board: Board::open(dir, last_step)? })
     }

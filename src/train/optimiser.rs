@@ -122,7 +122,8 @@ fn decays(name: &str, gradients: &Named) -> bool {
     }
 }
 
-/// The global norm of `gradients`, which are scaled down to `max_norm` where it is larger.
+/// The global norm of `gradients`, which are scaled down to `max_norm` where it is larger; 0 scales
+/// nothing.
 ///
 /// # Errors
 /// Where the device fails.
@@ -131,7 +132,7 @@ pub fn clip(gradients: &mut Named, max_norm: f64) -> Result<f64> {
     let norm = host(squares)?.into_iter().map(f64::from).sum::<f64>().sqrt();
     // 1e-6: as `clip_grad_norm_`.
     let factor = max_norm / (norm + 1e-6);
-    if factor < 1.0 {
+    if max_norm > 0.0 && factor < 1.0 {
         gradients.values_mut().for_each(|g| *g = g.clone().mul_scalar(factor));
     }
     Ok(norm)

@@ -185,6 +185,7 @@ impl Setup<'_> {
         let course = self.course();
         let save_steps = self.train.save_steps.unwrap_or(course.steps_per_epoch);
         let Standing { mut optimiser, mut track } = start;
+        // Never twice: while the second replaced it, there would be no checkpoint.
         let mut saved = optimiser.step;
         loop {
             let step = optimiser.step;
@@ -196,7 +197,7 @@ impl Setup<'_> {
                         seen(Event::Validation(&validation));
                     }
                     Err(e) if e.kind() == Kind::Interrupted => {
-                        return Err(self.stop(&model, &optimiser, &track));
+                        return Err(self.stop(&model, &optimiser, &track, saved));
                     }
                     Err(e) => return Err(e),
                 }
@@ -210,7 +211,7 @@ impl Setup<'_> {
                 break;
             }
             if interrupt::requested() {
-                return Err(self.stop(&model, &optimiser, &track));
+                return Err(self.stop(&model, &optimiser, &track, saved));
             }
             model = self.step(model, &mut optimiser, log, &mut seen)?;
         }
@@ -283,16 +284,19 @@ impl Setup<'_> {
         checkpoint::save(&self.checkpoints, model, optimiser, track, self.train.keep_last)
     }
 
-    /// Saves where the run stands, after Ctrl-C; the error that says so, or why it cannot be saved.
-    fn stop(&self, model: &QwenVl, optimiser: &AdamW, track: &Track) -> Error {
-        match self.save(model, optimiser, track) {
-            Err(e) => e,
-            Ok(()) => interrupt::stopped(&format!(
-                "after step {} of {}; its checkpoint is saved",
-                optimiser.step,
-                self.course().steps
-            )),
+    /// Saves where the run stands, after Ctrl-C, if that is not where it was `saved`; the error that
+    /// says so, or why it cannot be saved.
+    fn stop(&self, model: &QwenVl, optimiser: &AdamW, track: &Track, saved: usize) -> Error {
+        let (step, steps) = (optimiser.step, self.course().steps);
+        if saved != step
+            && let Err(e) = self.save(model, optimiser, track)
+        {
+            return e;
         }
+        interrupt::stopped(&match step {
+            0 => "before the first step".to_owned(),
+            step => format!("after step {step} of {steps}; its checkpoint is saved"),
+        })
     }
 
     /// Which gradients are no numbers, and what samples they are of.

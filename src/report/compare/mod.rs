@@ -13,7 +13,7 @@ pub use self::write::{common_folder, finish};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use self::settings::{Settings, differing, label, of_evaluation};
+use self::settings::{label, of_evaluation};
 use super::finished::Finished;
 use super::published::{self, Published};
 use crate::data::vlm4d::Format;
@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::eval::metrics::{outcome, pairs};
 use crate::eval::predict::Prediction;
 use crate::eval::stats::{self, Metric, Outcome, Pair, Paired};
+use crate::recipe::{Values, differing};
 
 /// Name of the row that holds the model before training.
 pub const ORIGINAL: &str = "original";
@@ -106,7 +107,7 @@ struct Stage<'a> {
 struct RowRuns<'a> {
     model: String,
     trained_on: String,
-    settings: Settings,
+    settings: Values,
     stages: Vec<Stage<'a>>,
 }
 
@@ -207,7 +208,7 @@ impl Comparison {
 fn rows(runs: &[Finished]) -> Result<Vec<RowRuns<'_>>> {
     let names = model_names(runs);
     let mut rows: Vec<RowRuns> = Vec::new();
-    let mut add = |model: &str, trained_on: String, settings: Settings, stage| {
+    let mut add = |model: &str, trained_on: String, settings: Values, stage| {
         let same = |row: &&mut RowRuns| {
             (&*row.model, &row.trained_on, &row.settings) == (model, &trained_on, &settings)
         };
@@ -261,7 +262,7 @@ fn model_names(runs: &[Finished]) -> Vec<String> {
 /// What sets each row apart from those with the same model and training.
 fn labels(rows: &[RowRuns]) -> Vec<String> {
     let of = |row: &RowRuns| {
-        let alike: Vec<&Settings> = rows
+        let alike: Vec<&Values> = rows
             .iter()
             .filter(|r| (&r.model, &r.trained_on) == (&row.model, &row.trained_on))
             .map(|r| &r.settings)
@@ -431,7 +432,7 @@ fn test_sets(row: &RowRuns) -> usize {
 /// Settings in which the trained rows differ although the table's columns do not show it.
 fn unequal(rows: &[RowRuns]) -> Vec<String> {
     let trained: Vec<&RowRuns> = rows.iter().filter(|row| !row.is_original()).collect();
-    let all: Vec<&Settings> = trained.iter().map(|row| &row.settings).collect();
+    let all: Vec<&Values> = trained.iter().map(|row| &row.settings).collect();
     let keys = differing(&all).into_iter();
     let note = |key: String| {
         let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
