@@ -227,6 +227,7 @@ fn what_passes_is_tried_again() {
         Reply::Status(429, None),
         Reply::Status(429, Some("0.2")),
         Reply::Status(429, Some("soon")),
+        Reply::Status(429, Some("1e20")),
         Reply::Status(500, None),
         Reply::Status(503, Some("0")),
         Reply::Garbage,
@@ -270,6 +271,17 @@ fn waits_double_from_one_try_to_the_next() {
         let waited = times[i + 1] - times[i];
         assert!(waited >= Duration::from_millis(least), "{i}: {waited:?}");
     }
+}
+
+/// However often it doubles, a wait stays one.
+#[test]
+fn many_tries_are_no_trouble() {
+    let endpoint = Endpoint::new(vec![Reply::Status(503, Some("0")); 70]);
+    let dir = tempfile::tempdir().unwrap();
+    let judge = endpoint.judge(dir.path(), ", max_retries = 70");
+    let judge = judge.with_back_off(Duration::from_secs(1));
+    let (rulings, cost) = judge.rule(&cases(&["good"]), |_| ()).unwrap();
+    assert!(rulings[0].correct && cost.retries == 70);
 }
 
 #[test]
@@ -366,6 +378,7 @@ fn verdicts_are_found_in_text_and_not_made_up() {
             "{I think} {\"extracted_answer\": \"left\", \"correct\": true, \"why\": \"{}\"}",
             Some((left.clone(), true)),
         ),
+        ("{\"extracted_answer\": 3, \"correct\": true}", Some((Some("3".to_owned()), true))),
         // Nothing answered is nothing right.
         ("{\"extracted_answer\": \"\", \"correct\": true}", Some((None, false))),
         ("{\"extracted_answer\": null, \"correct\": false}", Some((None, false))),

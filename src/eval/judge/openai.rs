@@ -213,7 +213,7 @@ impl OpenAi {
                 Err(Failure::Passing(_, after)) => {
                     cost.retries += 1;
                     sleep(after.unwrap_or(wait).min(LONGEST));
-                    wait *= 2;
+                    wait = (wait * 2).min(LONGEST);
                 }
             }
         }
@@ -246,7 +246,7 @@ impl OpenAi {
         let status = response.status().as_u16();
         let after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let after = after.and_then(|seconds| seconds.trim().parse::<f64>().ok());
-        let after = after.filter(|s| *s >= 0.0 && s.is_finite()).map(Duration::from_secs_f64);
+        let after = after.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let text = response.body_mut().read_to_string().map_err(|e| passing(reason(&e)))?;
         if status != 200 {
             return Err(self.refused(status, &text, after, &body));

@@ -51,7 +51,7 @@ pub fn schema() -> Value {
 pub fn ruling(text: &str) -> Option<Ruling> {
     #[derive(Deserialize)]
     struct Verdict {
-        extracted_answer: Option<String>,
+        extracted_answer: Option<Value>,
         correct: bool,
     }
     let mut found: Vec<Ruling> = Vec::new();
@@ -59,7 +59,11 @@ pub fn ruling(text: &str) -> Option<Ruling> {
     while let Some(start) = text[from..].find('{').map(|at| from + at) {
         let mut objects = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Verdict>();
         if let Some(Ok(verdict)) = objects.next() {
-            let extracted = verdict.extracted_answer.map(|text| text.trim().to_owned());
+            // An endpoint that takes no schema may give a count as a number.
+            let extracted = verdict.extracted_answer.map(|answer| match answer {
+                Value::String(text) => text.trim().to_owned(),
+                other => other.to_string(),
+            });
             let extracted = extracted.filter(|text| !text.is_empty());
             // No answer is no right answer.
             let correct = verdict.correct && extracted.is_some();
