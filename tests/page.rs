@@ -9,6 +9,7 @@ use vlm4d_train::data::video::Frames;
 use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, letter};
 use vlm4d_train::error::Result;
 use vlm4d_train::eval::answer::{direction, kind};
+use vlm4d_train::eval::grade;
 use vlm4d_train::eval::predict::Prediction;
 use vlm4d_train::recipe::Recipe;
 use vlm4d_train::report::directions::confusion;
@@ -255,6 +256,41 @@ fn directions_are_told_from_answers() {
             .filter(|p| p.format == Format::Mc && p.correct && direction(&p.gold) == Some(name));
         assert!(row[right] >= correct.count(), "{name}");
     }
+}
+
+/// Freeform answers are told by what was said, not by the normal form that the rules make of it.
+#[test]
+fn directions_of_freeform_answers_are_those_that_were_said() {
+    let base = predictions(6, 4).into_iter().find(|p| p.format == Format::Ff).unwrap();
+    for (gold, response, want) in [
+        ("not moving", "The truck stands still.", "not moving"),
+        ("not spinning", "It isn't spinning.", "not moving"),
+        ("right to left", "From the right to the left.", "left"),
+        ("left", "It is stationary.", "not moving"),
+        ("left", "not spinning", "not moving"),
+        ("left", "from left to right", "right"),
+        ("left", "It came from the right. Final answer: not moving.", "not moving"),
+        ("left", "left and right", "other"),
+    ] {
+        let grade::Verdict { extracted, correct, grader } = grade::grade_ff(response, gold);
+        let (gold, response) = (gold.to_owned(), response.to_owned());
+        let grader = grader.to_owned();
+        let p = Prediction { gold, response, extracted, correct, grader, ..base.clone() };
+        let table = confusion(std::slice::from_ref(&p), Format::Ff).unwrap();
+        let counted = table.counts[0].iter().position(|n| *n == 1).unwrap();
+        assert_eq!(table.columns[counted], want, "{}", p.response);
+    }
+    // A judge tells in plain words what it read.
+    let judged = Prediction {
+        gold: "left".into(),
+        response: "Hm.".into(),
+        extracted: Some("not moving".into()),
+        correct: false,
+        grader: "base/m".into(),
+        ..base
+    };
+    let table = confusion(&[judged], Format::Ff).unwrap();
+    assert_eq!(table.counts[0][1..], [1, 0], "{:?}", table.columns);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::data::vlm4d::Format;
 use crate::eval::answer::{NAMES, direction};
+use crate::eval::grade::{GRADER, conclusion};
 use crate::eval::predict::Prediction;
 
 /// The last column: no answer, no direction, or two.
@@ -38,10 +39,16 @@ pub fn confusion(predictions: &[Prediction], format: Format) -> Option<Confusion
     (!pairs.is_empty()).then_some(Confusion { rows, columns, counts })
 }
 
-/// The direction that a response names: its letter's choice, or its own words.
+/// The direction that a response names: its letter's choice, or its own words. A right one is the
+/// gold answer's, however it is worded.
 fn answered(p: &Prediction) -> Option<&'static str> {
+    if p.correct {
+        return direction(&p.gold);
+    }
     let extracted = p.extracted.as_deref()?;
     match p.format {
+        // What the rules extract is a normal form, in words of its own.
+        Format::Ff if p.grader == GRADER => direction(&conclusion(&p.response)),
         Format::Ff => direction(extracted),
         Format::Mc => direction(choice(p, extracted)?),
     }

@@ -13,18 +13,20 @@ pub fn grade_ff(response: &str, gold: &str) -> Verdict {
         let unknown = vec![String::new(); 26];
         return grade_mc(response, &unknown, &[usize::from(letter - b'A')]);
     }
-    let (said, gold) = (Form::of(concluded(&plain(response))), Form::of(gold));
+    let (said, gold) = (Form::of(&conclusion(response)), Form::of(gold));
     let correct = said.answers(&gold);
     Verdict::new((!said.words.is_empty()).then(|| said.words.join(" ").to_lowercase()), correct)
 }
 
-/// What follows the last announced conclusion, or all of the text.
-fn concluded(text: &str) -> &str {
-    let last = CONCLUSION.find_iter(text).last().map_or(text, |mark| {
+/// The words of a freeform response that are graded: what follows its last announced conclusion,
+/// or all of it.
+pub fn conclusion(response: &str) -> String {
+    let text = plain(response);
+    let last = CONCLUSION.find_iter(&text).last().map_or(&*text, |mark| {
         let after = text[mark.end()..].trim_start_matches(|c: char| !c.is_alphanumeric());
         after.lines().next().unwrap_or_default()
     });
-    last.trim()
+    last.trim().to_owned()
 }
 
 /// Rewritings into normal form, applied in this order to a text in small letters whose words are

@@ -17,7 +17,7 @@ use regex::Regex;
 use serde::Serialize;
 
 pub use self::choice::grade_mc;
-pub use self::freeform::grade_ff;
+pub use self::freeform::{conclusion, grade_ff};
 pub use self::released::{
     Graded, GradedFile, Group, Questions, Released, grade_file, jsonl, table,
 };
