@@ -118,6 +118,10 @@ fn frames(name: &str) -> Frames {
 
 /// Writes the page of a made-up run on all questions; returns its folder.
 fn page() -> TempDir {
+    page_of(&predictions(3, 0), &predictions(6, 4))
+}
+
+fn page_of(before: &[Prediction], after: &[Prediction]) -> TempDir {
     let dir = TempDir::new().unwrap();
     let text = "[model]\npath = \"data/models/Qwen2.5-VL-7B-Instruct\"\n[data]\npath = \"data/vlm4d\"\n[lora]\n";
     let recipe = Recipe::from_text(text, "made up").unwrap();
@@ -137,8 +141,7 @@ fn page() -> TempDir {
         href: &|name: &str| format!("../../data/vlm4d/{name}"),
         progress: &|_| (),
     };
-    let missing =
-        write(dir.path(), &recipe, &predictions(3, 0), &predictions(6, 4), &media).unwrap();
+    let missing = write(dir.path(), &recipe, before, after, &media).unwrap();
     assert_eq!(missing, Vec::<String>::new());
     dir
 }
@@ -187,6 +190,26 @@ fn one_file_holds_everything() {
     assert!(videos.iter().all(|v| v["strip"]["frames"] == 3), "the budget allows three of each");
     let size = std::fs::metadata(&path).unwrap().len();
     assert!(size < 40 << 20, "{size} bytes");
+}
+
+/// The paper's figure over all questions is over real and synthetic videos together.
+#[test]
+fn humans_stand_beside_all_where_all_was_asked() {
+    for (groups, whole) in [
+        (&["ego-centric", "exo-centric"] as &[&str], false),
+        (&["directional", "false-positive"], false),
+        (&["directional", "ego-centric", "exo-centric", "false-positive"], true),
+    ] {
+        let mut all = predictions(6, 4);
+        all.truncate(80);
+        for (i, p) in all.iter_mut().enumerate() {
+            groups[i / 2 % groups.len()].clone_into(&mut p.group);
+        }
+        let dir = page_of(&all, &all);
+        let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+        assert_eq!(html.contains("all (n 40), human, VLM4D: 98.3"), whole, "{groups:?}");
+        assert!(html.contains(&format!("{} (n ", groups[0])) && html.contains("human, VLM4D: "));
+    }
 }
 
 #[test]

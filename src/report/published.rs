@@ -57,16 +57,25 @@ impl Published {
 /// What human accuracies are called: other data of the same groups stand beside them too.
 pub const HUMAN: &str = "human, VLM4D";
 
+/// Human accuracy by group, as a share.
+const HUMANS: [(&str, f64); 4] = [
+    ("directional", 0.918),
+    ("ego-centric", 0.996),
+    ("exo-centric", 0.997),
+    ("false-positive", 1.0),
+];
+
 /// Human accuracy on a group of VLM4D's questions, as a share; people were asked multiple choice
 /// alone.
 pub fn human(format: Format, group: &str) -> Option<f64> {
-    match (format, group) {
-        (Format::Mc, "ego-centric") => Some(0.996),
-        (Format::Mc, "exo-centric") => Some(0.997),
-        (Format::Mc, "directional") => Some(0.918),
-        (Format::Mc, "false-positive") => Some(1.0),
-        _ => None,
-    }
+    let found = HUMANS.iter().find(|(name, _)| *name == group);
+    found.filter(|_| format == Format::Mc).map(|(_, share)| *share)
+}
+
+/// Whether `groups`, in order, are those of all of VLM4D's questions: on real videos and synthetic
+/// ones.
+pub fn is_whole<'a>(groups: impl Iterator<Item = &'a String>) -> bool {
+    groups.eq(HUMANS.iter().map(|(name, _)| name))
 }
 
 /// Human accuracy on all of VLM4D's multiple-choice questions, as a share.

@@ -116,8 +116,8 @@ fn title(dir: &Path) -> String {
 /// Accuracy by group, before and after, against guessing and humans.
 fn by_group(format: Format, early: &Breakdown, late: &Breakdown) -> String {
     let human = |group: &str| published::human(format, group);
-    // Of all questions only where they are VLM4D's: in its groups.
-    let of_vlm4d = !late.group.is_empty() && late.group.keys().all(|g| human(g).is_some());
+    // Of all questions only where they are all of VLM4D's: its figure is over both subsets.
+    let of_vlm4d = format == Format::Mc && published::is_whole(late.group.keys());
     let of_humans = |name: &str| match name {
         "all" => of_vlm4d.then_some(published::HUMAN_OVERALL),
         name => human(name),
