@@ -10,8 +10,9 @@ use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, letter};
 use vlm4d_train::error::Result;
 use vlm4d_train::eval::answer::{direction, kind};
 use vlm4d_train::eval::grade;
-use vlm4d_train::eval::predict::Prediction;
+use vlm4d_train::eval::predict::{self, Prediction};
 use vlm4d_train::recipe::Recipe;
+use vlm4d_train::report::controls;
 use vlm4d_train::report::directions::confusion;
 use vlm4d_train::report::html::relative;
 use vlm4d_train::report::html::run::write;
@@ -123,6 +124,11 @@ fn page() -> TempDir {
 
 fn page_of(before: &[Prediction], after: &[Prediction]) -> TempDir {
     let dir = TempDir::new().unwrap();
+    page_in(dir.path(), before, after);
+    dir
+}
+
+fn page_in(dir: &Path, before: &[Prediction], after: &[Prediction]) {
     let text = "[model]\npath = \"data/models/Qwen2.5-VL-7B-Instruct\"\n[data]\npath = \"data/vlm4d\"\n[lora]\n";
     let recipe = Recipe::from_text(text, "made up").unwrap();
     let record = |step: usize| {
@@ -134,16 +140,14 @@ fn page_of(before: &[Prediction], after: &[Prediction]) -> TempDir {
             0.5 + 0.2 * (step as f64 * 7.7).sin()
         )
     };
-    std::fs::write(dir.path().join("log.jsonl"), (1..=400).map(record).collect::<String>())
-        .unwrap();
+    std::fs::write(dir.join("log.jsonl"), (1..=400).map(record).collect::<String>()).unwrap();
     let media = Media {
         frames: &|name: &str| -> Result<Frames> { Ok(frames(name)) },
         href: &|name: &str| format!("../../data/vlm4d/{name}"),
         progress: &|_| (),
     };
-    let missing = write(dir.path(), &recipe, before, after, &media).unwrap();
+    let missing = write(dir, &recipe, before, after, &media).unwrap();
     assert_eq!(missing, Vec::<String>::new());
-    dir
 }
 
 /// The JSON that the page carries.
@@ -190,6 +194,39 @@ fn one_file_holds_everything() {
     assert!(videos.iter().all(|v| v["strip"]["frames"] == 3), "the budget allows three of each");
     let size = std::fs::metadata(&path).unwrap().len();
     assert!(size < 40 << 20, "{size} bytes");
+}
+
+/// Circular accuracy is that of all rotations together, and a control says what the video adds.
+#[test]
+fn controls_are_told_as_everywhere() {
+    let dir = TempDir::new().unwrap();
+    let [mut before, mut after] = [predictions(3, 0), predictions(6, 4)];
+    for (stage, all) in [("before", &mut before), ("after", &mut after)] {
+        all.truncate(80);
+        std::fs::create_dir(dir.path().join(stage)).unwrap();
+        let write = |name: &str, of: &[Prediction]| {
+            let path = dir.path().join(stage).join(format!("predictions_{name}.jsonl"));
+            predict::write(&path, of).unwrap();
+        };
+        let turned = |p: &Prediction| Prediction { rotation: Some(1), correct: true, ..p.clone() };
+        let mc = all.iter().filter(|p| p.format == Format::Mc);
+        write("circular", &mc.map(turned).collect::<Vec<_>>());
+        write("no_video", all);
+        write("train", &all[..8]);
+    }
+    page_in(dir.path(), &before, &after);
+    let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    let stages = controls::of_run(dir.path(), &before, &after, 42).unwrap();
+    let table = controls::table(&stages, Format::Mc).unwrap();
+    assert!(html.contains(&table.html()));
+    let names: Vec<&str> = table.rows.iter().map(|row| &*row[0]).collect();
+    let want =
+        ["questions that were trained on", "right under all 2 rotations", "without the video"];
+    assert_eq!(names, want);
+    let [circular, blind] = [&table.rows[1], &table.rows[2]];
+    assert!(circular[1].starts_with("30.0 [") && circular[2].starts_with("60.0 ["));
+    assert!(blind[2].contains("the true video adds +0.0 points"), "{blind:?}");
+    assert!(html.contains("Seeing the video is worth, in mc: before +0.0 points"));
 }
 
 /// The paper's figure over all questions is over real and synthetic videos together.

@@ -1,17 +1,15 @@
 //! The model card: data, recipe, numbers and their intervals.
 
-use std::collections::BTreeMap;
-
 use minijinja::{Environment, context};
 
 use super::{Kind, repository};
 use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
-use crate::eval::metrics::{metrics, paired};
-use crate::report::accuracy::{interval, p};
+use crate::eval::metrics::paired;
+use crate::report::accuracy::{interval, p, title};
+use crate::report::controls;
 use crate::report::finished::Finished;
-use crate::report::html::run::controls;
 use crate::report::table::Table;
 use crate::report::terminal::format_name;
 use crate::run::places;
@@ -22,10 +20,10 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
     let base = places::name(&recipe.model.path);
     // The hub knows `ORG/NAME`; a path on this machine is nobody else's.
     let base_id = repository(recipe).map(|repo| repo.id);
-    let stage = |of| metrics(of, &BTreeMap::new(), recipe.seed).formats;
-    let (before, after) = (stage(&run.before), stage(&run.after));
+    let stages = controls::of_run(&run.dir, &run.before, &run.after, recipe.seed)?;
+    let [before, after] = stages.each_ref().map(|(_, metrics)| &metrics.formats);
     let mut table = Table::new(1, ["questions", "n", "before", "after", "change", "p"]);
-    for (format, late) in &after {
+    for (format, late) in after {
         let Some(early) = before.get(format) else { continue };
         let change = paired(&run.before, &run.after, *format, recipe.seed);
         let [low, high] = change.ci95.map(|share| 100.0 * share);
@@ -52,7 +50,11 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         }
     }
     let chance = after.get(&Format::Mc).and_then(|mc| mc.breakdown.overall.chance);
-    let controls = controls(&run.dir, [&run.before, &run.after], recipe.seed)?;
+    let controls = after.keys().filter_map(|format| {
+        controls::table(&stages, *format)?;
+        Some(format!("{}:\n\n{}", title(*format), controls::section(&stages, *format)))
+    });
+    let controls: Vec<String> = controls.collect();
     let context = context! {
         base_id,
         base => serde_json::to_string(&base).unwrap_or_default(),
@@ -72,7 +74,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         accuracies => table.markdown(),
         chance => chance.map(|chance| format!("{:.1}", 100.0 * chance)),
         grader => after.values().next().map_or("", |metrics| &*metrics.grader),
-        controls => controls.map(|table| table.markdown()),
+        controls => controls.join("\n"),
         recipe => recipe.to_toml()?,
     };
     let environment = Environment::new();

@@ -10,6 +10,7 @@ use super::table::Table;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::eval::metrics::FormatMetrics;
+use crate::eval::predict;
 use crate::eval::stats::SMALL;
 use crate::files;
 use crate::recipe::Recipe;
@@ -23,11 +24,13 @@ const RANDOM_OVERALL: f64 = 24.2;
 /// # Errors
 /// Where the predictions cannot be read or the disk refuses.
 pub fn write(dir: &Path, of: &str, recipe: &Recipe) -> Result<String> {
-    let all = controls::read(dir, recipe.seed)?;
+    let plain = predict::read(&dir.join("predictions.jsonl"))?;
+    let stages = [("accuracy", controls::read(dir, &plain, recipe.seed)?)];
+    let [(_, all)] = &stages;
     let mut tables = String::new();
     for (format, metrics) in &all.formats {
         let _ = write!(tables, "## {}\n\n{}\n", title(*format), accuracies(metrics, *format));
-        let section = controls::section(&[("accuracy", &all)], *format);
+        let section = controls::section(&stages, *format);
         if !section.is_empty() {
             let _ = writeln!(tables, "{section}");
         }

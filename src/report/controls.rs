@@ -2,23 +2,24 @@
 //! sentence.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::Path;
 
 use super::accuracy::interval;
+use super::table::Table;
 use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::eval::metrics::{FormatMetrics, Metrics, metrics};
-use crate::eval::predict;
+use crate::eval::predict::{self, Prediction};
 use crate::eval::rounds::TRAIN;
 use crate::eval::stats::Paired;
 
-/// Reads the predictions of all rounds in `dir` and sums them up.
+/// The metrics of an evaluation whose questions as they are got `plain`, and whose other rounds lie
+/// in `dir`.
 ///
 /// # Errors
-/// Where a file is missing or malformed.
-pub fn read(dir: &Path, seed: u64) -> Result<Metrics> {
+/// Where a file cannot be read or is malformed.
+pub fn read(dir: &Path, plain: &[Prediction], seed: u64) -> Result<Metrics> {
     let mut others = BTreeMap::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
@@ -27,51 +28,68 @@ pub fn read(dir: &Path, seed: u64) -> Result<Metrics> {
             others.insert(name.to_owned(), predict::read(&entry.path())?);
         }
     }
-    Ok(metrics(&predict::read(&dir.join("predictions.jsonl"))?, &others, seed))
+    Ok(metrics(plain, &others, seed))
 }
 
-/// A Markdown table of circular accuracy and all controls, one column per stage (`before`,
-/// `after`), and what seeing the video is worth in a sentence; nothing where there are none.
-pub fn section(stages: &[(&str, &Metrics)], format: Format) -> String {
+/// An evaluation's name, as `before`, and its metrics.
+pub type Stage = (&'static str, Metrics);
+
+/// Both evaluations of the run in `dir`.
+///
+/// # Errors
+/// As [`read`].
+pub fn of_run(
+    dir: &Path,
+    before: &[Prediction],
+    after: &[Prediction],
+    seed: u64,
+) -> Result<[Stage; 2]> {
+    let stage = |name, plain| Ok((name, read(&dir.join(name), plain, seed)?));
+    Ok([stage("before", before)?, stage("after", after)?])
+}
+
+/// Circular accuracy and all controls in one format, a column per stage; nothing where there are
+/// none.
+pub fn table(stages: &[Stage], format: Format) -> Option<Table> {
     let mut rows: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (_, metrics) in stages {
+    for (column, (_, metrics)) in stages.iter().enumerate() {
+        let mut put = |name: String, cell: String| {
+            rows.entry(name).or_insert_with(|| vec![String::new(); stages.len()])[column] = cell;
+        };
         let circular = metrics.formats.get(&format).and_then(|m| m.circular.as_ref());
         if let Some(circular) = circular {
             let name = format!("right under all {} rotations", circular.rotations.len());
-            rows.entry(name).or_default().push(interval(&circular.overall));
+            put(name, interval(&circular.overall));
         }
         for (control, formats) in &metrics.controls {
             if let Some(of) = formats.get(&format) {
-                rows.entry(title(control)).or_default().push(control_cell(of));
+                put(title(control), control_cell(of));
             }
         }
     }
-    if rows.is_empty() {
-        return String::new();
-    }
-    let heads: Vec<&str> = stages.iter().map(|(name, _)| *name).collect();
-    let mut text = format!(
-        "| asked otherwise | {} |\n|---|{}\n",
-        heads.join(" | "),
-        "---:|".repeat(heads.len())
-    );
-    for (name, cells) in rows.iter().filter(|(_, cells)| cells.len() == stages.len()) {
-        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
-    }
-    let worth: Vec<String> = stages.iter().filter_map(|stage| worth(stage, format)).collect();
-    if !worth.is_empty() {
-        let _ = writeln!(
-            text,
-            "\nSeeing the video is worth, in {}: {}.",
-            format_name(format),
-            worth.join("; ")
-        );
-    }
-    text
+    let heads = stages.iter().map(|(name, _)| *name);
+    let mut table = Table::new(1, std::iter::once("asked otherwise").chain(heads));
+    table.rows = rows.into_iter().map(|(name, cells)| [vec![name], cells].concat()).collect();
+    (!table.rows.is_empty()).then_some(table)
+}
+
+/// What seeing the video is worth, in one sentence; nothing where nothing was asked without it.
+pub fn worth(stages: &[Stage], format: Format) -> Option<String> {
+    let each: Vec<String> = stages.iter().filter_map(|stage| gain(stage, format)).collect();
+    let worth =
+        || format!("Seeing the video is worth, in {}: {}.", format_name(format), each.join("; "));
+    (!each.is_empty()).then(worth)
+}
+
+/// [`table`] and [`worth`] as Markdown.
+pub fn section(stages: &[Stage], format: Format) -> String {
+    let table = table(stages, format).map(|table| table.markdown());
+    let worth = worth(stages, format).map(|worth| worth + "\n");
+    [table, worth].into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
 /// `after +7.5 points [+2.1, +13.0] (53.5 with it, 46.0 without)`.
-fn worth((stage, metrics): &(&str, &Metrics), format: Format) -> Option<String> {
+fn gain((stage, metrics): &Stage, format: Format) -> Option<String> {
     let blind = metrics.controls.get("no_video")?.get(&format)?;
     let plain = metrics.formats.get(&format)?;
     Some(format!(

@@ -10,7 +10,7 @@ use super::data;
 use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
-use crate::eval::metrics::{FormatMetrics, metrics, paired};
+use crate::eval::metrics::{FormatMetrics, paired};
 use crate::eval::predict::Prediction;
 use crate::eval::stats::Paired;
 use crate::files;
@@ -42,10 +42,8 @@ fn report(
 ) -> Result<String> {
     let mut text = String::new();
     let seed = recipe.seed;
-    let [asked_before, asked_after] =
-        ["before", "after"].map(|stage| controls::read(&dir.join(stage), seed));
-    let (asked_before, asked_after) = (asked_before?, asked_after?);
-    let rounds = [("before", &asked_before), ("after", &asked_after)];
+    let stages = controls::of_run(dir, before, after, seed)?;
+    let [early, late] = stages.each_ref().map(|(_, metrics)| &metrics.formats);
     let title = dir.file_name().unwrap_or_default().to_string_lossy();
     let formatted = (|| {
         writeln!(text, "# {title}\n")?;
@@ -58,17 +56,10 @@ fn report(
             recipe.data.split.told()
         )?;
         for format in [Format::Mc, Format::Ff] {
-            let [early, late] =
-                [before, after].map(|p| metrics(p, &BTreeMap::new(), seed).formats.remove(&format));
-            if let (Some(early), Some(late)) = (early, late) {
-                accuracy_table(
-                    &mut text,
-                    format,
-                    &early,
-                    &late,
-                    &paired(before, after, format, seed),
-                )?;
-                writeln!(text, "{}", controls::section(&rounds, format))?;
+            if let (Some(early), Some(late)) = (early.get(&format), late.get(&format)) {
+                let change = paired(before, after, format, seed);
+                accuracy_table(&mut text, format, early, late, &change)?;
+                writeln!(text, "{}", controls::section(&stages, format))?;
             }
         }
         training(&mut text, dir)?;

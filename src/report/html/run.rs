@@ -1,6 +1,5 @@
 //! `report.html` of one run.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use base64::Engine;
@@ -12,18 +11,19 @@ use super::render;
 use crate::data::split::By;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
-use crate::eval::metrics::{metrics, paired};
-use crate::eval::predict::{self, Prediction};
+use crate::eval::metrics::paired;
+use crate::eval::predict::Prediction;
 use crate::eval::stats::{self, Breakdown, Metric};
 use crate::files;
 use crate::recipe::Recipe;
-use crate::report::accuracy::{self, interval};
+use crate::report::accuracy;
+use crate::report::controls;
 use crate::report::directions::confusion;
 use crate::report::published;
 use crate::report::svg::{self, Interval, Line, Mark};
-use crate::report::table::Table;
 use crate::report::terminal::{format_name, thousands};
 use crate::train::log;
+use crate::train::validation::{Scores, Validation};
 
 /// Points of a curve; longer ones are drawn as the means of as many stretches.
 const POINTS: usize = 500;
@@ -53,16 +53,19 @@ fn page(
     questions: String,
 ) -> Result<String> {
     let seed = recipe.seed;
+    let stages = controls::of_run(dir, before, after, seed)?;
+    let [early, late] = stages.each_ref().map(|(_, metrics)| &metrics.formats);
     let mut formats = Vec::new();
     let mut charts = Vec::new();
     let mut confusions = Vec::new();
     for format in [Format::Mc, Format::Ff] {
-        let stage = |p| metrics(p, &BTreeMap::new(), seed).formats.remove(&format);
-        let (Some(early), Some(late)) = (stage(before), stage(after)) else { continue };
+        let (Some(early), Some(late)) = (early.get(&format), late.get(&format)) else { continue };
         formats.push(context! {
             title => accuracy::title(format),
-            table => accuracy::table(&early, &late).html(),
-            change => accuracy::change(&paired(before, after, format, seed), &early, &late),
+            table => accuracy::table(early, late).html(),
+            change => accuracy::change(&paired(before, after, format, seed), early, late),
+            controls => controls::table(&stages, format).map(|table| table.html()),
+            worth => controls::worth(&stages, format),
         });
         charts.push(by_group(format, &early.breakdown, &late.breakdown));
         for (name, predictions) in [("before", before), ("after", after)] {
@@ -87,7 +90,6 @@ fn page(
             seed => recipe.split_seed(),
             formats,
             charts,
-            controls => controls(dir, [before, after], seed)?.map(|table| table.html()),
             curves => curves(dir)?,
             confusions,
             data => picture(&dir.join(crate::report::data::PICTURE)),
@@ -135,53 +137,6 @@ fn by_group(format: Format, early: &Breakdown, late: &Breakdown) -> String {
     svg::intervals(accuracy::title(format), &["before", "after"], &rows, late.overall.chance)
 }
 
-/// The same questions under each control, before and after; nothing where a run has no control.
-///
-/// # Errors
-/// Where its predictions cannot be read.
-pub fn controls(dir: &Path, plain: [&[Prediction]; 2], seed: u64) -> Result<Option<Table>> {
-    let read = |stage: &str| -> Result<BTreeMap<String, Vec<Prediction>>> {
-        let mut found = BTreeMap::new();
-        let entries = std::fs::read_dir(dir.join(stage)).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let control = name.strip_prefix("predictions_").and_then(|n| n.strip_suffix(".jsonl"));
-            if let Some(control) = control {
-                found.insert(control.replace('_', " "), predict::read(&path)?);
-            }
-        }
-        Ok(found)
-    };
-    let stages = [read("before")?, read("after")?];
-    let names: std::collections::BTreeSet<&String> = stages.iter().flat_map(|s| s.keys()).collect();
-    if names.is_empty() {
-        return Ok(None);
-    }
-    let mut table =
-        Table::new(1, ["the questions asked …", "MC before", "MC after", "FF before", "FF after"]);
-    let cells = |of: [Option<&[Prediction]>; 2]| -> Vec<String> {
-        let cell = |(format, stage): (Format, usize)| {
-            let formats = metrics(of[stage]?, &BTreeMap::new(), seed).formats;
-            Some(interval(&formats.get(&format)?.breakdown.overall))
-        };
-        [(Format::Mc, 0), (Format::Mc, 1), (Format::Ff, 0), (Format::Ff, 1)]
-            .map(|place| cell(place).unwrap_or_default())
-            .into()
-    };
-    let mut push = |name: String, of: [Option<&[Prediction]>; 2]| {
-        table.rows.push([vec![name], cells(of)].concat());
-    };
-    push("with their video".into(), plain.map(Some));
-    for name in names {
-        let label = match name.as_str() {
-            "no video" => "without video".into(),
-            other => format!("under the control “{other}”"),
-        };
-        push(label, [0, 1].map(|stage| stages[stage].get(name).map(Vec::as_slice)));
-    }
-    Ok(Some(table.without_empty_columns()))
-}
-
 /// Loss, rate, gradient and validation over the steps.
 fn curves(dir: &Path) -> Result<Vec<String>> {
     let records = log::read(&dir.join("log.jsonl"))?;
@@ -195,15 +150,20 @@ fn curves(dir: &Path) -> Result<Vec<String>> {
         let mean = svg::smoothed(&points, reach);
         vec![line("each step", points, true), line("running mean", mean, false)]
     };
-    let validation = validation(dir)?;
+    let validations = log::read_validations(dir)?;
+    let validated = |name: &str, value: &dyn Fn(&Scores) -> Option<f64>| -> Option<Line> {
+        let point = |v: &Validation| Some((v.step as f64, value(&v.scores)?));
+        let points: Vec<_> = validations.iter().filter_map(point).collect();
+        (!points.is_empty()).then(|| line(name, points, false))
+    };
     let mut loss = with_mean(of(&|r| r.loss));
-    if let Some(points) = validation.get("loss") {
-        loss.push(line("validation", points.clone(), false));
-    }
-    let accuracy: Vec<Line> = validation
-        .iter()
-        .filter(|(name, _)| *name != "loss")
-        .map(|(name, points)| line(&name.to_uppercase(), points.clone(), false))
+    loss.extend(validated("validation", &|scores| Some(scores.loss)));
+    let accuracy: Vec<Line> = [Format::Mc, Format::Ff]
+        .into_iter()
+        .filter_map(|format| {
+            let name = format_name(format).to_uppercase();
+            validated(&name, &|scores| scores.accuracy.get(&format).copied())
+        })
         .collect();
     let charts = [
         svg::lines("Loss", "step", &loss),
@@ -212,23 +172,4 @@ fn curves(dir: &Path) -> Result<Vec<String>> {
         svg::lines("Gradient norm", "step", &with_mean(of(&|r| r.grad_norm))),
     ];
     Ok(charts.into_iter().flatten().collect())
-}
-
-/// Curves of `validation.jsonl`, where the run has one: loss, and accuracy per format.
-fn validation(dir: &Path) -> Result<BTreeMap<String, Vec<(f64, f64)>>> {
-    let path = dir.join("validation.jsonl");
-    let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(curves) };
-    for (i, line) in text.lines().enumerate() {
-        let record: serde_json::Value = serde_json::from_str(line)
-            .map_err(|e| crate::error::Error::run(format!("{}:{}: {e}", path.display(), i + 1)))?;
-        let Some(step) = record["step"].as_f64() else { continue };
-        let accuracies = record["accuracy"].as_object().into_iter().flatten();
-        let loss = record["loss"].as_f64().map(|loss| ("loss".to_owned(), loss));
-        let named = accuracies.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
-        for (name, value) in loss.into_iter().chain(named) {
-            curves.entry(name).or_default().push((step, value));
-        }
-    }
-    Ok(curves)
 }
