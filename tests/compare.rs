@@ -15,6 +15,8 @@ pub struct RunFolder<'a> {
     pub model: &'a str,
     pub train: &'a [&'a str],
     pub seed: u64,
+    /// Keys of `data.split`.
+    pub split: &'a str,
     /// Further lines of the recipe's `[train]`.
     pub extra: &'a str,
     /// How many of every ten questions are answered rightly before and after.
@@ -29,6 +31,7 @@ impl Default for RunFolder<'_> {
             model: "data/models/Qwen2-VL-7B-Instruct",
             train: &["real"],
             seed: 42,
+            split: "seed = 42",
             extra: "",
             right: [3, 6],
             first: 0,
@@ -45,8 +48,8 @@ impl RunFolder<'_> {
         let dir = root.join(name);
         let text = format!(
             "seed = {}\n[model]\npath = {:?}\n[data]\npath = \"data/vlm4d\"\ntrain = {:?}\n\
-             split = {{ seed = 42 }}\n[lora]\n[train]\n{}\n",
-            self.seed, self.model, self.train, self.extra
+             split = {{ {} }}\n[lora]\n[train]\n{}\n",
+            self.seed, self.model, self.train, self.split, self.extra
         );
         let mut recipe = Recipe::from_text(&text, "made up").unwrap();
         recipe.provenance = Some(Provenance {
@@ -253,6 +256,23 @@ fn what_cannot_be_compared_is_refused() {
         &["a", "c"],
         "`real/validation_0` has another question, other choices or another answer",
     );
+}
+
+/// Beside a given split the recipe knows neither what was kept together nor a seed.
+#[test]
+fn a_given_split_is_told_as_it_was_made() {
+    let root = TempDir::new().unwrap();
+    let given = RunFolder { split: "file = \"s.json\"", ..RunFolder::default() };
+    let dir = given.write(root.path(), "a");
+    let made = r#"{"real": {"seed": 7, "by": "question", "train": [], "val": [], "test": []}}"#;
+    std::fs::write(dir.join("split.json"), made).unwrap();
+    let comparison = compared(&[dir]);
+    let wanted = "80 questions on 40 videos of real, split of s.json by question";
+    assert_eq!(comparison.tested_on, wanted);
+    RunFolder { first: 20, train: &["synthetic"], ..given }.write(root.path(), "b");
+    let (code, _, stderr) = command(root.path(), &["a", "b"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("help: a split was given: set data.split.file"), "{stderr}");
 }
 
 #[test]

@@ -83,6 +83,13 @@ fn a_split_can_be_given_back() {
     };
     assert_eq!(ids(&second), ids(&first));
     assert!(text(&output.stdout).contains("split of "), "{}", text(&output.stdout));
+    // reports tell how it was made, which the recipe does not know
+    let made = format!("by question with seed {}", split(&first)["mine"]["seed"]);
+    for file in ["report.md", "report.html"] {
+        let report = fs::read_to_string(second.path(file)).unwrap();
+        assert!(report.contains(&made), "{file} has no `{made}`");
+        assert!(report.contains("with seed 7, tested on"), "{file}");
+    }
     // questions that are in no part are told
     let mut smaller = split(&first);
     let dropped = smaller["mine"]["train"].as_array_mut().unwrap().pop().unwrap();

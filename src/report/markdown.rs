@@ -7,6 +7,7 @@ use std::path::Path;
 use super::accuracy;
 use super::controls;
 use super::data;
+use super::split;
 use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
@@ -44,16 +45,16 @@ fn report(
     let seed = recipe.seed;
     let stages = controls::of_run(dir, before, after, seed)?;
     let [early, late] = stages.each_ref().map(|(_, metrics)| &metrics.formats);
+    let (split, split_seed) = split::told(dir, recipe)?;
     let title = dir.file_name().unwrap_or_default().to_string_lossy();
     let formatted = (|| {
         writeln!(text, "# {title}\n")?;
         writeln!(
             text,
-            "{} trained on {}, tested on {}; {}, seed {seed}.\n",
+            "{} trained on {} with seed {seed}, tested on {}; {split} with seed {split_seed}.\n",
             recipe.model.path,
             recipe.data.train.join(" + "),
-            recipe.data.test_subsets().join(" + "),
-            recipe.data.split.told()
+            recipe.data.test_subsets().join(" + ")
         )?;
         for format in [Format::Mc, Format::Ff] {
             if let (Some(early), Some(late)) = (early.get(&format), late.get(&format)) {

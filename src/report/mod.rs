@@ -10,6 +10,7 @@ pub mod finished;
 pub mod html;
 pub mod markdown;
 pub mod published;
+pub mod split;
 pub mod svg;
 pub mod table;
 pub mod terminal;

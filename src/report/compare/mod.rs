@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use self::settings::{label, of_evaluation};
 use super::finished::Finished;
 use super::published::{self, Published};
+use super::split;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::{outcome, pairs};
@@ -195,7 +196,7 @@ impl Comparison {
         let differences = differences(&grouped, &labels);
         let mc = rows.first().and_then(|row| row.scores.get(&Format::Mc));
         Ok(Self {
-            tested_on: tested_on(&grouped),
+            tested_on: tested_on(&grouped)?,
             chance: mc.and_then(|mc| mc.overall.chance),
             notes: notes(&grouped, &rows, &differences),
             rows,
@@ -362,21 +363,20 @@ fn change(from: &RowRuns, to: &RowRuns, format: Format) -> Option<Change> {
     (!all.is_empty()).then(|| Change { paired: stats::paired(&all, seed), single: sets == 1 })
 }
 
-fn tested_on(rows: &[RowRuns]) -> String {
-    let Some(stage) = rows.first().and_then(|row| row.stages.first()) else { return String::new() };
+fn tested_on(rows: &[RowRuns]) -> Result<String> {
+    let Some(stage) = rows.first().and_then(|row| row.stages.first()) else {
+        return Ok(String::new());
+    };
     let recipe = &stage.run.recipe;
     let ids: BTreeSet<&str> = stage.predictions.iter().map(|p| &*p.id).collect();
     let videos: BTreeSet<&str> = stage.predictions.iter().map(|p| &*p.video).collect();
-    let by = match recipe.data.split.by {
-        crate::data::split::By::Video => "video",
-        crate::data::split::By::Question => "question",
-    };
-    format!(
-        "{} questions on {} videos of {}, split by {by}",
+    let (split, _) = split::told(&stage.run.dir, recipe)?;
+    Ok(format!(
+        "{} questions on {} videos of {}, {split}",
         super::terminal::thousands(ids.len()),
         super::terminal::thousands(videos.len()),
         recipe.data.test_subsets().join(" + "),
-    )
+    ))
 }
 
 fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<String> {

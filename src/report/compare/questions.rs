@@ -80,6 +80,9 @@ fn reason(a: &Recipe, b: &Recipe) -> String {
         )
     } else if hash(a) != hash(b) {
         "they had other question files: compare runs on the same data".into()
+    } else if a.data.split.file.is_some() || b.data.split.file.is_some() {
+        "a split was given: set data.split.file to the same one in both, and run one of them again"
+            .into()
     } else if seed != other {
         format!(
             "their splits have the seeds {seed} and {other}: set data.split.seed to the same number in both, and run them again"

@@ -8,7 +8,6 @@ use minijinja::context;
 
 use super::questions::{Media, json};
 use super::render;
-use crate::data::split::By;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::eval::metrics::paired;
@@ -20,6 +19,7 @@ use crate::report::accuracy;
 use crate::report::controls;
 use crate::report::directions::confusion;
 use crate::report::published;
+use crate::report::split;
 use crate::report::svg::{self, Interval, Line, Mark};
 use crate::report::terminal::{format_name, thousands};
 use crate::train::log;
@@ -75,10 +75,7 @@ fn page(
             }
         }
     }
-    let by = match recipe.data.split.by {
-        By::Video => "video",
-        By::Question => "question",
-    };
+    let (split, split_seed) = split::told(dir, recipe)?;
     render(
         "report.html",
         context! {
@@ -86,8 +83,9 @@ fn page(
             model => recipe.model.name(),
             trained_on => recipe.data.train.join(" + "),
             tested_on => recipe.data.test_subsets().join(" + "),
-            by,
-            seed => recipe.split_seed(),
+            seed,
+            split,
+            split_seed,
             formats,
             charts,
             curves => curves(dir)?,
