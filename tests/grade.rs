@@ -365,12 +365,22 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     (
         "Yes",
         &["yes", "Yes.", "Yes, it is.", "Yeah", "The answer is yes.", "Yes, to the left."],
-        &["no", "No, yes is wrong", "yes or no", "maybe", "left", "Not yes"],
+        &[
+            "no",
+            "No, yes is wrong",
+            "yes or no",
+            "yes and no",
+            "Yes, no",
+            "Yes/no",
+            "maybe",
+            "left",
+            "Not yes",
+        ],
     ),
     (
         "No",
         &["no", "No.", "No, it stays.", "Nope", "No, it moves right."],
-        &["yes", "there are no cars", "no dragon there"],
+        &["yes", "No, yes", "there are no cars", "no dragon there"],
     ),
     (
         "there are no buses in the video",
@@ -445,8 +455,8 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "both left and right",
-        &["left and right", "right and left", "both right and left"],
-        &["left", "left then right", "left or right", "neither"],
+        &["left and right", "right and left", "both right and left", "left & right"],
+        &["left", "left then right", "left or right", "left/right", "neither"],
     ),
     ("Left then right", &["left, then right"], &["right then left", "left and right", "left"]),
     (
@@ -472,10 +482,24 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     (
         "A car.",
         &["car", "the car", "It is a car."],
-        &["a bus", "a car and a bus", "not a car", "cars or buses"],
+        &[
+            "a bus",
+            "a car and a bus",
+            "a car & a bus",
+            "not a car",
+            "cars or buses",
+            "A car, a bus",
+            "A dog, a cat, a car",
+            "A car. A bus.",
+        ],
     ),
-    ("White", &["The van is white", "white"], &["black", "black and white", "not white"]),
-    ("Jumped", &["jumping", "He jumped."], &["fell", "did not jump"]),
+    (
+        "White",
+        &["The van is white", "white"],
+        &["black", "black and white", "White/black", "not white"],
+    ),
+    ("Jumped", &["jumping", "He jumped.", "Jumped, he jumped"], &["fell", "did not jump"]),
+    ("diving in", &["diving in", "He dives in."], &["Diving in, landing", "landing"]),
     ("not pedalling", &["not pedalling", "He isn't pedalling."], &["pedalling"]),
     // A choice that the question's text spells out.
     ("A", &["A", "A.", "(A)", "A: a car", "The answer is A"], &["a car", "B", "A or B", ""]),

@@ -282,7 +282,9 @@ impl Form {
         let numbers = gold.numbers();
         match &gold.words[..] {
             [yes_no] if YES_NO.contains(&yes_no.as_str()) => {
-                self.family(YES_NO) == [yes_no.as_str()]
+                // What stands beside it is no word of the normal form: `yes and no`.
+                let other = if yes_no == "YES" { "no" } else { "yes" };
+                self.family(YES_NO) == [yes_no.as_str()] && !self.has(other)
             }
             [absent, ..] if absent == "ABSENT" => self.denies(gold),
             // A count: the question's other words may be repeated around it.
@@ -298,10 +300,16 @@ impl Form {
     /// The same directions, counts, goals and negations, and all other words of `gold`.
     fn says(&self, gold: &Self) -> bool {
         let pairs = FAMILIES.iter().filter(|family| !gold.family(family).is_empty()).count() > 1;
-        let plain = |word: &&String| {
-            !is_number(word) && !is_family(word) && !["|", "and", "then"].contains(&word.as_str())
-        };
+        let joins = |word: &str| ["|", "and", "then"].contains(&word);
+        let plain = |word: &&String| !is_number(word) && !is_family(word) && !joins(word);
         let free: Vec<&String> = gold.words.iter().filter(plain).collect();
+        // Named beside something else, a thing is no longer the answer.
+        let of_gold = |word: &String| !joins(word) && gold.words.contains(word);
+        let alone = || {
+            let mut clauses = self.words.split(|word| word == "|");
+            self.has("and") == gold.has("and")
+                && clauses.all(|clause| clause.is_empty() || clause.iter().any(of_gold))
+        };
         let goals = |form: &Self| -> Vec<String> {
             form.words.iter().filter(|w| w.starts_with('@')).cloned().collect()
         };
@@ -310,8 +318,7 @@ impl Form {
             && goals(self) == goals(gold)
             && self.negations() == gold.negations()
             && free.iter().all(|&word| self.words.contains(word))
-            // Named beside something else, a thing is no longer the answer.
-            && (free.is_empty() || self.has("and") == gold.has("and"))
+            && (free.is_empty() || alone())
     }
 
     /// `gold` is `ABSENT x`: whether this says so of the same thing, and of nothing more.
@@ -356,10 +363,10 @@ impl Form {
     }
 }
 
-/// Words in small letters with number words as digits; ` | ` where a clause ends.
+/// Words in small letters with number words as digits and signs as words; ` | ` where a clause ends.
 fn tokens(text: &str) -> Vec<String> {
     static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
-        rule(r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n]")
+        rule(r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n/&]")
     });
     let text = text.to_lowercase().replace(['’', '‘'], "'");
     let mut found: Vec<String> = Vec::new();
@@ -372,10 +379,14 @@ fn tokens(text: &str) -> Vec<String> {
             found.push(owner.to_owned());
         } else if let Some(number) = number {
             found.push(number.to_string());
-        } else if word.contains(|c: char| c.is_alphanumeric()) {
-            found.push(word.to_owned());
         } else {
-            found.push("|".to_owned());
+            let word = match word {
+                "/" => "or",
+                "&" => "and",
+                _ if word.contains(|c: char| c.is_alphanumeric()) => word,
+                _ => "|",
+            };
+            found.push(word.to_owned());
         }
     }
     // A `one` that stands for a thing is no number.
