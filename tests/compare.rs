@@ -192,6 +192,23 @@ fn other_settings_make_another_row() {
 }
 
 #[test]
+fn differences_between_models_name_the_settings_of_both() {
+    let root = TempDir::new().unwrap();
+    let write = |name: &str, model: &str, extra: &str| {
+        RunFolder { model, extra, ..RunFolder::default() }.write(root.path(), name)
+    };
+    let [one, other] = ["m/Qwen2-VL-7B-Instruct", "m/Qwen2.5-VL-7B-Instruct"];
+    let comparison = compared(&[
+        write("low", one, "lr = 1e-4"),
+        write("high", one, "lr = 2e-4"),
+        write("other", other, "lr = 1e-4"),
+    ]);
+    let between = comparison.differences.iter().filter(|d| d.model.contains(" − "));
+    let names: Vec<&str> = between.map(|d| &*d.what).collect();
+    assert_eq!(names, ["original", "R − R (lr 0.0001)", "R − R (lr 0.0002)"]);
+}
+
+#[test]
 fn the_command_prints_and_writes() {
     let root = TempDir::new().unwrap();
     RunFolder::default().write(root.path(), "runs/a/real");

@@ -334,7 +334,10 @@ fn differences(rows: &[RowRuns], labels: &[String]) -> Vec<Difference> {
         let (model, what) = if one.model == other.model {
             (one.model.clone(), format!("{} − {}", name(b), name(a)))
         } else if one.trained_on == other.trained_on {
-            (format!("{} − {}", other.model, one.model), name(b))
+            // What the models have in common is named once.
+            let (from, to) = (name(a), name(b));
+            let what = if from == to { to } else { format!("{to} − {from}") };
+            (format!("{} − {}", other.model, one.model), what)
         } else {
             continue;
         };
