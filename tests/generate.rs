@@ -177,6 +177,21 @@ fn watched_tokens_have_their_log_probabilities() {
     }
 }
 
+/// Whether tokens are generated or only looked at.
+#[test]
+fn logits_that_are_no_numbers_are_an_error() {
+    let (mut model, file, meta) = recorded(CHECKPOINTS[0]);
+    let row = &case_rows(&model, &file, &meta["text"], "text")[0];
+    let weight = model.model.norm.weight.val().mul_scalar(f32::NAN);
+    model.model.norm.weight = burn::module::Param::from_tensor(weight);
+    for (max_new_tokens, watch) in [(0, vec![7, 0]), (1, vec![])] {
+        let prompt = Prompt { input_ids: row.input_ids.clone(), max_new_tokens };
+        let options = Options { watch, ..Options::default() };
+        let error = generate(&model, &[prompt], &[], &[], &options, |_, _| ()).unwrap_err();
+        assert!(error.to_string().starts_with("the model's logits are no numbers"), "{error}");
+    }
+}
+
 /// Prompts with nothing in common, or with media at different places, are answered too.
 #[test]
 fn prompts_that_share_nothing_are_answered_alone() {

@@ -230,11 +230,15 @@ impl<'a> Branches<'a> {
     }
 }
 
-/// Log-probabilities of `tokens`, a list per row of `logits: [b, vocab]`.
+/// Log-probabilities of `tokens`, a list per row of `logits: [b, vocab]`. All are finite: no logit is
+/// masked.
 fn watched(logits: &Tensor<2>, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     let ids: Vec<i64> = tokens.iter().map(|id| i64::from(*id)).collect();
     let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &logits.device());
     let chosen = host(log_softmax(logits.clone(), 1).select(1, ids))?;
+    if !chosen.iter().all(|logprob| logprob.is_finite()) {
+        return Err(no_numbers());
+    }
     Ok(chosen.chunks(tokens.len()).map(<[f32]>::to_vec).collect())
 }
 
@@ -258,10 +262,13 @@ fn most_likely<'a>(
     };
     match found {
         Some((id, logit)) if logit.is_finite() => Ok(id),
-        _ => Err(Error::run("the model's logits are no numbers").help(
-            "the weights hold numbers that are none, or overflow: try model.dtype = \"f32\"",
-        )),
+        _ => Err(no_numbers()),
     }
+}
+
+fn no_numbers() -> Error {
+    Error::run("the model's logits are no numbers")
+        .help("the weights hold numbers that are none, or overflow: try model.dtype = \"f32\"")
 }
 
 fn penalise<'a>(logits: &mut [f32], seen: impl Iterator<Item = &'a u32>, penalty: f32) {
