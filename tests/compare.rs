@@ -263,7 +263,16 @@ fn what_cannot_be_compared_is_refused() {
     std::fs::remove_file(root.path().join("b/after/predictions.jsonl")).unwrap();
     refused(&["a", "b"], "b: the run is not finished");
     let (code, stdout, _) = command(root.path(), &["."]);
-    assert!(code == 0 && stdout.contains("not finished, left out"), "{stdout}");
+    let left_out = "the run is not finished: it has no after/predictions.jsonl; left out";
+    assert!(code == 0 && stdout.contains(left_out), "{stdout}");
+    // What else cannot be read is told as what it is.
+    RunFolder { train: &["synthetic"], ..RunFolder::default() }.write(root.path(), "b");
+    std::fs::write(root.path().join("b/recipe.toml"), "lr = 1").unwrap();
+    let (code, stdout, _) = command(root.path(), &["."]);
+    assert!(code == 0 && stdout.contains("b/recipe.toml:1:1: unknown field `lr`"), "{stdout}");
+    std::fs::write(root.path().join("b/predictions.jsonl"), "").unwrap();
+    refused(&["a", "b"], "b: no run: it is an evaluation alone");
+    std::fs::remove_dir_all(root.path().join("b")).unwrap();
     // Another gold answer under the same id is another question.
     let path = root.path().join("a/after/predictions.jsonl");
     RunFolder { train: &["synthetic"], ..RunFolder::default() }.write(root.path(), "c");

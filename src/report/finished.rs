@@ -39,6 +39,10 @@ impl Finished {
             return Err(Error::input(format!("{shown}: no run: it has no recipe.toml"))
                 .help("give a run's folder, for example runs/quickstart/real"));
         }
+        if dir.join("predictions.jsonl").exists() {
+            return Err(Error::input(format!("{shown}: no run: it is an evaluation alone"))
+                .help("give a run's folder: it has `before` and `after`"));
+        }
         let recipe = Recipe::from_file(&dir.join("recipe.toml"))?;
         let read = |stage: &str| {
             let path = dir.join(stage).join("predictions.jsonl");

@@ -160,7 +160,10 @@ pub fn find(paths: &[PathBuf]) -> Result<(Vec<Finished>, Vec<String>)> {
         match Finished::open(&dir) {
             Ok(run) => runs.push(run),
             Err(error) if named => return Err(error),
-            Err(_) => notes.push(format!("{}: not finished, left out", dir.display())),
+            Err(error) => {
+                let text = error.to_string();
+                notes.push(format!("{}; left out", text.lines().next().unwrap_or_default()));
+            }
         }
     }
     match runs.is_empty() {
