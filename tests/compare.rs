@@ -174,7 +174,7 @@ fn seeds_are_a_mean_and_a_deviation() {
     let score = &comparison.rows[1].scores[&Format::Ff];
     assert!((score.overall.accuracy - 0.6).abs() < 1e-12);
     assert!((score.deviation.unwrap() - 0.1).abs() < 1e-12);
-    assert_eq!(score.n, QUESTIONS);
+    assert_eq!(score.overall.n, 3 * QUESTIONS);
     let change = comparison.differences[0].changes[&Format::Ff];
     assert!((change.paired.difference - 0.3).abs() < 1e-12 && !change.single);
 }

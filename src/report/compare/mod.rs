@@ -65,10 +65,8 @@ pub struct Row {
 /// The accuracy of a row in one format.
 #[derive(Clone, Debug)]
 pub struct Score {
-    /// Mean over the runs, with the interval over videos.
+    /// Over the answers of all runs, with the interval over videos.
     pub overall: Metric,
-    /// Questions of one run.
-    pub n: usize,
     /// Standard deviation over the runs, where there are several.
     pub deviation: Option<f64>,
     /// Responses without an answer, over all runs.
@@ -309,7 +307,6 @@ fn score_in(row: &RowRuns, format: Format) -> Score {
     let outcomes: Vec<Outcome> = all.iter().map(|p| outcome(p)).collect();
     Score {
         overall: stats::metric(&outcomes, seed),
-        n: stages.first().map_or(0, Vec::len),
         deviation: deviation(&accuracies),
         unanswered: all.iter().filter(|p| p.extracted.is_none()).count(),
         groups: stats::by(&outcomes, |o| o.group, seed),

@@ -149,7 +149,7 @@ impl Comparison {
         parts.join("\n") + "\n"
     }
 
-    /// One line per row, format and group; accuracies are shares.
+    /// One line per row, format and group; accuracies are shares of the answers of all runs.
     fn csv(&self) -> String {
         let mut csv = Csv::new(&[
             "model",
@@ -190,7 +190,7 @@ impl Comparison {
                         row.runs.len().to_string(),
                         format_name(*format).to_owned(),
                         questions,
-                        (metric.n / row.runs.len().max(1)).to_string(),
+                        metric.n.to_string(),
                         metric.accuracy.to_string(),
                         metric.ci95[0].to_string(),
                         metric.ci95[1].to_string(),
