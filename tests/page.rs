@@ -1,4 +1,4 @@
-//! `report.html`: what stands in it, and how it behaves in a browser.
+//! The reports of a run: what stands in them, and how the page behaves in a browser.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -128,9 +128,13 @@ fn page_of(before: &[Prediction], after: &[Prediction]) -> TempDir {
     dir
 }
 
-fn page_in(dir: &Path, before: &[Prediction], after: &[Prediction]) {
+fn recipe() -> Recipe {
     let text = "[model]\npath = \"data/models/Qwen2.5-VL-7B-Instruct\"\n[data]\npath = \"data/vlm4d\"\n[lora]\n";
-    let recipe = Recipe::from_text(text, "made up").unwrap();
+    Recipe::from_text(text, "made up").unwrap()
+}
+
+fn page_in(dir: &Path, before: &[Prediction], after: &[Prediction]) {
+    let recipe = recipe();
     let record = |step: usize| {
         let x = step as f64 / 400.0;
         let loss = 2.0 * (-3.0 * x).exp() + 0.3 + 0.1 * (step as f64 * 12.9).sin();
@@ -246,6 +250,22 @@ fn humans_stand_beside_all_where_all_was_asked() {
         let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
         assert_eq!(html.contains("all (n 40), human, VLM4D: 98.3"), whole, "{groups:?}");
         assert!(html.contains(&format!("{} (n ", groups[0])) && html.contains("human, VLM4D: "));
+    }
+}
+
+/// Where the letters' probabilities decide, there is no response to quote.
+#[test]
+fn examples_quote_the_letter_where_there_is_no_response() {
+    let dir = TempDir::new().unwrap();
+    let [mut before, mut after] = [predictions(3, 0), predictions(6, 4)];
+    for p in before.iter_mut().chain(&mut after) {
+        p.response.clear();
+        p.extracted = Some(if p.correct { "A" } else { "B" }.into());
+    }
+    vlm4d_train::report::markdown::write(dir.path(), &recipe(), &before, &after).unwrap();
+    let report = std::fs::read_to_string(dir.path().join("report.md")).unwrap();
+    for part in ["Before: `B`. After: `A`.", "Before: `A`. After: `B`."] {
+        assert!(report.contains(part), "no `{part}` in\n{report}");
     }
 }
 

@@ -134,8 +134,8 @@ fn examples(text: &mut String, before: &[Prediction], after: &[Prediction]) -> s
                 format_name(late.format),
                 late.question,
                 late.gold,
-                quoted(&early.response),
-                quoted(&late.response)
+                answer(early),
+                answer(late)
             )?;
         }
     }
@@ -143,6 +143,12 @@ fn examples(text: &mut String, before: &[Prediction], after: &[Prediction]) -> s
         true => Ok(()),
         false => writeln!(text, "## Examples\n\n{lines}"),
     }
+}
+
+/// What was answered: the response, or the letter that the probabilities took.
+fn answer(p: &Prediction) -> String {
+    let letter = p.extracted.as_deref().filter(|_| p.response.is_empty());
+    quoted(letter.unwrap_or(&p.response))
 }
 
 /// A response on one line, at most 80 characters.

@@ -88,9 +88,11 @@
   function answer(stage, a) {
     const line = element("p", "answer");
     const mark = element("span", a.correct ? "yes" : "no", a.correct ? "✓" : "✗");
-    line.append(mark, ` ${stage}: `, element("q", "", a.response.trim() || "(nothing)"));
+    // There is no response where the letters' probabilities decide.
+    const said = a.response.trim() || a.extracted;
+    line.append(mark, ` ${stage}: `, element("q", "", said || "(nothing)"));
     if (a.extracted === null) line.append(element("span", "hint", " no answer found"));
-    else if (a.extracted !== a.response.trim()) {
+    else if (a.extracted !== said) {
       line.append(element("span", "hint", ` read as ${a.extracted}`));
     }
     return line;
@@ -113,12 +115,14 @@
       if (choice === q.gold) row.title = "the right answer";
       if (!letters) return;
       for (const stage of ["before", "after"]) {
-        const share = (q[stage].letters || [])[i] || 0;
         const cell = element("td", "n bar");
+        row.append(cell);
+        // A chain of thought without a letter has no place to look at.
+        if (!q[stage].letters) continue;
+        const share = q[stage].letters[i] || 0;
         cell.style.setProperty("--share", `${(100 * share).toFixed(1)}%`);
         const taken = q[stage].extracted === letter;
         cell.append(element("span", taken ? "taken" : "", `${(100 * share).toFixed(1)} %`));
-        row.append(cell);
       }
     });
     return made;
