@@ -115,6 +115,23 @@ fn cut(values: &[f32], range: &std::ops::Range<usize>, width: usize) -> Vec<f32>
 }
 
 #[test]
+fn scaled_positions_are_refused() {
+    let text = std::fs::read_to_string(golden("ckpt/tiny-qwen2.5-vl/config.json")).unwrap();
+    let config = |key: &str, value: &str| {
+        let mut json: Value = serde_json::from_str(&text).unwrap();
+        json["rope_scaling"][key] = value.into();
+        Config::from_json(&json)
+    };
+    for (key, value) in [("type", "mrope"), ("type", "default"), ("rope_type", "default")] {
+        assert!(config(key, value).is_ok(), "{key} {value}");
+    }
+    for key in ["type", "rope_type"] {
+        let what = config(key, "yarn").unwrap_err();
+        assert!(what.starts_with("`rope_scaling` is of type \"yarn\""), "{what}");
+    }
+}
+
+#[test]
 fn positions_equal_the_original_rule() {
     for name in CHECKPOINTS {
         let config = Config::from_dir(&golden(&format!("ckpt/{name}"))).unwrap();

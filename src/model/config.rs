@@ -163,6 +163,14 @@ impl TextConfig {
             .iter()
             .find_map(|key| fields.value(key).filter(|v| v.is_object()))
             .ok_or("lacks `rope_scaling` with `mrope_section`")?;
+        let plain = |kind: &&Value| kind.is_null() || **kind == "default" || **kind == "mrope";
+        let mut kinds = ["rope_type", "type"].iter().filter_map(|key| rope.get(key));
+        if let Some(kind) = kinds.find(|kind| !plain(kind)) {
+            return Err(format!(
+                "`rope_scaling` is of type {kind}, and positions cannot be scaled; make it \
+                 \"mrope\": questions on videos stay far below the lengths that scaling is for"
+            ));
+        }
         let section = rope.get("mrope_section").and_then(Value::as_array);
         let section: Vec<usize> = section
             .ok_or("`rope_scaling` lacks `mrope_section`")?
