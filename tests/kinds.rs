@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use serde_json::Value;
+use serde_json::{Value, json};
 use vlm4d_train::model::lora::Lora as Adapter;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft::{self, AdapterConfig};
@@ -17,6 +17,7 @@ use vlm4d_train::recipe::{Lora, Part, TargetModules, Train};
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Rates;
 
+use crate::cli::copy_dir;
 use crate::model::{load, values};
 use crate::support::{CHECKPOINTS, Golden, golden, max_difference, relative_difference};
 use crate::train::{Batch, one_batch, setup};
@@ -174,6 +175,43 @@ fn adapters_are_written_as_peft_writes_them() {
                 assert_eq!(got.f32(key), want.f32(key), "{key}");
             }
         }
+    }
+}
+
+/// PEFT's rsLoRA adapter with `key` of its configuration set to `value`.
+fn with_key(checkpoint: &str, key: &str, value: Value) -> tempfile::TempDir {
+    let (from, to) = (kind_dir(checkpoint, "rslora"), tempfile::tempdir().unwrap());
+    copy_dir(&from, to.path());
+    let path = to.path().join("adapter_config.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config[key] = value;
+    std::fs::write(path, config.to_string()).unwrap();
+    to
+}
+
+#[test]
+fn adapters_that_are_not_a_and_b_alone_are_refused() {
+    let read = |key: &str, value: Value| {
+        let dir = with_key(CHECKPOINTS[0], key, value);
+        AdapterConfig::from_dir(dir.path()).map_err(|e| e.to_string())
+    };
+    for initial in ["pissa", "pissa_niter_16", "OLoRA", "corda", "loftq", "lora_ga"] {
+        let error = read("init_lora_weights", initial.into()).unwrap_err();
+        assert!(error.contains(&format!("`init_lora_weights` is {initial}")), "{error}");
+    }
+    for initial in [json!(false), json!("gaussian"), json!("eva"), json!("orthogonal")] {
+        assert!(read("init_lora_weights", initial.clone()).is_ok(), "{initial}");
+    }
+    for (key, value) in [
+        ("alora_invocation_tokens", json!([1, 2])),
+        ("use_qalora", json!(true)),
+        ("kasa_config", json!({"beta": 1e-4})),
+        ("layer_replication", json!([[0, 2], [1, 3]])),
+        ("modules_to_save", json!(["lm_head"])),
+    ] {
+        let error = read(key, value).unwrap_err();
+        assert!(error.contains(&format!("`{key}` is set")), "{error}");
+        assert!(read(key, Value::Null).is_ok(), "{key}");
     }
 }
 

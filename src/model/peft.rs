@@ -44,6 +44,26 @@ fn layer_prefix(part: Part) -> &'static str {
     }
 }
 
+/// Keys of PEFT's `LoraConfig` under which an adapter is more than A and B, or computes something
+/// else with them.
+const UNSUPPORTED: [&str; 12] = [
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+];
+
+/// Values of `init_lora_weights` that leave the checkpoint's weights as they are.
+const KEEP_BASE: [&str; 4] = ["eva", "gaussian", "mica", "orthogonal"];
+
 /// What PEFT puts before the names of modules.
 pub const PREFIX: &str = "base_model.model.";
 
@@ -144,22 +164,40 @@ impl AdapterConfig {
                 e.column()
             ))
         })?;
-        let unsupported = [
-            (config.peft_type != "LORA", "`peft_type` is not LORA"),
-            (config.bias != "none", "`bias` is not none"),
-            (
-                config.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()),
-                "`modules_to_save` is set",
-            ),
-            (config.r == 0 || config.rank_pattern.values().any(|r| *r == 0), "`r` is 0"),
-        ];
-        match unsupported.iter().find(|(found, _)| *found) {
-            Some((_, what)) => {
-                Err(Error::input(format!("{shown}: {what}, which cannot be loaded"))
-                    .help("LoRA adapters, rsLoRA and DoRA among them, can be loaded"))
-            }
+        match config.unsupported(&text) {
+            Some((what, help)) => Err(Error::input(format!("{shown}: {what}")).help(help)),
             None => Ok(config),
         }
+    }
+
+    /// What in `text`, the configuration's file, keeps the adapter from being loaded; and the fix.
+    fn unsupported(&self, text: &str) -> Option<(String, &'static str)> {
+        let json: Value = serde_json::from_str(text).unwrap_or_default();
+        let kind = |what: String| {
+            let help = "LoRA adapters, rsLoRA and DoRA among them, can be loaded";
+            Some((format!("{what}, which cannot be loaded"), help))
+        };
+        if self.peft_type != "LORA" {
+            return kind("`peft_type` is not LORA".into());
+        }
+        if self.bias != "none" {
+            return kind("`bias` is not none".into());
+        }
+        if let Some(key) = UNSUPPORTED.into_iter().find(|key| json.get(key).is_some_and(is_set)) {
+            return kind(format!("`{key}` is set"));
+        }
+        if self.r == 0 || self.rank_pattern.values().any(|r| *r == 0) {
+            return kind("`r` is 0".into());
+        }
+        let initial = self.init_lora_weights.as_str().unwrap_or("gaussian");
+        if !KEEP_BASE.contains(&&*initial.to_lowercase()) {
+            return Some((
+                format!("`init_lora_weights` is {initial}, which changes the base weights too"),
+                "save it with PEFT's `path_initial_model_for_weight_conversion`: of PiSSA, OLoRA, \
+                 CorDA and LoRA-GA that makes plain LoRA",
+            ));
+        }
+        None
     }
 
     /// Rank and scale of the adapter of the layer with this hub name, which a pattern may spell
@@ -171,6 +209,16 @@ impl AdapterConfig {
         let alpha = alpha.or(by_pattern(&self.alpha_pattern, name)).unwrap_or(self.lora_alpha);
         let r = r.unwrap_or(self.r);
         (r, scaling(r, alpha, self.use_rslora))
+    }
+}
+
+/// Whether a key has another value than the one that switches it off.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(keys) => !keys.is_empty(),
+        _ => true,
     }
 }
 
