@@ -278,17 +278,28 @@ fn an_export_is_whole_or_absent() {
     written(&run, "out", |_| ());
     refused(&options(&to), "out: is there already");
     export(&run.dir, &forced(&to), &Terminal).unwrap();
-    // Never what is read, nor what is no export.
-    refused(&forced(run.root.path()), "which is read");
-    refused(&forced(&run.dir), "which is read");
-    let mut whole = forced(&run.checkpoint);
-    whole.merge = true;
-    refused(&whole, "which is read");
-    let home = run.root.path().join("home");
-    std::fs::create_dir_all(home.join("papers")).unwrap();
-    std::fs::write(home.join("config.json"), "{}").unwrap();
-    refused(&forced(&home), "holds other things than an export");
-    assert!(home.join("papers").is_dir());
+    // Never what is read or was trained from, nor what is no export.
+    let checkpoint = &run.checkpoint;
+    for taken in [run.root.path(), &run.dir, &run.dir.join("adapter"), &run.dir.join("model/new")] {
+        refused(&forced(taken), "which must stay");
+    }
+    for merge in [false, true] {
+        for taken in [checkpoint.as_path(), &checkpoint.join("new"), checkpoint.parent().unwrap()] {
+            refused(&Options { merge, ..forced(taken) }, "which must stay");
+        }
+    }
+    let foreign = run.root.path().join("foreign");
+    std::fs::create_dir_all(&foreign).unwrap();
+    for (file, content) in [("config.json", "{}"), ("README.md", "# Qwen2.5-VL\n")] {
+        std::fs::write(foreign.join(file), content).unwrap();
+        refused(&forced(&foreign), "holds other things than an export");
+    }
+    std::fs::create_dir_all(to.join("papers")).unwrap();
+    refused(&forced(&to), "holds other things than an export");
+    assert!(to.join("papers").is_dir() && foreign.join("config.json").is_file());
+    for nameless in [Path::new("."), &run.root.path().join("free/..")] {
+        refused(&forced(nameless), "has no name");
+    }
     // A damaged adapter is found before anything has the target's name.
     let adapter = run.dir.join("adapter/adapter_model.safetensors");
     let bytes = std::fs::read(&adapter).unwrap();

@@ -1,5 +1,7 @@
 //! The model card: data, recipe, numbers and their intervals.
 
+use std::path::Path;
+
 use minijinja::{Environment, context};
 
 use super::{Kind, repository};
@@ -81,4 +83,10 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
     environment
         .render_str(include_str!("card.md"), context)
         .map_err(|e| Error::run(format!("the model card could not be made: {e:#}")))
+}
+
+/// Whether the folder `dir` has such a card: its tags name this program.
+pub fn is_in(dir: &Path) -> bool {
+    let card = std::fs::read_to_string(dir.join("README.md"));
+    card.is_ok_and(|card| card.lines().any(|line| line == "- vlm4d-train"))
 }

@@ -41,6 +41,9 @@ pub struct Options {
     pub force: bool,
 }
 
+/// Folders of a run that no export may take the place of.
+const PARTS: [&str; 5] = ["adapter", "model", "before", "after", "checkpoints"];
+
 /// What an export holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -68,13 +71,15 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
         return Err(Error::input("--dtype is for whole checkpoints: the adapter stays in f32")
             .help("add --merge, or leave --dtype out"));
     }
-    check_target(&options.to, options.force, dir)?;
+    let mut kept: Vec<PathBuf> = PARTS.iter().map(|part| dir.join(part)).collect();
+    kept.push(PathBuf::from(&run.recipe.model.path));
+    check_target(&options.to, options.force, &kept)?;
     let checkpoint = match kind {
         Kind::Merged => places::checkpoint(&run.recipe.model.path, terminal)?.dir,
         Kind::Full | Kind::Adapter => dir.join("model"),
     };
     if kind == Kind::Merged {
-        check_target(&options.to, options.force, &checkpoint)?;
+        check_target(&options.to, options.force, std::slice::from_ref(&checkpoint))?;
         check_checkpoint(&run.recipe, &checkpoint)?;
     }
     let temporary = options.to.with_added_extension("partial");
@@ -126,19 +131,21 @@ fn repository(recipe: &Recipe) -> Option<Repo> {
     Repo::parse(&recipe.model.path)?.ok()
 }
 
-/// The target must be free, or an earlier export that may be replaced; what is read must not lie
-/// in it.
-fn check_target(to: &Path, force: bool, read: &Path) -> Result<()> {
+/// The target must be free, or an earlier export that may be replaced, and lie apart from what
+/// must be `kept`.
+fn check_target(to: &Path, force: bool, kept: &[PathBuf]) -> Result<()> {
     let shown = to.display();
-    let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
-    if let (Ok(target), Ok(source)) = (whole(to), whole(read))
-        && source.starts_with(target)
-    {
-        return Err(Error::input(format!("{shown}: holds {}, which is read", read.display()))
-            .help("choose another folder for --to"));
+    let made = "--to is a folder to make";
+    if to.file_name().is_none() {
+        return Err(Error::input(format!("{shown}: has no name of its own")).help(made));
     }
     if to.is_file() {
-        return Err(Error::input(format!("{shown}: is a file")).help("--to is a folder to make"));
+        return Err(Error::input(format!("{shown}: is a file")).help(made));
+    }
+    if let Some(kept) = kept.iter().find(|kept| overlap(to, kept)) {
+        let kept = kept.display();
+        return Err(Error::input(format!("{shown}: would overlap {kept}, which must stay"))
+            .help("choose another folder for --to"));
     }
     let entries: Vec<PathBuf> =
         std::fs::read_dir(to).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -149,12 +156,26 @@ fn check_target(to: &Path, force: bool, read: &Path) -> Result<()> {
         return Err(Error::input(format!("{shown}: is there already"))
             .help("choose another folder for --to, or replace this one with --force"));
     }
-    let ours = ["adapter_config.json", "config.json"].iter().any(|name| to.join(name).is_file());
-    match ours && entries.iter().all(|path| path.is_file()) {
+    match card::is_in(to) && entries.iter().all(|path| path.is_file()) {
         true => Ok(()),
         false => Err(Error::input(format!("{shown}: holds other things than an export"))
             .help("--force replaces an earlier export only: choose another folder for --to")),
     }
+}
+
+/// Whether one of two folders lies in the other.
+fn overlap(a: &Path, b: &Path) -> bool {
+    let (a, b) = (resolved(a), resolved(b));
+    a.starts_with(&b) || b.starts_with(&a)
+}
+
+/// `path` without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let found = path
+        .ancestors()
+        .find_map(|above| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?)));
+    found.unwrap_or(path)
 }
 
 /// The adapter belongs to the checkpoint that the run was trained on, and to no other.
