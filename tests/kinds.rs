@@ -178,13 +178,13 @@ fn adapters_are_written_as_peft_writes_them() {
     }
 }
 
-/// PEFT's rsLoRA adapter with `key` of its configuration set to `value`.
-fn with_key(checkpoint: &str, key: &str, value: Value) -> tempfile::TempDir {
+/// PEFT's rsLoRA adapter with the `keys` of its configuration set anew.
+fn with_keys(checkpoint: &str, keys: Value) -> tempfile::TempDir {
     let (from, to) = (kind_dir(checkpoint, "rslora"), tempfile::tempdir().unwrap());
     copy_dir(&from, to.path());
     let path = to.path().join("adapter_config.json");
     let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    config[key] = value;
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     std::fs::write(path, config.to_string()).unwrap();
     to
 }
@@ -192,7 +192,7 @@ fn with_key(checkpoint: &str, key: &str, value: Value) -> tempfile::TempDir {
 #[test]
 fn adapters_that_are_not_a_and_b_alone_are_refused() {
     let read = |key: &str, value: Value| {
-        let dir = with_key(CHECKPOINTS[0], key, value);
+        let dir = with_keys(CHECKPOINTS[0], json!({(key): value}));
         AdapterConfig::from_dir(dir.path()).map_err(|e| e.to_string())
     };
     for initial in ["pissa", "pissa_niter_16", "OLoRA", "corda", "loftq", "lora_ga"] {
@@ -212,6 +212,39 @@ fn adapters_that_are_not_a_and_b_alone_are_refused() {
         let error = read(key, value).unwrap_err();
         assert!(error.contains(&format!("`{key}` is set")), "{error}");
         assert!(read(key, Value::Null).is_ok(), "{key}");
+    }
+}
+
+#[test]
+fn an_adapter_is_told_of_by_the_names_that_it_is_written_with() {
+    for checkpoint in CHECKPOINTS {
+        let dir = with_keys(
+            checkpoint,
+            json!({
+                "target_modules": ["q_proj", "v_proj", "down_proj"],
+                "alpha_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 3.0},
+                "rank_pattern": {"lm_head": 2},
+            }),
+        );
+        let mut model = load(checkpoint);
+        let config = peft::load(&mut model, dir.path(), 0.0).unwrap();
+        peft::save(&model.clone().train(), &config, dir.path()).unwrap();
+        let mut again = load(checkpoint);
+        let written = peft::load(&mut again, dir.path(), 0.0).unwrap();
+        let name = "model.language_model.layers.0.self_attn.q_proj";
+        assert_eq!(json!(written.alpha_pattern), json!({(name): 3.0}));
+        assert_eq!(written.rank_pattern, config.rank_pattern);
+        let targets = written.target_modules.as_array().unwrap();
+        let mut scaled = 0;
+        for ((hub, layer), (_, again)) in
+            model.linear_layers_mut().into_iter().zip(again.linear_layers_mut())
+        {
+            let scaling = layer.lora.as_ref().map(|lora| lora.scaling);
+            assert_eq!(scaling, again.lora.as_ref().map(|lora| lora.scaling), "{hub}");
+            assert_eq!(scaling.is_some(), targets.contains(&module_name(&hub).into()), "{hub}");
+            scaled += usize::from(scaling.is_some());
+        }
+        assert_eq!(scaled, targets.len());
     }
 }
 

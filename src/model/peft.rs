@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::Config;
-use super::host::{host, write_tensors};
+use super::host::{HostTensors, host, write_tensors};
 use super::lora::Lora;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
@@ -203,12 +203,22 @@ impl AdapterConfig {
     /// Rank and scale of the adapter of the layer with this hub name, which a pattern may spell
     /// either way.
     fn of(&self, name: &str) -> (usize, f64) {
-        let module = module_name(name);
-        let r = by_pattern(&self.rank_pattern, &module).or(by_pattern(&self.rank_pattern, name));
-        let alpha = by_pattern(&self.alpha_pattern, &module);
-        let alpha = alpha.or(by_pattern(&self.alpha_pattern, name)).unwrap_or(self.lora_alpha);
-        let r = r.unwrap_or(self.r);
+        let r = by_either(&self.rank_pattern, name).unwrap_or(self.r);
+        let alpha = by_either(&self.alpha_pattern, name).unwrap_or(self.lora_alpha);
         (r, scaling(r, alpha, self.use_rslora))
+    }
+
+    /// The configuration of the same adapter where its layers are called `modules`: what does not
+    /// find them under these names lists them. PEFT's lists of ends of names do not say which part
+    /// of the model they mean.
+    fn naming(mut self, modules: Vec<String>) -> Self {
+        self.rank_pattern = naming(self.rank_pattern, &modules);
+        self.alpha_pattern = naming(self.alpha_pattern, &modules);
+        let targets = self.target_modules.as_str().and_then(|p| whole(p).ok());
+        if !targets.is_some_and(|targets| modules.iter().all(|name| targets.is_match(name))) {
+            self.target_modules = modules.into();
+        }
+        self
     }
 }
 
@@ -228,6 +238,23 @@ fn by_pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T
     let ends =
         |key: &str| Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).map(|r| r.is_match(module));
     patterns.iter().find(|(key, _)| ends(key).unwrap_or(false)).map(|(_, value)| *value)
+}
+
+/// The value for the layer with this hub name, which a pattern may spell either way.
+fn by_either<T: Copy>(patterns: &BTreeMap<String, T>, name: &str) -> Option<T> {
+    by_pattern(patterns, &module_name(name)).or_else(|| by_pattern(patterns, name))
+}
+
+/// `patterns` that find under the names `modules` what they find in either spelling.
+fn naming<T: Copy + PartialEq>(
+    patterns: BTreeMap<String, T>,
+    modules: &[String],
+) -> BTreeMap<String, T> {
+    let of = |module: &String| by_either(&patterns, &hub_name(module));
+    if modules.iter().all(|module| by_pattern(&patterns, module) == of(module)) {
+        return patterns;
+    }
+    modules.iter().filter_map(|module| Some((module.clone(), of(module)?))).collect()
 }
 
 fn scaling(r: usize, alpha: f64, rslora: bool) -> f64 {
@@ -253,9 +280,14 @@ pub fn pattern(recipe: &recipe::Lora) -> String {
     }
 }
 
+/// A regular expression over whole names.
+fn whole(pattern: &str) -> Result<Regex, regex::Error> {
+    Regex::new(&format!("^(?:{pattern})$"))
+}
+
 /// What matches the names of the layers that `recipe` gives an adapter.
 fn matcher(recipe: &recipe::Lora) -> Result<Regex> {
-    Regex::new(&format!("^(?:{})$", pattern(recipe))).map_err(|e| {
+    whole(&pattern(recipe)).map_err(|e| {
         let reason = e.to_string().lines().last().unwrap_or_default().to_owned();
         Error::input(format!("`lora.target_modules`: not a regular expression: {reason}"))
     })
@@ -384,7 +416,6 @@ pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfi
 /// # Errors
 /// Where the disk refuses.
 pub fn save(model: &QwenVl, config: &AdapterConfig, dir: &Path) -> Result<()> {
-    files::create_dir(dir)?;
     let shapes: BTreeMap<String, Vec<usize>> =
         parameters::list(model, "").into_iter().map(|p| (p.name, p.shape)).collect();
     let adapter: Named = parameters::trained_values(model, "")
@@ -395,9 +426,30 @@ pub fn save(model: &QwenVl, config: &AdapterConfig, dir: &Path) -> Result<()> {
         let shape = &shapes[&name];
         let values = to_hub(&name, shape, host(value)?);
         let shape = shape.iter().rev().copied().collect();
-        Ok((format!("{PREFIX}{}", module_name(&name)), (values, shape)))
+        Ok((name, (values, shape)))
     });
-    write_tensors(&dir.join("adapter_model.safetensors"), &tensors.collect::<Result<_>>()?)?;
-    let json = serde_json::to_string_pretty(config).map_err(|e| Error::run(e.to_string()))?;
+    write(tensors.collect::<Result<_>>()?, config, dir, module_name)
+}
+
+/// Writes the adapter with these `tensors`, by hub name, into the folder `dir`, where `spell` turns
+/// hub names into those of modules.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn write(
+    tensors: HostTensors,
+    config: &AdapterConfig,
+    dir: &Path,
+    spell: impl Fn(&str) -> String,
+) -> Result<()> {
+    files::create_dir(dir)?;
+    let layer = |name: &String| spell(name.split(".lora_").next().unwrap_or(name));
+    let mut modules: Vec<String> = tensors.keys().map(layer).collect();
+    modules.dedup();
+    let tensors =
+        tensors.into_iter().map(|(name, tensor)| (format!("{PREFIX}{}", spell(&name)), tensor));
+    write_tensors(&dir.join("adapter_model.safetensors"), &tensors.collect())?;
+    let config = config.clone().naming(modules);
+    let json = serde_json::to_string_pretty(&config).map_err(|e| Error::run(e.to_string()))?;
     files::write(&dir.join("adapter_config.json"), json + "\n")
 }

@@ -269,7 +269,10 @@ fn load_model(
             None
         }
         Some(lora) => Some(if let Some(dir) = &lora.from {
-            peft::load(&mut model, dir, lora.dropout)?
+            let base_model_name_or_path = Some(places::name(&recipe.model.path));
+            let lora_dropout = lora.dropout;
+            let loaded = peft::load(&mut model, dir, lora.dropout)?;
+            AdapterConfig { base_model_name_or_path, lora_dropout, ..loaded }
         } else {
             peft::attach(&mut model, lora, recipe.seed)?;
             AdapterConfig::new(lora, &places::name(&recipe.model.path))
