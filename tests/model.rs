@@ -159,12 +159,25 @@ fn positions_follow_fractional_seconds() {
     let ids: Vec<u32> = file.i64("input_ids").0.iter().map(|i| *i as u32).collect();
     let grid: Vec<usize> = file.i64("video_grid_thw").0.iter().map(|i| *i as usize).collect();
     for seconds in ["0.5", "0.75", "1.0", "1.5", "2.002"] {
-        // second_per_grid_ts reaches the reference as f32.
-        let second_per_grid = Some(f64::from(seconds.parse::<f32>().unwrap()));
+        let second_per_grid = Some(seconds.parse().unwrap());
         let media = MediaGrid { grid_thw: grid.clone().try_into().unwrap(), second_per_grid };
         let got = Positions::new(&config, &ids, &[media]).unwrap();
         let want = file.i64(&format!("position_ids.sec_{seconds}")).0;
         assert_eq!(got.rows.concat(), want, "{seconds} s");
+    }
+}
+
+/// `(torch.arange(t) * seconds * 2).long()`, which multiplies in f32.
+#[test]
+fn positions_in_time_are_rounded_as_the_reference_rounds() {
+    let config = Config::from_dir(&golden("ckpt/tiny-qwen2.5-vl")).unwrap();
+    for (seconds, index, want) in
+        [(1.06, 25, 52), (0.7, 45, 63), (1.15, 50, 114), (1.3, 45, 116), (31.0 / 30.0, 15, 31)]
+    {
+        let (t, second_per_grid) = (index + 1, Some(seconds));
+        let media = MediaGrid { grid_thw: [t, 2, 2], second_per_grid };
+        let got = Positions::new(&config, &vec![config.video_token_id; t], &[media]).unwrap();
+        assert_eq!(got.rows[0][index], want, "{seconds} s, {index}");
     }
 }
 

@@ -105,14 +105,16 @@ fn pads_disagree(how: &str) -> Error {
 fn push_grid(config: &Config, media: &MediaGrid, start: i64, rows: &mut [Vec<i64>; 3]) -> i64 {
     let merge = config.vision.spatial_merge_size;
     let [t, h, w] = [media.grid_thw[0], media.grid_thw[1] / merge, media.grid_thw[2] / merge];
-    let step = match (config.family, media.second_per_grid) {
-        (Family::Qwen2Vl, _) => 1.0,
-        (Family::Qwen2_5Vl, Some(seconds)) => seconds * config.vision.tokens_per_second,
-        (Family::Qwen2_5Vl, None) => 0.0,
+    let per_second = config.vision.tokens_per_second as f32;
+    // In f32 and in this order, as the reference: else whole numbers may come out one less or more.
+    let offset = |a: usize| match (config.family, media.second_per_grid) {
+        (Family::Qwen2Vl, _) => a as i64,
+        (Family::Qwen2_5Vl, Some(seconds)) => (a as f32 * seconds as f32 * per_second) as i64,
+        (Family::Qwen2_5Vl, None) => 0,
     };
     let mut max = start;
     for a in 0..t {
-        let time = start + (a as f64 * step) as i64;
+        let time = start + offset(a);
         for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y as i64, x as i64))) {
             rows[0].push(time);
             rows[1].push(start + y);
