@@ -92,3 +92,23 @@ pub fn failed(path: &Path, error: &std::io::Error) -> Error {
         false => "check the folder and its permissions, then start the same command again",
     })
 }
+
+/// Removes a folder, where there is one.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed(path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Creates an empty folder; what stood there before, as left by a run that was killed, goes.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn fresh_dir(path: &Path) -> Result<()> {
+    remove_dir(path)?;
+    create_dir(path)
+}

@@ -321,6 +321,19 @@ fn an_export_is_whole_or_absent() {
 }
 
 #[test]
+fn what_a_killed_export_left_is_not_published() {
+    let run = trained("tiny-qwen2-vl", "");
+    for (left, merge) in [("out.partial", false), ("out.partial.partial", true)] {
+        let left = run.root.path().join(left);
+        std::fs::create_dir_all(&left).unwrap();
+        std::fs::write(left.join("model-00001-of-99999.safetensors"), "half").unwrap();
+        let to = written(&run, "out", |o| (o.merge, o.force) = (merge, true));
+        assert!(!to.join("model-00001-of-99999.safetensors").exists(), "merge {merge}");
+        assert!(!left.exists());
+    }
+}
+
+#[test]
 fn sizes_are_read() {
     assert_eq!(size("5GB"), Ok(5_000_000_000));
     assert_eq!(size("1.5 MiB"), Ok(1_572_864));

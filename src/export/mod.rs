@@ -83,7 +83,7 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
         check_checkpoint(&run.recipe, &checkpoint)?;
     }
     let temporary = options.to.with_added_extension("partial");
-    remove(&temporary)?;
+    files::remove_dir(&temporary)?;
     let written = (|| {
         if let Some(above) = options.to.parent() {
             files::create_dir(above)?;
@@ -108,8 +108,8 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
         files::replace_dir(&temporary, &options.to)
     })();
     if written.is_err() {
-        remove(&temporary)?;
-        remove(&temporary.with_added_extension("partial"))?;
+        files::remove_dir(&temporary)?;
+        files::remove_dir(&temporary.with_added_extension("partial"))?;
     }
     written?;
     terminal.line(&format!("{} {}", kind.name(), options.to.display()));
@@ -188,13 +188,6 @@ fn check_checkpoint(recipe: &Recipe, checkpoint: &Path) -> Result<()> {
             Err(Error::input(format!("{shown}: not the checkpoint that the run was trained on"))
                 .help("its files have changed since: put back the ones that were trained on"))
         }
-    }
-}
-
-fn remove(dir: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(files::failed(dir, &e)),
-        _ => Ok(()),
     }
 }
 

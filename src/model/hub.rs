@@ -37,7 +37,7 @@ pub fn write(
     mut bytes: impl FnMut(&Outline) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let temporary = to.with_added_extension("partial");
-    files::create_dir(&temporary)?;
+    files::fresh_dir(&temporary)?;
     let shards = shards(tensors, shard_bytes);
     let file_name = |i: usize| match shards.len() {
         1 => "model.safetensors".to_owned(),
