@@ -190,7 +190,7 @@ fn with_keys(checkpoint: &str, keys: Value) -> tempfile::TempDir {
 }
 
 #[test]
-fn adapters_that_are_not_a_and_b_alone_are_refused() {
+fn adapters_that_cannot_be_read_as_they_are_meant_are_refused() {
     let read = |key: &str, value: Value| {
         let dir = with_keys(CHECKPOINTS[0], json!({(key): value}));
         AdapterConfig::from_dir(dir.path()).map_err(|e| e.to_string())
@@ -212,6 +212,10 @@ fn adapters_that_are_not_a_and_b_alone_are_refused() {
         let error = read(key, value).unwrap_err();
         assert!(error.contains(&format!("`{key}` is set")), "{error}");
         assert!(read(key, Value::Null).is_ok(), "{key}");
+    }
+    for key in ["rank_pattern", "alpha_pattern"] {
+        let error = read(key, json!({"q_proj": 2, "(?!.*v)k_proj": 3})).unwrap_err();
+        assert!(error.contains(&format!("`(?!.*v)k_proj` in `{key}`")), "{error}");
     }
 }
 

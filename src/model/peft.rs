@@ -197,7 +197,12 @@ impl AdapterConfig {
                  CorDA and LoRA-GA that makes plain LoRA",
             ));
         }
-        None
+        let ranks = self.rank_pattern.keys().map(|key| ("rank_pattern", key));
+        let mut keys = ranks.chain(self.alpha_pattern.keys().map(|key| ("alpha_pattern", key)));
+        keys.find(|(_, key)| ending(key).is_err()).map(|(pattern, key)| {
+            let what = format!("`{key}` in `{pattern}` is no regular expression known here");
+            (what, "name the layers without look-around and back references")
+        })
     }
 
     /// Rank and scale of the adapter of the layer with this hub name, which a pattern may spell
@@ -235,9 +240,13 @@ fn is_set(value: &Value) -> bool {
 /// The value of the first key that, as a regular expression, ends the name of `module`.
 /// Source: PEFT's `get_pattern_key`.
 fn by_pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
-    let ends =
-        |key: &str| Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).map(|r| r.is_match(module));
-    patterns.iter().find(|(key, _)| ends(key).unwrap_or(false)).map(|(_, value)| *value)
+    let ends = |key: &str| ending(key).is_ok_and(|ending| ending.is_match(module));
+    patterns.iter().find(|(key, _)| ends(key)).map(|(_, value)| *value)
+}
+
+/// What matches names that end with `key`, a regular expression.
+fn ending(key: &str) -> Result<Regex, regex::Error> {
+    Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
 }
 
 /// The value for the layer with this hub name, which a pattern may spell either way.
