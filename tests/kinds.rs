@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
+use vlm4d_train::model::config::Config;
 use vlm4d_train::model::lora::Lora as Adapter;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft::{self, AdapterConfig};
@@ -179,7 +180,7 @@ fn adapters_are_written_as_peft_writes_them() {
 }
 
 /// PEFT's rsLoRA adapter with the `keys` of its configuration set anew.
-fn with_keys(checkpoint: &str, keys: Value) -> tempfile::TempDir {
+fn with_keys(checkpoint: &str, keys: &Value) -> tempfile::TempDir {
     let (from, to) = (kind_dir(checkpoint, "rslora"), tempfile::tempdir().unwrap());
     copy_dir(&from, to.path());
     let path = to.path().join("adapter_config.json");
@@ -192,7 +193,7 @@ fn with_keys(checkpoint: &str, keys: Value) -> tempfile::TempDir {
 #[test]
 fn adapters_that_cannot_be_read_as_they_are_meant_are_refused() {
     let read = |key: &str, value: Value| {
-        let dir = with_keys(CHECKPOINTS[0], json!({(key): value}));
+        let dir = with_keys(CHECKPOINTS[0], &json!({(key): value}));
         AdapterConfig::from_dir(dir.path()).map_err(|e| e.to_string())
     };
     for initial in ["pissa", "pissa_niter_16", "OLoRA", "corda", "loftq", "lora_ga"] {
@@ -224,7 +225,7 @@ fn an_adapter_is_told_of_by_the_names_that_it_is_written_with() {
     for checkpoint in CHECKPOINTS {
         let dir = with_keys(
             checkpoint,
-            json!({
+            &json!({
                 "target_modules": ["q_proj", "v_proj", "down_proj"],
                 "alpha_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 3.0},
                 "rank_pattern": {"lm_head": 2},
@@ -260,6 +261,41 @@ fn attached(checkpoint: &str, recipe: &Lora) -> Vec<String> {
     layers.into_iter().filter(|(_, layer)| layer.lora.is_some()).map(|(name, _)| name).collect()
 }
 
+fn names(names: &[&str]) -> TargetModules {
+    TargetModules::Names(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+#[test]
+fn every_name_of_a_list_is_that_of_a_layer() {
+    let everywhere = Some(vec![Part::Language, Part::Vision, Part::Merger]);
+    for checkpoint in CHECKPOINTS {
+        for (list, what, fix) in [
+            (["q_proj", "v_porj"], "`v_porj` matches no linear layer", "or names such as"),
+            (["q_proj", "qkv"], "`qkv` matches no linear layer", "add that to `lora.scope`"),
+            (["q_proj", "layers.99.self_attn.q_proj"], "`layers.99.", "or names such as"),
+        ] {
+            let recipe = Lora { target_modules: names(&list), ..Lora::default() };
+            let error = peft::attach(&mut load(checkpoint), &recipe, 0).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains(fix), "{error}");
+            let config = Config::from_dir(&golden(&format!("ckpt/{checkpoint}"))).unwrap();
+            assert_eq!(peft::sizes(&recipe, &config).unwrap_err().to_string(), error);
+        }
+        // The name of a whole layer, in any spelling and cut off at any point.
+        for (name, want) in [
+            ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.q_proj"),
+            ("model.language_model.layers.1.mlp.up_proj", "model.layers.1.mlp.up_proj"),
+            ("layers.1.self_attn.k_proj", "model.layers.1.self_attn.k_proj"),
+            ("visual.blocks.0.attn.qkv", "visual.blocks.0.attn.qkv"),
+            ("model.visual.blocks.1.attn.proj", "visual.blocks.1.attn.proj"),
+            ("merger.mlp.0", "visual.merger.mlp.0"),
+        ] {
+            let (target_modules, scope) = (names(&[name]), everywhere.clone());
+            let recipe = Lora { target_modules, scope, ..Lora::default() };
+            assert_eq!(attached(checkpoint, &recipe), [want], "{checkpoint}");
+        }
+    }
+}
+
 #[test]
 fn scope_and_targets_say_which_layers_adapt() {
     for checkpoint in CHECKPOINTS {
@@ -271,14 +307,13 @@ fn scope_and_targets_say_which_layers_adapt() {
             let want = all.iter().filter(|name| Part::of(name) == part && *name != "lm_head");
             assert!(attached(checkpoint, &recipe).iter().eq(want), "{checkpoint} {part:?}");
         }
-        let names = |names: &[&str]| {
-            TargetModules::Names(names.iter().map(|name| (*name).to_owned()).collect())
-        };
-        let recipe = Lora { target_modules: names(&["q_proj", "qkv"]), ..Lora::default() };
-        assert!(attached(checkpoint, &recipe).iter().all(|name| name.ends_with("q_proj")));
         let scope = Some(vec![Part::Language, Part::Vision]);
-        let both = attached(checkpoint, &Lora { scope, ..recipe });
-        assert!(both.iter().any(|name| name.ends_with("attn.qkv")), "{both:?}");
+        let recipe = Lora { target_modules: names(&["q_proj", "qkv"]), ..Lora::default() };
+        let both = attached(checkpoint, &Lora { scope: scope.clone(), ..recipe });
+        for end in ["q_proj", "attn.qkv"] {
+            assert!(both.iter().any(|name| name.ends_with(end)), "no {end} in {both:?}");
+        }
+        assert!(both.iter().all(|name| name.ends_with("q_proj") || name.ends_with("qkv")));
         let regex = TargetModules::Pattern(r".*visual\.blocks\.0\..*|.*layers\.1\..*q_proj".into());
         let found = attached(checkpoint, &Lora { target_modules: regex, ..Lora::default() });
         assert!(found.contains(&"model.layers.1.self_attn.q_proj".to_owned()), "{found:?}");

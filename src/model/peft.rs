@@ -64,6 +64,9 @@ const UNSUPPORTED: [&str; 12] = [
 /// Values of `init_lora_weights` that leave the checkpoint's weights as they are.
 const KEEP_BASE: [&str; 4] = ["eva", "gaussian", "mica", "orthogonal"];
 
+/// What `target_modules` may be.
+const A_TARGET: &str = "\"all-linear\", or names such as [\"q_proj\", \"v_proj\"]";
+
 /// What PEFT puts before the names of modules.
 pub const PREFIX: &str = "base_model.model.";
 
@@ -282,11 +285,25 @@ pub fn pattern(recipe: &recipe::Lora) -> String {
             in_scope(&|part| all_linear(part).to_owned())
         }
         TargetModules::Pattern(p) => p.clone(),
-        TargetModules::Names(names) => {
-            let names: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
-            in_scope(&|part| format!(r"{}(.*\.)?({})", layer_prefix(part), names.join("|")))
-        }
+        TargetModules::Names(names) => in_scope(&|part| ends(part, names)),
     }
+}
+
+/// The layers of `part` whose names end with one of `names`, as a regular expression. As in PEFT, a
+/// name may be that of a whole layer.
+fn ends(part: Part, names: &[String]) -> String {
+    let prefix = layer_prefix(part);
+    // `layers.0.self_attn.q_proj`, `merger.mlp.0`: whatever stands before these.
+    let tells_layer = |name: &&String| {
+        Regex::new(prefix).is_ok_and(|prefix| prefix.is_match(&format!("visual.{name}")))
+    };
+    let (whole, inner): (Vec<_>, Vec<_>) = names.iter().partition(tells_layer);
+    let groups = [(prefix, inner), ("", whole)].into_iter().filter(|(_, names)| !names.is_empty());
+    let groups = groups.map(|(prefix, names)| {
+        let names = names.into_iter().map(|name| regex::escape(&module_name(&hub_name(name))));
+        format!(r"{prefix}(.*\.)?({})", names.collect::<Vec<_>>().join("|"))
+    });
+    groups.collect::<Vec<_>>().join("|")
 }
 
 /// A regular expression over whole names.
@@ -302,10 +319,37 @@ fn matcher(recipe: &recipe::Lora) -> Result<Regex> {
     })
 }
 
-fn no_layer(recipe: &recipe::Lora) -> Error {
-    let pattern = pattern(recipe);
-    Error::input(format!("`lora.target_modules`: `{pattern}` matches no linear layer"))
-        .help("\"all-linear\", or names such as [\"q_proj\", \"v_proj\"]")
+/// Those of `layers`, hub names, that `recipe` gives an adapter. Each name of a list must be that
+/// of a layer: what is misspelled would be left out.
+fn targets(recipe: &recipe::Lora, layers: &[String]) -> Result<BTreeSet<String>> {
+    let found = |recipe: &recipe::Lora| -> Result<BTreeSet<String>> {
+        let matches = matcher(recipe)?;
+        let found = layers.iter().filter(|layer| matches.is_match(&module_name(layer)));
+        Ok(found.cloned().collect())
+    };
+    let none = |pattern: &str| {
+        Error::input(format!("`lora.target_modules`: `{pattern}` matches no linear layer"))
+    };
+    if let TargetModules::Names(names) = &recipe.target_modules {
+        for name in names {
+            let target_modules = TargetModules::Names(vec![name.clone()]);
+            let alone = recipe::Lora { target_modules, ..recipe.clone() };
+            if !found(&alone)?.is_empty() {
+                continue;
+            }
+            let scope = Some(vec![Part::Language, Part::Vision, Part::Merger]);
+            let elsewhere = !found(&recipe::Lora { scope, ..alone })?.is_empty();
+            return Err(none(name).help(match elsewhere {
+                true => "it is in another part of the model: add that to `lora.scope`",
+                false => A_TARGET,
+            }));
+        }
+    }
+    let targets = found(recipe)?;
+    match targets.is_empty() {
+        true => Err(none(&pattern(recipe)).help(A_TARGET)),
+        false => Ok(targets),
+    }
 }
 
 /// Hub name and size of each tensor of the adapter that `recipe` asks for, from shapes alone.
@@ -321,19 +365,24 @@ pub fn sizes(recipe: &recipe::Lora, config: &Config) -> Result<Vec<(String, usiz
         });
         return Ok(sizes.collect());
     }
-    let (matches, r) = (matcher(recipe)?, recipe.r);
-    let mut sizes = Vec::new();
+    let mut layers = BTreeMap::new();
     for (name, shape) in shapes(config)? {
         let (Some(layer), [o, i]) = (name.strip_suffix(".weight"), &shape[..]) else { continue };
-        if layer != "model.embed_tokens" && matches.is_match(&module_name(layer)) {
-            sizes.push((format!("{layer}.lora_A.weight"), r * i));
-            sizes.push((format!("{layer}.lora_B.weight"), r * o));
-            if recipe.use_dora {
-                sizes.push((format!("{layer}.lora_magnitude_vector"), *o));
-            }
+        if layer != "model.embed_tokens" {
+            layers.insert(layer.to_owned(), [*o, *i]);
         }
     }
-    if sizes.is_empty() { Err(no_layer(recipe)) } else { Ok(sizes) }
+    let names: Vec<String> = layers.keys().cloned().collect();
+    let (r, mut sizes) = (recipe.r, vec![]);
+    for layer in targets(recipe, &names)? {
+        let [o, i] = layers[&layer];
+        sizes.push((format!("{layer}.lora_A.weight"), r * i));
+        sizes.push((format!("{layer}.lora_B.weight"), r * o));
+        if recipe.use_dora {
+            sizes.push((format!("{layer}.lora_magnitude_vector"), o));
+        }
+    }
+    Ok(sizes)
 }
 
 /// Attaches new adapters to the layers that `recipe` names; returns how many.
@@ -341,22 +390,19 @@ pub fn sizes(recipe: &recipe::Lora, config: &Config) -> Result<Vec<(String, usiz
 /// # Errors
 /// Where the pattern is malformed or matches nothing.
 pub fn attach(model: &mut QwenVl, recipe: &recipe::Lora, seed: u64) -> Result<usize> {
-    let matches = matcher(recipe)?;
+    let layers = model.linear_layers_mut();
+    let names: Vec<String> = layers.iter().map(|(name, _)| name.clone()).collect();
+    let targets = targets(recipe, &names)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let scaling = scaling(recipe.r, recipe.alpha(), recipe.use_rslora);
-    let mut attached = 0;
-    for (name, layer) in model.linear_layers_mut() {
-        if matches.is_match(&module_name(&name)) {
+    for (name, layer) in layers {
+        if targets.contains(&name) {
             let lora = Lora::new(layer, recipe.r, scaling, recipe.dropout, &mut rng);
             layer.lora =
                 Some(if recipe.use_dora { lora.with_magnitude(layer, None) } else { lora });
-            attached += 1;
         }
     }
-    match attached {
-        0 => Err(no_layer(recipe)),
-        n => Ok(n),
-    }
+    Ok(targets.len())
 }
 
 /// Attaches an adapter that PEFT (or this program) wrote; returns its configuration.
