@@ -131,6 +131,20 @@ fn scaled_positions_are_refused() {
     }
 }
 
+/// As `Qwen2_5_VLTextConfig` and `Qwen2_5_VLVisionConfig` of transformers 4.57 and 5.23.
+#[test]
+fn missing_keys_have_the_defaults_of_transformers() {
+    let text = std::fs::read_to_string(golden("ckpt/tiny-qwen2.5-vl/config.json")).unwrap();
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    json.as_object_mut().unwrap().remove("rms_norm_eps").unwrap();
+    json["vision_config"] = Value::Object(serde_json::Map::new());
+    let config = Config::from_json(&json).unwrap();
+    assert_eq!(config.text.rms_norm_eps, 1e-5);
+    let vision = config.vision;
+    assert_eq!((vision.embed_dim, vision.intermediate_size, vision.depth), (3584, 3420, 32));
+    assert_eq!((vision.window_size, vision.tokens_per_second), (112, 4.0));
+}
+
 #[test]
 fn positions_equal_the_original_rule() {
     for name in CHECKPOINTS {

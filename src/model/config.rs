@@ -197,7 +197,7 @@ impl TextConfig {
             head_dim,
             vocab_size: fields.usize("vocab_size", None)?,
             max_position_embeddings: fields.usize("max_position_embeddings", Some(32_768))?,
-            rms_norm_eps: fields.f64("rms_norm_eps", Some(1e-6))?,
+            rms_norm_eps: fields.f64("rms_norm_eps", Some(1e-5))?,
             rope_theta,
             mrope_section,
             initializer_range: fields.f64("initializer_range", Some(0.02))?,
@@ -209,7 +209,7 @@ impl VisionConfig {
     fn read(family: Family, fields: &Fields) -> Result<Self, String> {
         let embed_dim = match family {
             Family::Qwen2Vl => fields.usize("embed_dim", Some(1280))?,
-            Family::Qwen2_5Vl => fields.usize("hidden_size", Some(1280))?,
+            Family::Qwen2_5Vl => fields.usize("hidden_size", Some(3584))?,
         };
         let intermediate_size = match family {
             Family::Qwen2Vl => (embed_dim as f64 * fields.f64("mlp_ratio", Some(4.0))?) as usize,
