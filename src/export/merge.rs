@@ -1,5 +1,5 @@
-//! Checkpoint + adapter → checkpoint, one tensor at a time: names, types and order as in the
-//! source, the merged weights computed in f32 and rounded once.
+//! Checkpoint + adapter → checkpoint, one tensor at a time in the order of hub names: spelling and
+//! types as in the source, the merged weights computed in f32 and rounded once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
