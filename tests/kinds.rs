@@ -367,10 +367,20 @@ fn dropout_keeps_the_mean() {
 
 #[test]
 fn vision_adapters_drop_inputs_in_training_alone() {
-    let checkpoint = "tiny-qwen2.5-vl";
     let recipe = Lora { dropout: 0.5, scope: Some(vec![Part::Vision]), ..Lora::default() };
+    drops_inputs_in_training_alone("tiny-qwen2.5-vl", &recipe);
+}
+
+#[test]
+fn an_adapter_of_the_head_drops_inputs_in_training_alone() {
+    let target_modules = TargetModules::Pattern("lm_head".into());
+    let recipe = Lora { dropout: 0.5, target_modules, ..Lora::default() };
+    drops_inputs_in_training_alone("tiny-qwen2-vl", &recipe);
+}
+
+fn drops_inputs_in_training_alone(checkpoint: &str, recipe: &Lora) {
     let mut model = load(checkpoint);
-    peft::attach(&mut model, &recipe, 0).unwrap();
+    peft::attach(&mut model, recipe, 0).unwrap();
     // B is zero at first: move it, so that the adapter is seen.
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for (_, layer) in model.linear_layers_mut() {
@@ -385,7 +395,7 @@ fn vision_adapters_drop_inputs_in_training_alone() {
     let gradients = |step: usize| {
         let train = one_batch(1, true);
         let mut setup = setup(&train, &batch.samples, &batch);
-        setup.lora = Some(&recipe);
+        setup.lora = Some(recipe);
         let (loss, gradients) = setup.gradients(&model, step).unwrap();
         (loss, gradients.into_values().flat_map(values).collect::<Vec<f32>>())
     };

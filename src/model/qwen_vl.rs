@@ -154,8 +154,13 @@ impl QwenVl {
 
     /// `hidden: [n, hidden]` → `[n, vocab]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.head(hidden, false)
+    }
+
+    /// As [`logits`](Self::logits); `train` switches dropout on.
+    pub fn head(&self, hidden: Tensor<2>, train: bool) -> Tensor<2> {
         match &self.lm_head {
-            Some(head) => head.forward(hidden, false),
+            Some(head) => head.forward(hidden, train),
             None => product(hidden, self.model.embed_tokens.weight.val().transpose(), None),
         }
     }

@@ -163,6 +163,7 @@ impl Pass<'_> {
         let hidden = self.model.model.norm.forward(last.clone().select(1, rows)).squeeze_dim(0);
         let at_once = (self.method.logits_at_once / self.model.config.text.vocab_size).max(1);
         let (mut value, mut pieces) = (0.0, Vec::new());
+        self.seed_dropout(self.model.model.layers.len());
         for (i, targets) in targets.chunks(at_once).enumerate() {
             let piece = hidden.clone().inner().narrow(0, i * at_once, targets.len());
             let (loss, gradient) = self.loss(piece, targets, weight, sums)?;
@@ -184,7 +185,7 @@ impl Pass<'_> {
         sums: &mut Named,
     ) -> Result<(f64, Tensor<2>)> {
         let hidden = hidden.autodiff().require_grad();
-        let loss = cross_entropy(self.model.logits(hidden.clone()), targets);
+        let loss = cross_entropy(self.model.head(hidden.clone(), true), targets);
         let value = host(loss.clone().inner())?[0];
         let mut gradients = loss.mul_scalar(weight).backward();
         let gradient = hidden.grad_remove(&mut gradients).ok_or_else(no_gradient)?;
@@ -213,7 +214,8 @@ impl Pass<'_> {
         input.grad_remove(&mut gradients).unwrap_or(gradient)
     }
 
-    /// Layer `i` draws the same dropout each time it is run on this sample.
+    /// Layer `i` (behind the last: the head) draws the same dropout each time it is run on this
+    /// sample.
     fn seed_dropout(&self, i: usize) {
         if let Some(seed) = self.method.dropout_seed {
             self.model.device().seed(seed.wrapping_add(i as u64 + 1));
