@@ -18,7 +18,7 @@ use vlm4d_train::recipe::{Lora, Part, TargetModules, Train};
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Rates;
 
-use crate::cli::copy_dir;
+use crate::cli::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 use crate::model::{load, values};
 use crate::support::{CHECKPOINTS, Golden, golden, max_difference, relative_difference};
 use crate::train::{Batch, one_batch, setup};
@@ -259,6 +259,19 @@ fn attached(checkpoint: &str, recipe: &Lora) -> Vec<String> {
     peft::attach(&mut model, recipe, 0).unwrap();
     let layers = model.linear_layers_mut();
     layers.into_iter().filter(|(_, layer)| layer.lora.is_some()).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn a_run_that_goes_on_from_an_adapter_tells_its_own_base_and_dropout() {
+    let from = kind_dir("tiny-qwen2.5-vl", "rslora");
+    let plain = recipe(&tiny(), demo_data(), "max_steps = 1\ngrad_accum = 1");
+    let lora = format!("[lora]\nfrom = {:?}\ndropout = 0.25", from.display().to_string());
+    let place = Workplace::new(&plain.replacen("[lora]", &lora, 1));
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let config = AdapterConfig::from_dir(&place.path("adapter")).unwrap();
+    assert_eq!(config.base_model_name_or_path, Some(tiny().display().to_string()));
+    assert_eq!((config.lora_dropout, config.r, config.use_rslora), (0.25, 4, true));
 }
 
 fn names(names: &[&str]) -> TargetModules {
