@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
 use half::f16;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::Value;
 
@@ -501,7 +502,23 @@ pub fn to_hub(name: &str, shape: &[usize], values: Vec<f32>) -> Vec<f32> {
     }
 }
 
+/// Rows and columns that are transposed at a time: what is read and what is written stay in a
+/// core's cache.
+const TILE: usize = 64;
+
 /// The transpose of a row-major `rows × columns` matrix.
-pub fn transposed<E: Copy>(values: &[E], rows: usize, columns: usize) -> Vec<E> {
-    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
+pub fn transposed<E: Copy + Send + Sync>(values: &[E], rows: usize, columns: usize) -> Vec<E> {
+    // Every number is written over.
+    let mut transposed = values.to_vec();
+    let bands = transposed.par_chunks_mut((TILE * rows).max(1)).enumerate();
+    bands.for_each(|(band, written)| {
+        for start in (0..rows).step_by(TILE) {
+            for (c, column) in written.chunks_mut(rows).enumerate() {
+                for r in start..rows.min(start + TILE) {
+                    column[r] = values[r * columns + band * TILE + c];
+                }
+            }
+        }
+    });
+    transposed
 }
