@@ -161,6 +161,21 @@ fn full_steps_equal_pytorch() {
 }
 
 #[test]
+fn a_fixed_adapter_is_the_same_function() {
+    for checkpoint in CHECKPOINTS {
+        for kind in KINDS {
+            let mut model = load(checkpoint);
+            peft::load(&mut model, &kind_dir(checkpoint, kind), 0.0).unwrap();
+            let logits = |model: &QwenVl| {
+                let (hidden, _) = model.forward(&[1, 2, 3, 4, 5], &[], &[], None).unwrap();
+                values(model.logits(hidden.squeeze_dim(0)))
+            };
+            assert!(logits(&model) == logits(&model.fixed()), "{checkpoint} {kind}");
+        }
+    }
+}
+
+#[test]
 fn adapters_are_written_as_peft_writes_them() {
     for checkpoint in CHECKPOINTS {
         for kind in KINDS {

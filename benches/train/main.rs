@@ -345,6 +345,7 @@ fn experiment(model: &QwenVl, entries: &[Entry], case: &Case) -> Result<Value, F
 /// Seconds for both kinds of answer to all samples, those of one video together.
 fn ask_all(model: &QwenVl, entries: &[Entry], videos: &Videos) -> Result<f64, Failure> {
     let (start, options, mut first) = (Instant::now(), Options::default(), 0);
+    let fixed = model.fixed();
     for of_video in entries.chunk_by(|a, b| a.pixel_seed == b.pixel_seed) {
         let prompts = of_video.iter().flat_map(|entry| {
             let input_ids = &entry.input_ids[..entry.prompt_len];
@@ -352,7 +353,7 @@ fn ask_all(model: &QwenVl, entries: &[Entry], videos: &Videos) -> Result<f64, Fa
         });
         let prompts: Vec<Prompt> = prompts.collect();
         let features = videos.features(model, first)?;
-        generate(model, &prompts, &[of_video[0].grid()], &features, &options, |_, _| ())?;
+        generate(&fixed, &prompts, &[of_video[0].grid()], &features, &options, |_, _| ())?;
         first += of_video.len();
     }
     Ok(start.elapsed().as_secs_f64())
@@ -394,13 +395,14 @@ fn answer(
     let [freeform, letter] = ANSWERS;
     let max_new_tokens = if task == Task::Letter { letter } else { freeform };
     let options = Options::default();
+    let fixed = model.fixed();
     let mut seconds = vec![];
     for (i, entry) in entries.iter().enumerate() {
         let start = Instant::now();
         let input_ids = entry.input_ids[..entry.prompt_len].to_vec();
         let prompt = Prompt { input_ids, max_new_tokens };
         let features = videos.features(model, i)?;
-        generate(model, &[prompt], &[entry.grid()], &features, &options, |_, _| ())?;
+        generate(&fixed, &[prompt], &[entry.grid()], &features, &options, |_, _| ())?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     Ok(seconds)

@@ -61,8 +61,11 @@ pub struct Response {
 
 /// The most likely continuation of each of `prompts`, token by token.
 ///
-/// All show the same media: `features` are theirs, `[v, hidden]` each. `observe` sees the prompt's
-/// index and the logits of each of its steps, `[vocab]`.
+/// All show the same media: `features` are theirs, `[v, hidden]` each. `model` is [fixed], or its
+/// adapters are made ready for every token. `observe` sees the prompt's index and the logits of
+/// each of its steps, `[vocab]`.
+///
+/// [fixed]: QwenVl::fixed
 ///
 /// # Errors
 /// Where a prompt does not fit its media, the logits are no numbers, or the device fails.
@@ -74,7 +77,6 @@ pub fn generate(
     options: &Options,
     mut observe: impl FnMut(usize, &[f32]),
 ) -> Result<Vec<Response>> {
-    let model = &model.fixed();
     let mut responses = vec![Response::default(); prompts.len()];
     let together = common_tokens(model, prompts).is_some();
     let mut start = 0;

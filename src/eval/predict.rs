@@ -106,8 +106,10 @@ impl Ask {
 
 /// Asks a model questions.
 pub struct Evaluator<'a> {
-    /// The model, without a tape.
+    /// The model, without a tape: what videos are looked at with.
     pub model: &'a QwenVl,
+    /// The same, [fixed](QwenVl::fixed): what answers.
+    pub fixed: QwenVl,
     /// Its chat template and tokenizer.
     pub chat: &'a Chat,
     /// The videos of all questions.
@@ -183,7 +185,7 @@ impl Evaluator<'_> {
             batch_size: self.recipe.batch_size,
             ..Options::default()
         };
-        let responses = generate(self.model, &prompts, &grids, &features, &options, |_, _| ())?;
+        let responses = generate(&self.fixed, &prompts, &grids, &features, &options, |_, _| ())?;
         let pairs = asks.iter().zip(responses);
         let predictions = pairs.map(|(ask, response)| {
             let other = matches!(view, View::Others(_)).then(|| shown.first()).flatten();

@@ -30,6 +30,7 @@ pub fn evaluate(
     let recipe = &prepared.recipe;
     let evaluator = Evaluator {
         model,
+        fixed: model.fixed(),
         chat: &prepared.chat,
         videos: &prepared.videos,
         recipe: &recipe.eval,

@@ -63,6 +63,7 @@ impl HeldBack<'_> {
         let prepared = self.prepared;
         let evaluator = Evaluator {
             model,
+            fixed: model.fixed(),
             chat: &prepared.chat,
             videos: &prepared.videos,
             recipe: &prepared.recipe.eval,
