@@ -4,7 +4,7 @@
 //! a batch: all see the one trunk, and each its own tail. Letters: `b` branches, `p` tokens of the
 //! trunk, `s` of the tails, `t` that enter, `d` head width.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::attention::{attention, branched_attention};
 
@@ -52,10 +52,13 @@ impl KvCache {
     pub fn keep(&mut self, rows: &[usize]) {
         let Some(branches) = &mut self.branches else { return };
         branches.lengths = rows.iter().map(|row| branches.lengths[*row]).collect();
+        let Some((first, _)) = self.tails.iter().flatten().next() else { return };
+        let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+        let rows = TensorData::new(rows.clone(), [rows.len()]);
+        let rows = Tensor::<1, Int>::from_data(rows, &first.device());
         for (k, v) in self.tails.iter_mut().flatten() {
             for tensor in [k, v] {
-                let parts = rows.iter().map(|row| tensor.clone().narrow(0, *row, 1));
-                *tensor = Tensor::cat(parts.collect(), 0);
+                *tensor = tensor.clone().select(0, rows.clone());
             }
         }
     }
