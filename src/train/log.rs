@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use super::board::Board;
 use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::files::failed;
+use crate::model::cpu;
 use crate::report::terminal::format_name;
 
 const LOG: &str = "log.jsonl";
@@ -35,7 +37,7 @@ pub struct Record {
     pub tokens: usize,
     /// Seconds that the step took.
     pub seconds: f64,
-    /// Memory of the process, in bytes.
+    /// Memory of the process, or of the GPU that it trains on, in bytes.
     pub memory_bytes: u64,
 }
 
@@ -177,8 +179,11 @@ pub fn read_validations(dir: &Path) -> Result<Vec<Validation>> {
     text.lines().enumerate().map(|(i, line)| parse(&path, i, line)).collect()
 }
 
-/// Memory of this process in bytes; 0 where the system does not say.
-pub fn memory_bytes() -> u64 {
+/// Bytes that this process holds of the memory that `device` has; 0 where the system does not say.
+pub fn memory_bytes(device: &Device) -> u64 {
+    if !cpu::is(device.clone()) {
+        return device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved);
+    }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = resident.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());

@@ -251,7 +251,7 @@ impl Setup<'_> {
             samples: ids.len(),
             tokens: ids.iter().map(|i| self.samples[*i].input_ids.len()).sum(),
             seconds: start.elapsed().as_secs_f64(),
-            memory_bytes: memory_bytes(),
+            memory_bytes: memory_bytes(&model.device()),
         };
         log.step(&record)?;
         seen(Event::Step(&record));

@@ -15,7 +15,7 @@ mod vector;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{DispatchDevice, Flex};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::record::{self, run};
 
@@ -26,7 +26,12 @@ pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
 
 /// Whether `x` is on the CPU.
 pub fn holds<const D: usize>(x: &Tensor<D>) -> bool {
-    matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+    is(x.device())
+}
+
+/// Whether `device` is the CPU.
+pub fn is(device: Device) -> bool {
+    matches!(device.inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// Scaled dot-product attention: `q: [b, heads, t, d]`, `k, v: [b, kv_heads, s, d]` →
