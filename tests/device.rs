@@ -7,7 +7,8 @@ use vlm4d_train::run;
 
 use crate::cli::{Workplace, demo_data, recipe, tiny};
 
-const WHOLE: Found = Found { driver: Some(13_000), gpus: 1, nvrtc: Some(12_080), refused: None };
+const WHOLE: Found =
+    Found { built_for: 13_040, driver: Some(13_000), gpus: 1, nvrtc: Some(12_080), refused: None };
 
 /// What is said, and how to mend it.
 fn said(found: &Found) -> String {
@@ -23,9 +24,18 @@ fn each_missing_part_is_named_with_its_cure() {
     assert!(without_driver.contains("no NVIDIA driver") && without_driver.contains("apt-get"));
     let old = said(&Found { driver: Some(11_040), ..WHOLE });
     assert!(old.contains("is for CUDA 11.4, which is too old") && old.contains("driver 525"));
+    let other = said(&Found { driver: Some(12_040), ..WHOLE });
+    assert!(
+        other.contains("built for CUDA 13.4, and the NVIDIA driver is for CUDA 12.4"),
+        "{other}"
+    );
+    assert!(other.contains("CUDARC_CUDA_VERSION=12040"), "{other}");
     assert!(said(&Found { gpus: 0, ..WHOLE }).contains("shows no GPU"));
     let without_nvrtc = said(&Found { nvrtc: None, ..WHOLE });
     assert!(without_nvrtc.contains("no NVRTC") && without_nvrtc.contains("CUDA toolkit 13.0"));
+    assert!(without_nvrtc.contains("pip install"));
+    let older = Found { built_for: 12_080, driver: Some(12_080), nvrtc: None, ..WHOLE };
+    assert!(!said(&older).contains("pip install"), "the packages of CUDA 12 have other names");
     let newer = said(&Found { nvrtc: Some(13_020), ..WHOLE });
     assert!(newer.contains("NVRTC is 13.2, and the driver is for CUDA 13.0"), "{newer}");
     let log = "probe.cu(3): catastrophic error: cannot open source file \"mma.h\"";

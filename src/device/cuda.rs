@@ -5,12 +5,17 @@ use crate::error::{Error, Result};
 
 /// CUDA 12.0, the oldest whose driver and compiler are used.
 const OLDEST: u32 = 12_000;
-/// The Python packages that bring NVRTC and the headers.
+/// The oldest driver that has all that a program for CUDA 13 asks it for
+/// (`cuEventElapsedTime_v2`, with which kernels are timed).
+const OLDEST_OF_13: u32 = 12_080;
+/// The Python packages that bring NVRTC and the headers of CUDA 13.
 const WHEELS: &str = "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl";
 
 /// What a machine has of it. Versions are as CUDA counts them, 1000 · major + 10 · minor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
+    /// The CUDA that this program was built for.
+    pub built_for: u32,
     /// The newest CUDA that the driver runs; none where there is no driver.
     pub driver: Option<u32>,
     /// GPUs that the driver shows.
@@ -42,6 +47,21 @@ impl Found {
                 "install driver 525 or newer; 580 or newer for CUDA 13".into(),
             );
         }
+        if driver < OLDEST_OF_13 && self.built_for >= 13_000 {
+            return missing(
+                format!(
+                    "this program was built for CUDA {}, and the NVIDIA driver is for CUDA {}",
+                    version(self.built_for),
+                    version(driver)
+                ),
+                format!(
+                    "build it again with CUDARC_CUDA_VERSION={} in the environment, or install \
+                     driver 570 or newer",
+                    // The bindings know no 12.7.
+                    driver.min(12_060)
+                ),
+            );
+        }
         if self.gpus == 0 {
             return missing(
                 format!("the NVIDIA driver (CUDA {}) shows no GPU", version(driver)),
@@ -54,9 +74,10 @@ impl Found {
             return missing(
                 "there is no NVRTC (libnvrtc.so), which compiles the GPU's kernels".into(),
                 format!(
-                    "install the CUDA toolkit {} or older, or `pip install {WHEELS}` of that \
-                     version, and put the library's folder into LD_LIBRARY_PATH",
-                    version(driver)
+                    "install the CUDA toolkit {0} or older{1}, and put the library's folder into \
+                     LD_LIBRARY_PATH",
+                    version(driver),
+                    or_wheels(driver)
                 ),
             );
         };
@@ -80,11 +101,22 @@ impl Found {
                 format!("NVRTC {} cannot compile a kernel: {log}", version(nvrtc)),
                 format!(
                     "CUDA_PATH must name a folder whose include/ has CUDA's headers of version {0}: \
-                     install the toolkit {0}, or `pip install {WHEELS}` of that version",
-                    version(nvrtc)
+                     install the toolkit {0}{1}",
+                    version(nvrtc),
+                    or_wheels(nvrtc)
                 ),
             ),
         }
+    }
+}
+
+/// What may be installed in place of the toolkit of `version`: before CUDA 13 the packages have
+/// other names, and their headers lie in several folders.
+fn or_wheels(version: u32) -> String {
+    if version < 13_000 {
+        String::new()
+    } else {
+        format!(", or `pip install {WHEELS}` of that version")
     }
 }
 
@@ -111,8 +143,9 @@ pub fn find(gpus: usize) -> Found {
                 == nvrtc::sys::nvrtcResult::NVRTC_SUCCESS;
         (driver.then_some(number as u32), nvrtc.then_some((1000 * major + 10 * minor) as u32))
     };
+    let built_for = driver::sys::CUDA_VERSION;
     let refused = nvrtc.and_then(|_| compile().err());
-    Found { driver, gpus, nvrtc, refused }
+    Found { built_for, driver, gpus, nvrtc, refused }
 }
 
 /// Compiles a kernel that includes what those of burn do.
