@@ -424,7 +424,8 @@ def speed_rows(runner, shape, folder, gpu):
         rates = sorted(result["tokens_per_s"] for result in results)
         rate = rates[len(rates) // 2]
         flops = rate * kept["flops_per_token"] if kept else None
-        memory = max(result["gpu_peak_bytes"] or result["peak_bytes"] for result in results)
+        on_gpu = runner.arguments.device != "cpu"
+        memory = max(result["gpu_peak_bytes" if on_gpu else "peak_bytes"] for result in results)
         table.append({
             "name": name, "tokens_per_s": rate, "least": rates[0], "most": rates[-1],
             "tflops": flops and flops / 1e12, "mfu": flops / peak if flops and peak else None,

@@ -17,6 +17,8 @@ KERNEL = b"""
 extern "C" __global__ void probe(__nv_bfloat16 *x) { x[0] = __float2bfloat16(1.0f); }
 """
 WHEELS = "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
+# Of CUDA 12, whose headers come with the runtime.
+WHEELS_12 = "nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-cccl-cu12"
 NVRTC_NAMES = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
 # CUDA versions that the bindings know (cudarc 0.19).
 KNOWN = [12000, 12010, 12020, 12030, 12040, 12050, 12060, 12080, 12090, 13000, 13010, 13020, 13030, 13040]
@@ -31,6 +33,12 @@ class Missing(Exception):
 
 def version(number):
     return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def wheels(number):
+    """What to install in place of the toolkit of that version."""
+    names = (WHEELS if number >= 13000 else WHEELS_12).split()
+    return " ".join(f"'{name}=={version(number)}.*'" for name in names)
 
 
 def driver():
@@ -72,7 +80,7 @@ def candidates():
     return [folder for i, folder in enumerate(folders) if folder.is_dir() and folder not in folders[:i]]
 
 
-def nvrtc_library(folders):
+def nvrtc_library(folders, newest):
     """The library, and the folder to look for it in: none where the loader finds it by itself."""
     for name in NVRTC_NAMES:
         try:
@@ -86,7 +94,7 @@ def nvrtc_library(folders):
                     return ctypes.CDLL(str(folder / sub / name)), folder / sub
     raise Missing(
         "no NVRTC, which compiles the GPU's kernels",
-        f"install the CUDA toolkit, or `{sys.executable} -m pip install {WHEELS}` of the driver's version",
+        f"install the CUDA toolkit {version(newest)} or older, or `{sys.executable} -m pip install {wheels(newest)}`",
     )
 
 
@@ -112,14 +120,14 @@ def toolkit(driver_version, work):
 
     Headers that lie in several folders are linked together in one under `work`."""
     folders = candidates()
-    nvrtc, folder = nvrtc_library(folders)
+    nvrtc, folder = nvrtc_library(folders, driver_version or KNOWN[-1])
     major, minor = ctypes.c_int(), ctypes.c_int()
     nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     found = 1000 * major.value + 10 * minor.value
     if driver_version and found > driver_version:
         raise Missing(
             f"NVRTC is {version(found)} and the driver is for CUDA {version(driver_version)}: the driver cannot load what it compiles",
-            f"install the CUDA toolkit {version(driver_version)} or older (wheels: pip install '{WHEELS.split()[0]}=={version(driver_version)}.*' and so on), or a newer driver",
+            f"install the CUDA toolkit {version(driver_version)} or older, `{sys.executable} -m pip install {wheels(driver_version)}`, or a newer driver",
         )
     includes = [folder / "include" for folder in folders if (folder / "include").is_dir()]
     log = "no folder with headers"
@@ -133,7 +141,7 @@ def toolkit(driver_version, work):
     if log is not None:
         raise Missing(
             f"NVRTC {version(found)} cannot compile a kernel: {log}",
-            f"the headers of CUDA are missing or of another version: install the toolkit, or `{sys.executable} -m pip install {WHEELS}`, all of version {version(found)}",
+            f"the headers of CUDA are missing or of another version: install the toolkit {version(found)}, or `{sys.executable} -m pip install {wheels(found)}`",
         )
     environment = {"CUDA_PATH": str(include.parent)}
     if folder:
@@ -162,12 +170,17 @@ class Nvml:
         _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
 
     def __init__(self, index):
-        self.library = ctypes.CDLL("libnvidia-ml.so.1")
+        """The GPU that CUDA counts as `index`: NVML counts those that CUDA_VISIBLE_DEVICES hides too."""
+        cuda, device, bus = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.create_string_buffer(32)
+        if cuda.cuDeviceGet(ctypes.byref(device), index) or cuda.cuDeviceGetPCIBusId(bus, len(bus), device):
+            raise Missing(f"there is no GPU {index}", "look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES")
+        try:
+            self.library = ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError as e:
+            raise Missing(f"no NVML, which tells the GPU's memory: {e}", "give the container the driver's `utility` part too")
         self.handle = ctypes.c_void_p()
-        if self.library.nvmlInit_v2() or self.library.nvmlDeviceGetHandleByIndex_v2(
-            index, ctypes.byref(self.handle)
-        ):
-            raise OSError("NVML finds no such GPU")
+        if self.library.nvmlInit_v2() or self.library.nvmlDeviceGetHandleByPciBusId_v2(bus, ctypes.byref(self.handle)):
+            raise Missing(f"NVML does not know the GPU {bus.value.decode()}", "look at `nvidia-smi`")
 
     def used(self):
         memory = self.Memory()

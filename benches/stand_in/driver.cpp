@@ -311,7 +311,7 @@ CUresult cuGetExportTable(const void **t, const CUuuid *) {
 }
 // Of NVML, what benches/gpu.py asks: other programs' memory is not known here.
 int nvmlInit_v2() { return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned, void **d) {
+int nvmlDeviceGetHandleByPciBusId_v2(const char *, void **d) {
     *d = nullptr;
     return 0;
 }
