@@ -402,6 +402,25 @@ fn dropout_is_the_same_when_a_layer_is_run_again() {
 }
 
 #[test]
+fn rates_follow_transformers_schedules() {
+    for row in json("tables/schedules.json").as_array().unwrap() {
+        let number = |key: &str| row[key].as_u64().unwrap() as usize;
+        let schedule = match row["schedule"].as_str().unwrap() {
+            "cosine" => Schedule::Cosine,
+            "linear" => Schedule::Linear,
+            _ => Schedule::Constant,
+        };
+        let (max_steps, warmup_steps) = (Some(number("steps")), Some(number("warmup")));
+        let train = Train { schedule, max_steps, warmup_steps, ..Train::default() };
+        let course = Course::new(&train, 8);
+        for (step, want) in row["factors"].as_array().unwrap().iter().enumerate() {
+            let (got, want) = (course.factor(step), want.as_f64().unwrap());
+            assert!((got - want).abs() < 1e-12, "{schedule:?} step {step}: {got} {want}");
+        }
+    }
+}
+
+#[test]
 fn a_largest_norm_of_0_clips_nothing() {
     let gradients = || {
         let gradient = Tensor::from_floats([3.0, 4.0], &Device::flex());
