@@ -25,7 +25,7 @@ use vlm4d_train::report::terminal::Terminal;
 
 use crate::compare::RunFolder;
 use crate::model::{media, values};
-use crate::support::{Golden, golden, max_difference};
+use crate::support::{Golden, golden, max_difference, pythons, skipped};
 use crate::train::Batch;
 
 /// Kinds of adapters: name and `[lora]`.
@@ -375,11 +375,10 @@ fn case(root: &Path, name: &str, kind: &str, lora: &str) -> PathBuf {
 
 #[test]
 fn transformers_and_peft_load_the_exports() {
-    let pythons = std::env::var("VLM4D_PYTHON").unwrap_or_else(|_| "python3".into());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/check_export.py");
     let root = TempDir::new().unwrap();
     let mut cases: Vec<PathBuf> = Vec::new();
-    for python in pythons.split(':') {
+    for python in &pythons() {
         let command = |cases: &[PathBuf]| {
             let mut command = Command::new(python);
             command.env("HF_HUB_OFFLINE", "1").arg(&script).args(cases).output()
@@ -390,9 +389,9 @@ fn transformers_and_peft_load_the_exports() {
             Ok(output) => Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
         };
         if let Some(missing) = missing {
-            println!(
-                "skipped: {python}: {missing}; VLM4D_PYTHON names one with transformers and peft"
-            );
+            skipped(&format!(
+                "{python}: {missing}; VLM4D_PYTHON may name one with transformers and peft"
+            ));
             continue;
         }
         if cases.is_empty() {

@@ -10,6 +10,8 @@ use serde_json::json;
 use vlm4d_train::error::Kind;
 use vlm4d_train::eval::grade::{self, Questions};
 
+use crate::support::skipped;
+
 const DIRECTIONS: [&str; 4] = ["left", "not moving", "right", "no truck there"];
 const MIXED: [&str; 4] = ["left", "left and towards the camera", "A car.", "towards the camera"];
 const COUNTS: [&str; 4] = ["3", "0", "1", "2"];
@@ -693,7 +695,7 @@ fn wrong_files_are_refused_with_their_place() {
 fn vlm4d() -> Option<PathBuf> {
     let folder = std::env::var_os("VLM4D_QA").map(PathBuf::from);
     if folder.is_none() {
-        eprintln!("skipped: VLM4D_QA names no folder with VLM4D's files");
+        skipped("VLM4D_QA names no folder with VLM4D's files");
     }
     folder
 }

@@ -19,6 +19,8 @@ use vlm4d_train::report::html::run::write;
 use vlm4d_train::report::html::strip::{frames_per_video, strip};
 use vlm4d_train::report::html::{Media, outcome};
 
+use crate::support::skipped;
+
 /// Questions as many as VLM4D has, on as many videos.
 const QUESTIONS: usize = 1_816;
 const VIDEOS: usize = 1_000;
@@ -392,12 +394,12 @@ fn the_page_works_in_a_browser() {
         .arg(&pictures)
         .output();
     let Ok(output) = run else {
-        println!("skipped: node is missing");
+        skipped("node is missing");
         return;
     };
     let [stdout, stderr] = [&output.stdout, &output.stderr].map(|o| String::from_utf8_lossy(o));
     match output.status.code() {
-        Some(77) => println!("skipped: {stdout}"),
+        Some(77) => skipped(&stdout),
         Some(0) => println!("{stdout}"),
         _ => panic!("{stdout}{stderr}"),
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::support::skipped;
+
 /// Lower end of the 95 % interval of a difference in accuracy.
 fn at_least(difference: &Value) -> f64 {
     difference["ci95"][0].as_f64().unwrap_or_else(|| panic!("no interval: {difference}"))
@@ -13,7 +15,7 @@ fn at_least(difference: &Value) -> f64 {
 #[test]
 fn the_demo_learns_more_than_chance_explains() {
     let Some(runs) = std::env::var_os("VLM4D_DEMO_RUNS").map(PathBuf::from) else {
-        eprintln!("skipped: VLM4D_DEMO_RUNS names no folder with the demo's runs");
+        skipped("VLM4D_DEMO_RUNS names no folder with the demo's runs");
         return;
     };
     let text = std::fs::read_to_string(runs.join("real/after/metrics.json")).unwrap();

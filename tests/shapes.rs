@@ -14,7 +14,7 @@ use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::weights::{self, TensorFiles};
 
 use crate::model::values;
-use crate::support::{Golden, golden, max_difference};
+use crate::support::{Golden, golden, max_difference, skipped};
 
 /// Grids and pixels of the case's images or videos, in order.
 fn media(case: &Golden, pixels: &str, grids: &str, seconds: bool) -> Vec<(Vec<f32>, MediaGrid)> {
@@ -110,7 +110,7 @@ fn published_shapes_have_the_published_size() {
 #[test]
 fn every_name_of_a_real_index_has_one_place() {
     let Ok(hub) = std::env::var("QWEN_VL_HUB") else {
-        println!("skipped: QWEN_VL_HUB names no folder with real checkpoints' metadata");
+        skipped("QWEN_VL_HUB names no folder with real checkpoints' metadata");
         return;
     };
     let mut seen = 0;
@@ -148,7 +148,7 @@ fn every_name_of_a_real_index_has_one_place() {
 #[test]
 fn real_metadata_loads() {
     let Ok(hub) = std::env::var("QWEN_VL_HUB") else {
-        println!("skipped: QWEN_VL_HUB names no folder with real checkpoints' metadata");
+        skipped("QWEN_VL_HUB names no folder with real checkpoints' metadata");
         return;
     };
     let question = [Message::new("user", [Content::Video, Content::Text("Which way?".into())])];

@@ -1,6 +1,7 @@
 //! Goldens and small measures that the tests share.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
@@ -97,15 +98,29 @@ pub fn relative_difference(got: &[f32], want: &[f32]) -> f64 {
     norm(&mut got.iter().zip(want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied()).max(1e-12)
 }
 
-/// The Python of `VLM4D_PYTHON`, else `python3`, where it has the package; else says that a test is
-/// skipped.
+/// The first Python of `VLM4D_PYTHON`, else `python3`, that has the package; else says that a test
+/// is skipped.
 pub fn python(package: &str) -> Option<String> {
-    let python = std::env::var("VLM4D_PYTHON").unwrap_or_else(|_| "python3".into());
     let import = format!("import {package}");
-    let output = std::process::Command::new(&python).args(["-c", &import]).output();
-    if output.is_ok_and(|output| output.status.success()) {
-        return Some(python);
+    let has = |python: &String| {
+        let output = std::process::Command::new(python).args(["-c", &import]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let found = pythons().into_iter().find(has);
+    if found.is_none() {
+        skipped(&format!("no Python with the package {package}; VLM4D_PYTHON may name one"));
     }
-    println!("skipped: `{python}` has no package {package}; VLM4D_PYTHON may name one that has");
-    None
+    found
+}
+
+/// Those that `VLM4D_PYTHON` names, with colons between them.
+pub fn pythons() -> Vec<String> {
+    let named = std::env::var("VLM4D_PYTHON").unwrap_or_else(|_| "python3".into());
+    named.split(':').map(str::to_owned).collect()
+}
+
+/// Says that a test was skipped, where the test runner does not keep it to itself: it shows what is
+/// printed in tests that fail alone.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
