@@ -64,7 +64,7 @@ enum Command {
         /// Adapter in PEFT's format; without it the checkpoint is asked by itself
         #[arg(long, value_name = "DIR")]
         adapter: Option<PathBuf>,
-        /// Folder for the results [default: eval/ in the recipe's own folder]
+        /// Folder for the results [default: eval/base in the recipe's own folder, or eval/ADAPTER]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         /// Folder under which each recipe has its own

@@ -186,7 +186,7 @@ fn positions_follow_fractional_seconds() {
 fn positions_in_time_are_rounded_as_the_reference_rounds() {
     let config = Config::from_dir(&golden("ckpt/tiny-qwen2.5-vl")).unwrap();
     for (seconds, index, want) in
-        [(1.06, 25, 52), (0.7, 45, 63), (1.15, 50, 114), (1.3, 45, 116), (31.0 / 30.0, 15, 31)]
+        [(1.06, 25, 52), (0.7, 45, 63), (1.15, 50, 115), (1.3, 45, 116), (31.0 / 30.0, 15, 31)]
     {
         let (t, second_per_grid) = (index + 1, Some(seconds));
         let media = MediaGrid { grid_thw: [t, 2, 2], second_per_grid };
