@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -68,6 +68,11 @@ pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
         _ => Ok(()),
     };
     remove(to).and_then(|()| std::fs::rename(from, to)).map_err(|e| failed(to, &e))
+}
+
+/// The path in one spelling: `./a//b` is `a/b`.
+pub fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 /// Why a file could not be read, in plain words.

@@ -42,7 +42,7 @@ fn traps() -> tempfile::TempDir {
         item(3, &ego, "Which direction?", &json!({"A": "a", "B": "b", "C": "c", "D": "c"}), &json!("c")),
         item(4, &tube, "Which direction?", &which, &json!("left")),
         item(5, &tube, "Which direction?", &which, &json!("left")),
-        {"id": 6, "video": "own/y.mp4", "question": "Yes?", "choices": {"B": "no", "A": "yes"},
+        {"id": 6, "video": "./own//y.mp4", "question": "Yes?", "choices": {"B": "no", "A": "yes"},
             "answer": "no"},
     ]);
     let synthetic = json!([
@@ -86,7 +86,7 @@ fn traps_of_the_question_files() {
     // two gold letters
     assert_eq!(q[2].gold, [2, 3]);
     // an own video, two choices
-    assert_eq!((&*q[5].id, &q[5].video), ("real/6", &PathBuf::from("own/y.mp4")));
+    assert_eq!((&*q[5].id, q[5].video.as_os_str()), ("real/6", "own/y.mp4".as_ref()));
     assert_eq!((&q[5].choices, &q[5].gold), (&vec!["yes".to_owned(), "no".to_owned()], &vec![1]));
     let told = |f: fn(&Question) -> &str| q.iter().map(f).collect::<Vec<_>>();
     let synthetic = "synthetic";
@@ -298,6 +298,29 @@ fn sharegpt_with_default_names() {
     );
     assert_eq!(c[1].messages[0], Message::new("system", [text("S")]));
     assert_eq!((c[1].messages.len(), c[1].videos.len()), (3, 0));
+}
+
+/// A split by video goes by their names.
+#[test]
+fn a_file_has_one_name_however_it_is_spelled() {
+    let info = json!({"file_name": "rows.json", "formatting": "sharegpt",
+        "columns": {"videos": "videos"}});
+    let (_top, data) = sharegpt_folder(&info, "");
+    let absolute = data.join("a.mp4");
+    let spelled = ["a.mp4", ".//a.mp4", "data/a.mp4", "./data//a.mp4", "../data/./a.mp4"];
+    let spelled = spelled.into_iter().chain(absolute.to_str());
+    let rows: Vec<Value> = spelled
+        .map(|path| {
+            json!({"videos": path, "conversations": [{"from": "human", "value": "<video>q"},
+                {"from": "gpt", "value": "a"}]})
+        })
+        .collect();
+    fs::write(data.join("rows.json"), json!(rows).to_string()).unwrap();
+    let conversations = sharegpt::read(&data, &["set".into()]).unwrap();
+    assert_eq!(conversations.len(), rows.len());
+    for (conversation, row) in conversations.iter().zip(rows) {
+        assert_eq!(conversation.videos, [Path::new("a.mp4")], "{}", row["videos"]);
+    }
 }
 
 #[test]

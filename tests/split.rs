@@ -32,7 +32,7 @@ fn generated(seed: u64) -> Vec<Item> {
                     id: format!("{subset}/validation_{}", items.len()),
                     subset: subset.into(),
                     source: source.into(),
-                    video: format!("videos/{source}/{v}.mp4").into(),
+                    videos: vec![format!("videos/{source}/{v}.mp4").into()],
                     answer,
                 });
             }
@@ -65,8 +65,10 @@ fn check_partition(items: &[&Item], split: &Split, context: &str) {
         let part = part_of[&*item.id];
         assert_eq!(parts[part][in_order[part]], item.id, "{context}: not in the file's order");
         in_order[part] += 1;
-        let unit = videos.entry(item.video.as_os_str()).or_insert(part);
-        assert!(split.by == By::Question || *unit == part, "{context}: {} crosses", item.id);
+        for video in &item.videos {
+            let unit = videos.entry(video.as_os_str()).or_insert(part);
+            assert!(split.by == By::Question || *unit == part, "{context}: {} crosses", item.id);
+        }
     }
     assert_eq!(part_of.len(), items.len(), "{context}: more questions than there are");
 }
@@ -145,9 +147,9 @@ fn sources_and_answers_are_stratified() {
 fn every_video_has_the_same_chance() {
     let items = generated(0);
     let mut taken: BTreeMap<&str, u32> =
-        items.iter().map(|i| (i.video.to_str().unwrap(), 0)).collect();
+        items.iter().map(|i| (i.videos[0].to_str().unwrap(), 0)).collect();
     let video: BTreeMap<&str, &str> =
-        items.iter().map(|i| (&*i.id, i.video.to_str().unwrap())).collect();
+        items.iter().map(|i| (&*i.id, i.videos[0].to_str().unwrap())).collect();
     let n = 400;
     for seed in 0..n {
         for drawn in split(&items, seed, 0.2, 0.0, By::Video).unwrap().values() {
@@ -215,7 +217,7 @@ fn small(videos: usize, each: usize) -> Vec<Item> {
         id: format!("demo/{i:02}"),
         subset: "demo".into(),
         source: "demo".into(),
-        video: format!("{}.mp4", i / each).into(),
+        videos: vec![format!("{}.mp4", i / each).into()],
         answer: ["left", "right"][i % 2].into(),
     };
     (0..videos * each).map(item).collect()
@@ -245,6 +247,23 @@ fn small_sets_have_every_part_or_are_refused() {
     }
 }
 
+/// Here the videos hang together by fours, each with the next.
+#[test]
+fn questions_on_several_videos_keep_these_together() {
+    let mut items = small(40, 1);
+    for (i, item) in items.iter_mut().enumerate().filter(|(i, _)| i % 4 < 3) {
+        item.videos.push(format!("{}.mp4", i + 1).into());
+    }
+    let mut turned = items.clone();
+    turned.iter_mut().for_each(|item| item.videos.reverse());
+    for seed in 0..SEEDS {
+        let drawn = &split(&items, seed, 0.2, 0.1, By::Video).unwrap()["demo"];
+        check_partition(&of(&items, "demo"), drawn, &format!("seed {seed}"));
+        assert_eq!((drawn.test.len(), drawn.val.len()), (8, 4), "seed {seed}");
+        assert_eq!(split(&turned, seed, 0.2, 0.1, By::Video).unwrap()["demo"], *drawn);
+    }
+}
+
 #[test]
 fn a_video_in_two_subsets_may_not_cross() {
     let mut items = small(10, 1);
@@ -252,7 +271,9 @@ fn a_video_in_two_subsets_may_not_cross() {
         id: format!("other/{}", item.id),
         subset: "other".into(),
         // so that the other subset is drawn in another order
-        answer: item.video.display().to_string(),
+        answer: item.videos[0].display().to_string(),
+        // and beside the shared video one of its own
+        videos: [vec![format!("own/{}", item.id).into()], item.videos].concat(),
         ..item
     }));
     let crossing = (0..SEEDS).filter_map(|seed| split(&items, seed, 0.2, 0.0, By::Video).err());

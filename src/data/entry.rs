@@ -261,7 +261,10 @@ impl Entry {
             id: self.id.clone(),
             subset: self.subset.clone(),
             source: self.source.clone(),
-            video: self.videos.first().cloned().unwrap_or_else(|| PathBuf::from(&self.id)),
+            videos: match self.videos.is_empty() {
+                true => vec![PathBuf::from(&self.id)],
+                false => self.videos.clone(),
+            },
             answer: self.gold.clone(),
         }
     }

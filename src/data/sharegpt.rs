@@ -7,11 +7,12 @@
 //!
 //! A media path counts from the data folder. Where no such file is there but one
 //! counted from the folder above it is, that one is meant: LLaMA-Factory, run
-//! beside its folder `data`, is given paths such as `data/a.mp4`.
+//! beside its folder `data`, is given paths such as `data/a.mp4`. However a path is
+//! spelled, a file in the data folder has one name.
 //! Source: LLaMA-Factory's `data/README.md` and its sharegpt converter.
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -19,7 +20,7 @@ use serde_json::{Map, Value};
 use crate::data::chat::{Content, Message};
 use crate::data::fault::{Fault, Inspected};
 use crate::error::{Error, Result};
-use crate::files::io_reason;
+use crate::files::{io_reason, plain};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -303,27 +304,27 @@ impl DataSet<'_> {
 
     /// See this file's head for the rule.
     fn resolve(&self, path: &Path) -> Result<PathBuf, Fault> {
-        if self.data_dir.join(path).is_file() {
-            return Ok(path.to_owned());
-        }
         let above = Path::new("..").join(path);
-        if !self.data_dir.join(&above).is_file() {
-            return Err(fault(
+        let mut places = [path, &above].into_iter();
+        let found = places.find(|place| self.data_dir.join(place).is_file());
+        found.map(|place| self.named(place)).ok_or_else(|| {
+            fault(
                 format!("{}: no such file", self.data_dir.join(path).display()),
                 "paths count from the data folder, or else from the folder above it",
-            ));
-        }
-        // back into the data folder where it leads there, so that a file has one
-        // name: a split by video depends on it
-        let name = fs::canonicalize(self.data_dir).ok();
-        let name = name.as_deref().and_then(Path::file_name);
-        let mut parts = path.components();
-        match (parts.next(), name) {
-            (Some(Component::Normal(first)), Some(name)) if first == name => {
-                Ok(parts.as_path().to_owned())
-            }
-            _ => Ok(above),
-        }
+            )
+        })
+    }
+
+    /// The file's one name, back in the data folder where its path leads out and in again: a split
+    /// by video depends on it.
+    fn named(&self, path: &Path) -> PathBuf {
+        let path = plain(path);
+        let dir = fs::canonicalize(self.data_dir).ok();
+        let name = dir.as_deref().and_then(Path::file_name);
+        let above = name.map(|name| Path::new("..").join(name));
+        let dirs = [dir, above, std::path::absolute(self.data_dir).ok()];
+        let within = dirs.iter().flatten().find_map(|dir| path.strip_prefix(dir).ok());
+        within.unwrap_or(&path).to_owned()
     }
 }
 

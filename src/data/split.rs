@@ -45,8 +45,9 @@ pub struct Item {
     pub subset: String,
     /// `davis`: each source gives its share.
     pub source: String,
-    /// What [`By::Video`] keeps together.
-    pub video: PathBuf,
+    /// Questions that share any are what [`By::Video`] keeps together; at least one: a question
+    /// without a video stands under its own name.
+    pub videos: Vec<PathBuf>,
     /// Each answer gives its share, as far as videos allow.
     pub answer: String,
 }
@@ -57,7 +58,7 @@ impl From<&Question> for Item {
             id: q.id.clone(),
             subset: q.subset.clone(),
             source: q.source.clone(),
-            video: q.video.clone(),
+            videos: vec![q.video.clone()],
             answer: q.answer.clone(),
         }
     }
@@ -214,11 +215,13 @@ type Unit<'a> = Vec<&'a Item>;
 
 /// The units of a subset, in an order that does not depend on the input's.
 fn units<'a>(items: &[&'a Item], by: By) -> Vec<Unit<'a>> {
+    let firsts = firsts(items);
     let mut units: BTreeMap<(&OsStr, &str), Unit> = BTreeMap::new();
     for &item in items {
+        let video = item.videos[0].as_os_str();
         let key = match by {
-            By::Video => (item.video.as_os_str(), ""),
-            By::Question => (item.video.as_os_str(), item.id.as_str()),
+            By::Video => (first(&firsts, video), ""),
+            By::Question => (video, item.id.as_str()),
         };
         units.entry(key).or_default().push(item);
     }
@@ -227,6 +230,29 @@ fn units<'a>(items: &[&'a Item], by: By) -> Vec<Unit<'a>> {
         unit.sort_by(|a, b| a.id.cmp(&b.id));
     }
     units
+}
+
+/// By video, one that questions tie it to and that comes before it by name, or itself.
+type Firsts<'a> = BTreeMap<&'a OsStr, &'a OsStr>;
+
+fn firsts<'a>(items: &[&'a Item]) -> Firsts<'a> {
+    let mut firsts = Firsts::new();
+    for &item in items {
+        for video in item.videos.iter().map(|video| video.as_os_str()) {
+            firsts.entry(video).or_insert(video);
+            let (a, b) = (first(&firsts, item.videos[0].as_os_str()), first(&firsts, video));
+            firsts.insert(a.max(b), a.min(b));
+        }
+    }
+    firsts
+}
+
+/// The first by name of all videos that questions tie to `video`.
+fn first<'a>(firsts: &Firsts<'a>, mut video: &'a OsStr) -> &'a OsStr {
+    while firsts[video] != video {
+        video = firsts[video];
+    }
+    video
 }
 
 /// How many of `n` units a share takes: the nearest number that leaves one of
@@ -293,16 +319,18 @@ fn check_videos(items: &[Item], splits: &BTreeMap<String, Split>) -> Result<()> 
     for item in items {
         // a question that is in no part cannot cross
         let Some(&b) = parts.get(item.id.as_str()) else { continue };
-        let first = *seen.entry(item.video.as_os_str()).or_insert(item);
-        let a = parts[first.id.as_str()];
-        if a != b {
-            return Err(Error::input(format!(
-                "{}: the video is in {a} with `{}` and in {b} with `{}`",
-                item.video.display(),
-                first.id,
-                item.id
-            ))
-            .help("keep all questions on a video in one subset, or split by `question`"));
+        for video in &item.videos {
+            let first = *seen.entry(video.as_os_str()).or_insert(item);
+            let a = parts[first.id.as_str()];
+            if a != b {
+                return Err(Error::input(format!(
+                    "{}: the video is in {a} with `{}` and in {b} with `{}`",
+                    video.display(),
+                    first.id,
+                    item.id
+                ))
+                .help("keep all questions on a video in one subset, or split by `question`"));
+            }
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::fault::{Fault, Inspected};
 use super::mirror::{Why, mirror};
 use crate::error::{Error, Result};
-use crate::files::io_reason;
+use crate::files::{io_reason, plain};
 
 /// One question on one video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -326,8 +326,8 @@ fn choices(object: &Map<String, Value>) -> Result<Vec<String>, Fault> {
 /// what is no URL is a path already.
 fn video(text: &str) -> Result<PathBuf, Fault> {
     match text.split_once("/resolve/main/") {
-        Some((_, path)) if !path.is_empty() => Ok(path.into()),
-        None if !text.contains("://") => Ok(text.into()),
+        Some((_, path)) if !path.is_empty() => Ok(plain(Path::new(path))),
+        None if !text.contains("://") => Ok(plain(Path::new(text))),
         _ => Err(fault(
             format!("`video` is the URL \"{text}\", which has no path after /resolve/main/"),
             "give the video's path relative to the data folder",
