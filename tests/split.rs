@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use vlm4d_train::data::split::{By, Item, Split, split};
+use vlm4d_train::data::split::{By, Item, Split, read, split};
 use vlm4d_train::data::vlm4d;
 
 use crate::questions::real_files;
@@ -281,4 +281,29 @@ fn a_video_in_two_subsets_may_not_cross() {
     assert!(errors.len() > 100, "only {} of {SEEDS} splits refused", errors.len());
     assert!(errors[0].contains("the video is in "), "{}", errors[0]);
     assert!(split(&items, 0, 0.2, 0.0, By::Question).is_ok());
+}
+
+/// In a file of several subsets each is checked by what it says of itself.
+#[test]
+fn a_given_split_by_video_may_not_cross() {
+    let mut items = small(2, 2);
+    items.push(Item { id: "other/0".into(), subset: "other".into(), ..items[0].clone() });
+    let part = |by, train: &[&str], test: &[&str]| {
+        let [train, test] =
+            [train, test].map(|ids| ids.iter().map(|id| (*id).to_owned()).collect());
+        Split { seed: 0, by, train, val: vec![], test }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("split.json");
+    let given = |by, of_other| {
+        let demo = part(by, &["demo/00", "demo/02"], &["demo/01", "demo/03"]);
+        let file = BTreeMap::from([("demo", demo), ("other", part(of_other, &[], &["other/0"]))]);
+        std::fs::write(&path, serde_json::to_string(&file).unwrap()).unwrap();
+        read(&path, &items).map(|_| ()).map_err(|e| e.to_string())
+    };
+    for of_other in [By::Video, By::Question] {
+        let error = given(By::Video, of_other).unwrap_err();
+        assert!(error.starts_with("0.mp4: the video is in train with `demo/00` and in test with"));
+        assert_eq!(given(By::Question, of_other), Ok(()));
+    }
 }

@@ -110,9 +110,7 @@ pub fn split(
         let drawn = split_subset(name, &items, seed, test_share, val_share, by)?;
         splits.insert(name.to_owned(), drawn);
     }
-    if by == By::Video {
-        check_videos(items, &splits)?;
-    }
+    check_videos(items, &splits)?;
     Ok(splits)
 }
 
@@ -160,9 +158,7 @@ pub fn read(path: &Path, items: &[Item]) -> Result<(BTreeMap<String, Split>, Vec
         }
         splits.insert(name.to_owned(), split);
     }
-    if splits.values().all(|split| split.by == By::Video) {
-        check_videos(items, &splits)?;
-    }
+    check_videos(items, &splits)?;
     Ok((splits, notes))
 }
 
@@ -309,15 +305,16 @@ fn ids<'a>(units: &[Unit<'a>]) -> BTreeSet<&'a str> {
     units.iter().flatten().map(|item| item.id.as_str()).collect()
 }
 
-/// Subsets are split apart, so a video that two of them share could cross.
+/// Subsets are split apart, so a video that two of them share could cross; those split by question
+/// let it.
 fn check_videos(items: &[Item], splits: &BTreeMap<String, Split>) -> Result<()> {
     let mut parts: BTreeMap<&str, &str> = BTreeMap::new();
-    for split in splits.values() {
+    for split in splits.values().filter(|split| split.by == By::Video) {
         parts.extend(split.parts().map(|(part, id)| (id, part)));
     }
     let mut seen: BTreeMap<&OsStr, &Item> = BTreeMap::new();
     for item in items {
-        // a question that is in no part cannot cross
+        // a question that is in none of these parts cannot cross
         let Some(&b) = parts.get(item.id.as_str()) else { continue };
         for video in &item.videos {
             let first = *seen.entry(video.as_os_str()).or_insert(item);
