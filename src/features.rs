@@ -44,9 +44,9 @@ impl Reader {
     /// The recipe's `[video]` with the checkpoint's processor.
     ///
     /// # Errors
-    /// Where `preprocessor_config.json` is missing or malformed, or the two do not agree.
+    /// Where the processor's settings are missing or malformed, or the two do not agree.
     pub fn new(recipe: &recipe::Video, checkpoint: &Path) -> Result<Self> {
-        let config = PreprocessorConfig::from_file(checkpoint.join("preprocessor_config.json"))?;
+        let config = PreprocessorConfig::from_dir(checkpoint)?;
         let (sampling, fps, max_frames) = (recipe.sampling, recipe.fps, recipe.max_frames);
         let budget = PixelBudget::new(sampling, recipe.min_pixels, recipe.max_pixels, &config)?;
         let options = VideoOptions { sampling, fps, max_frames, upright: recipe.upright };

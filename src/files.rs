@@ -1,8 +1,11 @@
-//! Writing files so that a crash leaves the old content or the new, never half of it.
+//! Reading files, with errors that name the place; and writing them so that a crash leaves the old
+//! content or the new, never half of it.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
@@ -73,6 +76,27 @@ pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
 /// The path in one spelling: `./a//b` is `a/b`.
 pub fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+/// A JSON file's content.
+///
+/// # Errors
+/// Where it cannot be read or holds something else, with the place.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::input(format!("{shown}: {}", io_reason(&e))))?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::input(format!("{shown}:{}:{}: {}", e.line(), e.column(), json_reason(&e)))
+    })
+}
+
+/// What is wrong with JSON, without the position that `serde_json` puts behind it: beside the
+/// file's it is said twice, and of a file in lines it is another.
+pub fn json_reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&position).unwrap_or(&text).to_owned()
 }
 
 /// Why a file could not be read, in plain words.

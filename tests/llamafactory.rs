@@ -76,7 +76,7 @@ fn recorded_positions(family: &str, i: usize, tokens: usize) -> Positions {
 fn samples(family: &str, checkpoint: &str) -> (Vec<Sample>, Recorded) {
     let dir = golden(&format!("ckpt/{checkpoint}"));
     let chat = Chat::load(&dir).unwrap();
-    let config = PreprocessorConfig::from_file(dir.join("preprocessor_config.json")).unwrap();
+    let config = PreprocessorConfig::from_dir(&dir).unwrap();
     let recorded = read_json("llamafactory/lf_samples.json");
     let conversations = sharegpt::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
     let pairs = conversations.iter().zip(recorded[family]["samples"].as_array().unwrap());

@@ -18,8 +18,7 @@ use crate::support::{CHECKPOINTS, golden};
 #[test]
 fn headers_give_the_grid_that_reading_gives() {
     let checkpoint = tiny();
-    let config =
-        PreprocessorConfig::from_file(checkpoint.join("preprocessor_config.json")).unwrap();
+    let config = PreprocessorConfig::from_dir(&checkpoint).unwrap();
     let folder = demo_data().join("videos_real/davis");
     let clips = [golden("llamafactory/data/a.mp4"), golden("llamafactory/data/b.mp4")];
     let demo = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

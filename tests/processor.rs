@@ -1,5 +1,7 @@
 //! Resized frames and patches, against what the Hugging Face processors and LLaMA-Factory made.
 
+use std::path::Path;
+
 use safetensors::SafeTensors;
 use serde_json::Value;
 use vlm4d_train::data::processor::{self, Patches, PixelBudget, PreprocessorConfig};
@@ -20,8 +22,7 @@ const CLIPS: [&str; 9] = [
 ];
 
 fn config() -> PreprocessorConfig {
-    let file = golden("ckpt/tiny-qwen2-vl/preprocessor_config.json");
-    PreprocessorConfig::from_file(file).unwrap()
+    PreprocessorConfig::from_dir(&golden("ckpt/tiny-qwen2-vl")).unwrap()
 }
 
 /// The tensors of a golden file.
@@ -261,7 +262,7 @@ fn parse(changes: &Value) -> Result<PreprocessorConfig, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("preprocessor_config.json");
     std::fs::write(&path, file.to_string()).unwrap();
-    PreprocessorConfig::from_file(&path).map_err(|e| {
+    PreprocessorConfig::from_dir(folder.path()).map_err(|e| {
         let prefix = path.display().to_string();
         e.to_string().strip_prefix(&prefix).expect("the path comes first").to_string()
     })
@@ -293,6 +294,49 @@ fn wrong_configs_are_named() {
     assert!(error(json!({"do_resize": false})).contains("`do_resize` is false"));
     assert!(error(json!({"resample": 2})).contains("`resample` is 2"));
     assert!(error(json!({"rescale_factor": 1.0})).contains("`rescale_factor` is 1"));
-    let missing = PreprocessorConfig::from_file("none/preprocessor_config.json").unwrap_err();
-    assert!(missing.to_string().starts_with("none/preprocessor_config.json: cannot be read"));
+    let missing = PreprocessorConfig::from_dir(Path::new("none")).unwrap_err();
+    assert!(missing.to_string().starts_with("none: no processor for videos\n  help: a checkpoint"));
+}
+
+/// What transformers 5.23 saves, less what does not matter here.
+const OF_VERSION_5: &str = r#"{
+  "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 8},
+  "processor_class": "Qwen2_5_VLProcessor",
+  "video_processor": {
+    "do_normalize": true, "do_rescale": true, "do_resize": true, "do_sample_frames": false,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "max_frames": 768, "merge_size": 2, "patch_size": 14, "resample": 3,
+    "rescale_factor": 0.00392156862745098, "return_metadata": false,
+    "size": {"longest_edge": 12845056, "shortest_edge": 3136},
+    "temporal_patch_size": 2, "video_processor_type": "Qwen2VLVideoProcessor"
+  }
+}"#;
+
+#[test]
+fn configs_are_looked_for_where_transformers_does() {
+    let written: Value = serde_json::from_str(OF_VERSION_5).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &Value| {
+        std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+    };
+    let read = || PreprocessorConfig::from_dir(folder.path());
+    let with_side = |side: usize| {
+        let mut changed = written["video_processor"].clone();
+        changed["patch_size"] = side.into();
+        changed
+    };
+    write("processor_config.json", &written);
+    assert_eq!(read().unwrap(), config());
+    write("preprocessor_config.json", &with_side(16));
+    write("video_preprocessor_config.json", &with_side(18));
+    assert_eq!(read().unwrap(), config());
+    write("processor_config.json", &serde_json::json!({"processor_class": "Qwen2VLProcessor"}));
+    assert_eq!(read().unwrap().patch_size, 18);
+    std::fs::remove_file(folder.path().join("video_preprocessor_config.json")).unwrap();
+    assert_eq!(read().unwrap().patch_size, 16);
+    write("processor_config.json", &serde_json::json!({"video_processor": {"merge_size": 2}}));
+    let error = read().unwrap_err().to_string();
+    assert!(error.contains("/processor_config.json:1:"), "{error}");
+    assert!(error.ends_with(": missing field `patch_size`"), "{error}");
 }

@@ -156,8 +156,7 @@ fn real_metadata_loads() {
     for folder in folders(&hub) {
         let Ok(config) = Config::from_dir(&folder) else { continue };
         assert_eq!(config.video_token_id, 151_656, "{}", folder.display());
-        let processor =
-            PreprocessorConfig::from_file(folder.join("preprocessor_config.json")).unwrap();
+        let processor = PreprocessorConfig::from_dir(&folder).unwrap();
         assert_eq!((processor.patch_size, processor.merge_size), (14, 2), "{}", folder.display());
         let template = ChatTemplate::load(&folder).unwrap();
         let text = template.render(&question, true).unwrap();

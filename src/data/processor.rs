@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::data::video::{Frames, Sampling};
 use crate::error::{Error, Result};
+use crate::files::read_json;
 
 /// qwen-vl-utils' `VIDEO_MIN_PIXELS`: 128 tokens of 28×28 pixels.
 const QWEN_MIN_PIXELS: usize = 128 * 28 * 28;
@@ -26,7 +27,7 @@ const LLAMAFACTORY_MIN_SIDE: usize = 28;
 const MAX_ASPECT_RATIO: usize = 200;
 const LLAMAFACTORY_ASPECT_RATIO: usize = 180;
 
-/// What `preprocessor_config.json` says about resizing, normalising and cutting.
+/// What a checkpoint says about resizing, normalising and cutting a video's frames.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreprocessorConfig {
     /// The checkpoint's own bounds on a frame's pixels.
@@ -96,20 +97,36 @@ impl PixelBudget {
 }
 
 impl PreprocessorConfig {
-    /// Reads `preprocessor_config.json` or `video_preprocessor_config.json`.
+    /// Reads them from a checkpoint's folder, where transformers looks for them and in its order:
+    /// its version 5 saves all of a processor in `processor_config.json`, version 4 a file for
+    /// videos and before that one for images and videos alike.
     ///
     /// # Errors
-    /// A file that cannot be read, a missing key, a value out of range, or a step that this
-    /// processor always takes switched off.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let shown = path.display();
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::input(format!("{shown}: cannot be read: {e}")))?;
-        let raw: RawConfig = serde_json::from_str(&text).map_err(|e| {
-            Error::input(format!("{shown}:{}:{}: {}", e.line(), e.column(), reason(&e)))
-        })?;
-        raw.check().map_err(|what| Error::input(format!("{shown}: {what}")))
+    /// Where there is none of these files, one cannot be read, a key is missing, a value is out of
+    /// range, or a step that this processor always takes is switched off.
+    pub fn from_dir(checkpoint: &Path) -> Result<Self> {
+        let [of_all, of_videos, of_images] =
+            ["processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"]
+                .map(|name| checkpoint.join(name));
+        let nested = match of_all.is_file() {
+            true => read_json::<Processor>(&of_all)?.video_processor,
+            false => None,
+        };
+        let (path, raw) = if let Some(raw) = nested {
+            (of_all, raw)
+        } else {
+            let found = [of_videos, of_images].into_iter().find(|path| path.is_file());
+            let path = found.ok_or_else(|| {
+                let what = format!("{}: no processor for videos", checkpoint.display());
+                Error::input(what).help(
+                    "a checkpoint has it in processor_config.json, video_preprocessor_config.json \
+                     or preprocessor_config.json",
+                )
+            })?;
+            let raw = read_json(&path)?;
+            (path, raw)
+        };
+        raw.check().map_err(|what| Error::input(format!("{}: {what}", path.display())))
     }
 
     /// Side in pixels of what becomes one language token.
@@ -118,13 +135,13 @@ impl PreprocessorConfig {
     }
 }
 
-/// `serde_json`'s message without the position that it repeats.
-fn reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or_default().to_string()
+/// `processor_config.json`, of which early ones hold nothing about videos.
+#[derive(Deserialize)]
+struct Processor {
+    video_processor: Option<RawConfig>,
 }
 
-/// The file's keys in all their spellings.
+/// The keys in all their spellings.
 #[derive(Deserialize)]
 struct RawConfig {
     min_pixels: Option<usize>,
