@@ -277,10 +277,16 @@ fn sharegpt_with_default_names() {
                 {"from": "gpt", "value": "ok"}]}),
         json!({"conversations": [{"from": "system", "value": "S"},
             {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+        // an empty system message is none, and the row's own outweighs the column
+        json!({"system": "", "conversations": [{"from": "human", "value": "a"},
+            {"from": "gpt", "value": "b"}]}),
+        json!({"system": "S", "conversations": [{"from": "system", "value": ""},
+            {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
     ];
-    let (_top, data) = sharegpt_folder(&info, &format!("{}\n\n{}\n", rows[0], rows[1]));
+    let rows: Vec<String> = rows.iter().map(Value::to_string).collect();
+    let (_top, data) = sharegpt_folder(&info, &rows.join("\n\n"));
     let c = sharegpt::read(&data, &["set".into()]).unwrap();
-    assert_eq!((&*c[0].id, &*c[1].id, &*c[0].subset, c.len()), ("set/0", "set/1", "set", 2));
+    assert_eq!((&*c[0].id, &*c[1].id, &*c[0].subset, c.len()), ("set/0", "set/1", "set", 4));
     // one file has one name, whichever folder its path counts from
     assert_eq!(c[0].videos, [Path::new("a.mp4"), Path::new("../above.mp4")]);
     assert_eq!(c[0].images, [Path::new("i.png")]);
@@ -298,6 +304,9 @@ fn sharegpt_with_default_names() {
     );
     assert_eq!(c[1].messages[0], Message::new("system", [text("S")]));
     assert_eq!((c[1].messages.len(), c[1].videos.len()), (3, 0));
+    for row in [2, 3] {
+        assert_eq!(c[row].messages, c[1].messages[1..], "row {row}");
+    }
 }
 
 /// A split by video goes by their names.

@@ -231,6 +231,10 @@ impl DataSet<'_> {
                 "a row is an optional system message, then a user's, then the assistant's, …",
             ));
         }
+        // an empty one is none to LLaMA-Factory: the template's own takes its place
+        if n_system == 1 && messages[0].content == [Content::Text(String::new())] {
+            messages.remove(0);
+        }
         Ok(messages)
     }
 
@@ -239,7 +243,6 @@ impl DataSet<'_> {
         let Some(column) = &self.info.columns.system else { return Ok(None) };
         match row.get(column) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) if text.is_empty() => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => Err(fault(format!("`{column}` is not text"), "")),
         }
