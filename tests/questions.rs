@@ -396,6 +396,11 @@ fn faults_of_a_sharegpt_set_are_named() {
         ),
         (
             info.clone(),
+            row(&[&user, &gpt, &user, &json!({"from": "gpt", "value": " \n"})], json!(["a.mp4"])),
+            "row 0: the last answer is empty",
+        ),
+        (
+            info.clone(),
             row(&[&user, &json!({"from": "gpt", "value": "<video>"})], json!([])),
             "outside the user's",
         ),

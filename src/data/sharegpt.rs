@@ -231,6 +231,13 @@ impl DataSet<'_> {
                 "a row is an optional system message, then a user's, then the assistant's, …",
             ));
         }
+        let mut texts = turns.iter().flat_map(|m| &m.content).filter_map(Content::text);
+        if texts.next_back().is_none_or(|text| text.trim().is_empty()) {
+            return Err(fault(
+                "the last answer is empty",
+                "give it, or leave the row out: there is nothing in it to learn or to test",
+            ));
+        }
         // an empty one is none to LLaMA-Factory: the template's own takes its place
         if n_system == 1 && messages[0].content == [Content::Text(String::new())] {
             messages.remove(0);

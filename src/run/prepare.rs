@@ -28,7 +28,6 @@ use crate::model::weights::{self, TensorFiles};
 use crate::recipe::{Provenance, Recipe};
 use crate::report::terminal::{self, Terminal};
 use crate::train::gradients::Sample;
-use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
 use crate::train::trainer::counts;
 
@@ -345,12 +344,6 @@ fn encode(
         let tokens = media_tokens(&config.vision, &grids);
         let encoded = chat.encode_sft(&entry.training(format), &tokens)?;
         check_length(config, &entry.id, encoded.input_ids.len())?;
-        if label_tokens(&encoded.labels) == 0 {
-            return Err(Error::input(format!(
-                "`{}`: has nothing to learn: its answer is empty",
-                entry.id
-            )));
-        }
         let positions = Positions::new(config, &encoded.input_ids, &grids)?;
         let (input_ids, labels) = (encoded.input_ids, encoded.labels);
         examples.samples.push(Sample { id: entry.id, input_ids, labels, positions });
