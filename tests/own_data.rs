@@ -118,6 +118,7 @@ fn a_split_can_be_given_back() {
         assert_eq!(output.status.code(), Some(2), "{wanted}");
         let stderr = text(&output.stderr).replace('`', "");
         assert!(stderr.contains(&wanted.replace('`', "")), "no {wanted} in {stderr}");
+        assert!(!stderr.contains(" at line "), "{stderr}");
     }
     let both = again.replace("split = {", "split = { test = 0.1,");
     let output = Workplace::new(&both).run();

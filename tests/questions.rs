@@ -184,6 +184,7 @@ fn faults_of_a_question_file_are_named() {
         let error = error.to_string();
         assert!(error.starts_with(path.to_str().unwrap()), "{error}");
         assert!(error.contains(wanted), "{error}\nlacks {wanted}");
+        assert!(!error.contains(" at line "), "{error}");
     }
     let folder = traps();
     let error = vlm4d::read(folder.path(), &["reel".into()]).unwrap_err();
@@ -361,6 +362,11 @@ fn faults_of_a_sharegpt_set_are_named() {
         (with("file_name", json!("rows.jsonl")), "{}\n{,}".into(), "rows.jsonl:2:2: "),
         (info.clone(), "[\n{]".into(), "rows.json:2:2: "),
         (
+            info.clone(),
+            "{}\n{}".into(),
+            "help: a list of rows; JSON lines go into a file named .jsonl",
+        ),
+        (
             with("columns", json!({})),
             good.clone(),
             "row 0: 1 `<video>` in its messages, but 0 file(s)",
@@ -412,6 +418,7 @@ fn faults_of_a_sharegpt_set_are_named() {
         let error = error.to_string();
         assert!(error.starts_with(data.to_str().unwrap()), "{error}");
         assert!(error.contains(wanted), "{error}\nlacks {wanted}");
+        assert!(!error.contains(" at line "), "{error}");
     }
     let (_top, data) = sharegpt_folder(&info, &good);
     assert_eq!(sharegpt::read(&data, &["set".into()]).unwrap().len(), 1);

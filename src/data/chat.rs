@@ -25,6 +25,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use crate::error::{Error, Result};
+use crate::files::{io_reason, read_json};
 
 /// The label of a token without a loss, `PyTorch`'s default.
 pub const IGNORE_INDEX: i64 = -100;
@@ -432,10 +433,6 @@ fn widen<T: Copy>(items: &[T], widths: &[usize]) -> Vec<T> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|e| Error::input(format!("{}: {e}", path.display())))
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_str(&read(path)?)
-        .map_err(|e| Error::input(format!("{}:{}:{}: {e}", path.display(), e.line(), e.column())))
+    fs::read_to_string(path)
+        .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))
 }

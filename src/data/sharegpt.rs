@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use crate::data::chat::{Content, Message};
 use crate::data::fault::{Fault, Inspected};
 use crate::error::{Error, Result};
-use crate::files::{io_reason, plain};
+use crate::files::{io_reason, json_reason, plain};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -355,7 +355,10 @@ fn rows(path: PathBuf) -> Inspected<(usize, Value)> {
                 let items = rows.into_iter().enumerate().collect();
                 Inspected { path, items, faults: vec![] }
             }
-            Err(fault) => Inspected::lost(path, fault),
+            Err(fault) => {
+                let help = "a list of rows; JSON lines go into a file named .jsonl";
+                Inspected::lost(path, Fault { help, ..fault })
+            }
         };
     }
     let mut read = Inspected { path, items: vec![], faults: vec![] };
@@ -404,6 +407,6 @@ fn read_text(path: &Path) -> Result<String, Fault> {
 fn parse_json<T: serde::de::DeserializeOwned>(text: &str, first_line: usize) -> Result<T, Fault> {
     serde_json::from_str(text).map_err(|e| {
         let line = first_line + e.line().saturating_sub(1);
-        Fault { place: Some((line, e.column())), what: e.to_string(), help: "" }
+        Fault { place: Some((line, e.column())), what: json_reason(&e), help: "" }
     })
 }

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::fault::{Fault, Inspected};
 use super::mirror::{Why, mirror};
 use crate::error::{Error, Result};
-use crate::files::{io_reason, plain};
+use crate::files::{io_reason, json_reason, plain};
 
 /// One question on one video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -225,7 +225,7 @@ fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
             return Inspected::lost(path, Fault::new("not a JSON array of questions", ITEM));
         }
         Err(e) => {
-            let what = format!("not valid JSON: {e}");
+            let what = format!("not valid JSON: {}", json_reason(&e));
             let fault = Fault { place: Some((e.line(), e.column())), what, help: "" };
             return Inspected::lost(path, fault);
         }
