@@ -159,7 +159,12 @@ fn status(status: u16, headers: &str) -> Vec<u8> {
 fn answer(request: &Request, port: u16, state: &mut State) -> Vec<u8> {
     let path = request.path.as_str();
     if let Some(rest) = path.strip_prefix("/api/") {
-        return api(rest, port, state);
+        let mut answer = api(rest, port, state);
+        if let Some(Fault::Cut(n)) = next_fault(rest, state) {
+            let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+            answer.truncate(head + n);
+        }
+        return answer;
     }
     if let Some(hash) = path.strip_prefix("/storage/") {
         assert!(!request.headers.contains_key("authorization"), "the storage host got the token");
@@ -231,9 +236,13 @@ fn body(text: &str, headers: &str) -> Vec<u8> {
     [head(200, headers, text.len()), text.into()].concat()
 }
 
-fn content_of(name: &str, content: &[u8], request: &Request, state: &mut State) -> Vec<u8> {
+fn next_fault(name: &str, state: &mut State) -> Option<Fault> {
     let faults = state.faults.iter_mut().find(|(path, _)| name.ends_with(path.as_str()));
-    let fault = faults.and_then(|(_, faults)| faults.pop_front());
+    faults.and_then(|(_, faults)| faults.pop_front())
+}
+
+fn content_of(name: &str, content: &[u8], request: &Request, state: &mut State) -> Vec<u8> {
+    let fault = next_fault(name, state);
     let mut content = content.to_vec();
     match fault {
         Some(Fault::Status(code)) => return status(code, "retry-after: 0\r\n"),
@@ -340,6 +349,16 @@ fn the_environment_means_what_it_means_to_python() {
     let own = hub(&[("HF_HOME", &dir), ("HF_TOKEN", "hf_own"), ("HF_HUB_CACHE", "/d")]);
     assert_eq!((own.cache, own.token.unwrap().as_str()), (PathBuf::from("/d"), "hf_own"));
     assert!(Hub::from_variables(|_| None).is_err());
+    for (name, value, cache) in [
+        ("HF_HOME", "~/hf", "/home/u/hf/hub"),
+        ("HF_HUB_CACHE", "${SCRATCH}/$NONE/~", "/s/$NONE/~"),
+        ("HUGGINGFACE_HUB_CACHE", "$SCRATCH/hub", "/s/hub"),
+    ] {
+        let spelled = hub(&[("HOME", "/home/u"), ("SCRATCH", "/s"), (name, value)]);
+        assert_eq!(spelled.cache, Path::new(cache));
+    }
+    let both = hub(&[("HOME", "/"), ("HF_HUB_CACHE", "/new"), ("HUGGINGFACE_HUB_CACHE", "/old")]);
+    assert_eq!(both.cache, Path::new("/new"));
 }
 
 #[test]
@@ -383,6 +402,16 @@ fn a_cut_download_goes_on_where_it_stopped() {
     let ranges: Vec<&str> = storage.iter().map(|r| r.split(' ').nth(2).unwrap()).collect();
     assert_eq!(ranges, ["", "bytes=1000-", "bytes=1000-", "bytes=3000-"]);
     assert!(!blob(cache.path(), &noise(60_000), ".incomplete").exists());
+}
+
+#[test]
+fn a_cut_listing_is_asked_for_again() {
+    let (server, cache, repo) = tiny();
+    server.fail("revision/main", [Fault::Cut(5)]);
+    server.fail("recursive=true", [Fault::Cut(10)]);
+    let snapshot = server.hub(cache.path()).snapshot(&repo).unwrap();
+    assert_eq!(snapshot.missing(|_| true).len(), 8);
+    assert_eq!(server.requests("/api/").len(), 1 + 3 + 2, "three pages, two answers cut");
 }
 
 #[test]

@@ -174,11 +174,14 @@ impl Client {
 
     /// An answer in JSON and the address of its next page.
     fn json<T: DeserializeOwned>(&self, url: &str) -> Result<(T, Option<String>)> {
-        let mut answer = self.persist(|| self.get(url, 0), || false)?;
-        let next = answer.headers().get("link").and_then(|link| link.to_str().ok());
-        let next = next.and_then(next_page);
-        let text = answer.body_mut().with_config().limit(u64::MAX).read_to_string();
-        let text = text.map_err(|e| self.unreachable(&e.to_string()))?;
+        let attempt = || {
+            let mut answer = self.get(url, 0)?;
+            let next = answer.headers().get("link").and_then(|link| link.to_str().ok());
+            let next = next.and_then(next_page);
+            let text = answer.body_mut().with_config().limit(u64::MAX).read_to_string();
+            Ok((text.map_err(|e| Failure::Passing(e.to_string(), None))?, next))
+        };
+        let (text, next) = self.persist(attempt, || false)?;
         let parsed = serde_json::from_str(&text).map_err(|e| self.no_hub(&e.to_string()))?;
         Ok((parsed, next))
     }

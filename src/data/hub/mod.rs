@@ -14,13 +14,14 @@ mod client;
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use hf_hub::{Repo as Layout, RepoType};
+use regex::{Captures, Regex};
 
 use self::client::Client;
 use crate::error::{Error, Result};
@@ -132,8 +133,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The hub as its users set it up: `HF_ENDPOINT`; `HF_HUB_CACHE` or `HF_HOME`; `HF_TOKEN`, or
-    /// what `hf auth login` has stored; `HF_HUB_OFFLINE`.
+    /// The hub as its users set it up: `HF_ENDPOINT`; `HF_HUB_CACHE` (once `HUGGINGFACE_HUB_CACHE`)
+    /// or `HF_HOME`; `HF_TOKEN`, or what `hf auth login` has stored; `HF_HUB_OFFLINE`.
     ///
     /// # Errors
     /// Where there is neither a home folder nor one of these.
@@ -146,25 +147,26 @@ impl Hub {
     /// # Errors
     /// As that.
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let home = get("HF_HOME")
-            .map(PathBuf::from)
-            .or_else(|| get("XDG_CACHE_HOME").map(|dir| Path::new(&dir).join("huggingface")))
-            .or_else(|| get("HOME").map(|dir| Path::new(&dir).join(".cache/huggingface")))
+        let path = |name: &str| get(name).map(|path| expanded(&path, &get));
+        let home = path("HF_HOME")
+            .or_else(|| path("XDG_CACHE_HOME").map(|dir| dir.join("huggingface")))
+            .or_else(|| path("HOME").map(|dir| dir.join(".cache/huggingface")))
             .ok_or_else(|| {
                 Error::input("there is no place for what comes from the hub")
                     .help("set HF_HOME to a folder")
             })?;
         let stored = || {
-            let path = get("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
+            let path = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
             fs::read_to_string(path).ok()
         };
         let token = get("HF_TOKEN").or_else(stored).map(|token| token.trim().to_owned());
         let endpoint = get("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let yes =
             |value: String| matches!(value.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
+        let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            cache: get("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
+            cache: cache.unwrap_or_else(|| home.join("hub")),
             token: token.filter(|token| !token.is_empty()),
             offline: get("HF_HUB_OFFLINE").is_some_and(yes),
         })
@@ -184,6 +186,22 @@ impl Hub {
         let files = client.list(&commit)?;
         Ok(Snapshot { client, commit, files })
     }
+}
+
+/// A path with its `~/` and variables replaced as Python's `expanduser` and `expandvars` do; what
+/// is not set stays.
+fn expanded(path: &str, get: impl Fn(&str) -> Option<String>) -> PathBuf {
+    static VARIABLE: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\$(\w+|\{\w+\})").expect("tested"));
+    let below = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let path = match (below, get("HOME")) {
+        (Some(rest), Some(home)) => home + rest,
+        _ => path.to_owned(),
+    };
+    let value = |found: &Captures| {
+        get(found[1].trim_matches(['{', '}'])).unwrap_or_else(|| found[0].to_owned())
+    };
+    VARIABLE.replace_all(&path, value).into_owned().into()
 }
 
 /// One file of a repository.
