@@ -63,6 +63,13 @@ impl Error {
         Self { kind: Kind::Interrupted, ..Self::input(what) }
     }
 
+    /// The same, said of the question `id`.
+    #[must_use]
+    pub fn of(mut self, id: &str) -> Self {
+        self.what = format!("`{id}`: {}", self.what);
+        self
+    }
+
     /// Adds how to fix it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {

@@ -342,7 +342,8 @@ fn encode(
         let shown = entry.shown();
         let grids = videos.grids(&shown)?;
         let tokens = media_tokens(&config.vision, &grids);
-        let encoded = chat.encode_sft(&entry.training(format), &tokens)?;
+        let encoded = chat.encode_sft(&entry.training(format), &tokens);
+        let encoded = encoded.map_err(|e| e.of(&entry.id))?;
         check_length(config, &entry.id, encoded.input_ids.len())?;
         let positions = Positions::new(config, &encoded.input_ids, &grids)?;
         let (input_ids, labels) = (encoded.input_ids, encoded.labels);
@@ -368,8 +369,9 @@ fn check_prompts<'a>(
             chat.encode_prompt(&ask.entry.prompt(ask.format, recipe.eval.prompt, video), &tokens)
         };
         for ask in &round.asks {
-            let tokens = prompt(ask)?.len() + recipe.eval.max_new_tokens();
-            check_length(config, &ask.entry.id, tokens)?;
+            let id = &ask.entry.id;
+            let tokens = prompt(ask).map_err(|e| e.of(id))?.len() + recipe.eval.max_new_tokens();
+            check_length(config, id, tokens)?;
         }
     }
     Ok(())
