@@ -43,6 +43,11 @@ pub fn file(path: &Path) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
+/// The hash of a text.
+pub fn text(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
 /// Bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut hex, byte| {

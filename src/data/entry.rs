@@ -1,6 +1,7 @@
 //! What a run trains on and tests: VLM4D's questions or LLaMA-Factory's conversations, seen alike.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::chat::{Content, Message};
@@ -10,6 +11,7 @@ use super::split::Item;
 use super::variant::{Shown, Variant};
 use super::vlm4d::{self, Format, PromptStyle, Question};
 use crate::error::{Error, Result};
+use crate::hash;
 
 /// One question, to be asked in one or more formats.
 #[derive(Clone, Debug)]
@@ -57,6 +59,23 @@ pub fn read(dir: &Path, subsets: &[String]) -> Result<(Vec<Entry>, Vec<String>)>
     let questions = vlm4d::read(dir, subsets)?;
     let notes = vlm4d::notes(&questions);
     Ok((questions.into_iter().map(Entry::from_question).collect(), notes))
+}
+
+/// SHA-256 over what [`read`] takes `subsets` from: their files, and what `dataset_info.json` says
+/// of them. What else lies in the folder does not count.
+///
+/// # Errors
+/// A file that is missing.
+pub fn sha256(dir: &Path, subsets: &[String]) -> Result<String> {
+    let mut parts = String::new();
+    for subset in subsets {
+        let (about, file) = match is_sharegpt(dir) {
+            true => sharegpt::source(dir, subset)?,
+            false => (String::new(), vlm4d::find(dir, subset)?),
+        };
+        let _ = writeln!(parts, "{subset} {about} {}", hash::file(&file)?);
+    }
+    Ok(hash::text(&parts))
 }
 
 /// Whether the data folder `dir` is one of LLaMA-Factory's.

@@ -91,8 +91,14 @@ pub fn names(data_dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
 
 /// The file that describes a folder's data sets.
 pub const INFO: &str = "dataset_info.json";
-const SUPPORTED: &str =
-    "conversations with images and videos, formatting = \"sharegpt\", are supported";
+const SUPPORTED: &str = "conversations with videos, formatting = \"sharegpt\", are supported";
+
+/// What `dataset_info.json` says of the data set `name`, and the file of its rows.
+pub(super) fn source(data_dir: &Path, name: &str) -> Result<(String, PathBuf)> {
+    let info = infos(data_dir)?.remove(name).unwrap_or_default();
+    let file = info.get("file_name").and_then(Value::as_str).unwrap_or_default();
+    Ok((info.to_string(), data_dir.join(file)))
+}
 
 fn infos(data_dir: &Path) -> Result<Map<String, Value>> {
     let path = data_dir.join(INFO);

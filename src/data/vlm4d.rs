@@ -188,7 +188,7 @@ fn letters(n: usize) -> String {
     (0..n).map(|i| letter(i).to_string()).collect::<Vec<_>>().join(" or ")
 }
 
-fn find(data_dir: &Path, subset: &str) -> Result<PathBuf> {
+pub(super) fn find(data_dir: &Path, subset: &str) -> Result<PathBuf> {
     let name = format!("{subset}_mc.json");
     let places = [data_dir.join("QA").join(&name), data_dir.join(&name)];
     places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {

@@ -64,7 +64,7 @@ pub struct Provenance {
     pub device: String,
     /// SHA-256 over the checkpoint's files, names and contents.
     pub model_sha256: String,
-    /// SHA-256 over the question files.
+    /// SHA-256 over the question files of the subsets that are used.
     pub data_sha256: String,
     /// SHA-256 over the files of the adapter that was started from, or asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -134,7 +134,7 @@ pub fn prepare(
         version: env!("CARGO_PKG_VERSION").into(),
         device: chosen.name,
         model_sha256: hash::files(&checkpoint, hash::CHECKPOINT)?,
-        data_sha256: hash::files(&questions_dir(&data), &[".json", ".jsonl"])?,
+        data_sha256: entry::sha256(&data, &recipe.data.subsets())?,
         adapter_sha256: given
             .map(|dir| hash::files(dir, &[".safetensors", ".json"]))
             .transpose()?,
@@ -175,11 +175,6 @@ fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
     let most = recipe.train.max_steps.map_or(usize::MAX, |steps| steps.saturating_mul(per_step));
     let asked: usize = rounds.iter().filter(|r| r.view.has_video()).map(|r| r.asks.len()).sum();
     trained.min(most) + 2 * asked
-}
-
-fn questions_dir(data: &Path) -> PathBuf {
-    let qa = data.join("QA");
-    if qa.is_dir() { qa } else { data.to_owned() }
 }
 
 /// Checks the questions and videos of a recipe whose data are on this machine.
