@@ -259,6 +259,7 @@ fn wrong_recipes_are_refused() {
             "lr = \"high\"",
             "recipes/r.toml:10:6: not the text \"high\", a number was expected",
         ),
+        ("lr = 1e-3", "lr = \"a map\"", "not the text \"a map\", a number was expected"),
         ("lr = 1e-3", "lr = -1.0", "recipes/r.toml:10:1: `lr` is -1"),
         ("lr = 1e-3", "lr = ", "recipes/r.toml:10:"),
         ("lr = 1e-3", "schedule = \"cosin\"", "did you mean `cosine`?"),

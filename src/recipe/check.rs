@@ -404,14 +404,18 @@ fn in_plain_words(message: &str) -> String {
         ("floating point", "the number"),
         ("integer", "the whole number"),
         ("boolean", "the value"),
-        ("string \"", "the text \""),
+        ("string ", "the text "),
         ("sequence", "a list"),
         ("map", "a table"),
     ];
-    let mut text = message.lines().collect::<Vec<_>>().join("; ");
-    for (theirs, ours) in words {
-        text = text.replace(theirs, ours);
-    }
+    let message = message.lines().collect::<Vec<_>>().join("; ");
+    let in_ours = |part: &str| {
+        words.iter().fold(part.to_owned(), |part, (theirs, ours)| part.replace(theirs, ours))
+    };
+    // What the user wrote stands between quotes, and stays as it is.
+    let parts = message.split('"').enumerate();
+    let parts = parts.map(|(i, part)| if i % 2 == 0 { in_ours(part) } else { part.to_owned() });
+    let text = parts.collect::<Vec<_>>().join("\"");
     match text.split_once("expected struct ") {
         Some((before, _)) => format!("{before}a table was expected"),
         None => text,
