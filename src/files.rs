@@ -66,11 +66,8 @@ pub fn check_free(dir: &Path) -> Result<()> {
 /// # Errors
 /// Where the disk refuses.
 pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
-    let remove = |path: &Path| match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    };
-    remove(to).and_then(|()| std::fs::rename(from, to)).map_err(|e| failed(to, &e))
+    remove_dir(to)?;
+    std::fs::rename(from, to).map_err(|e| failed(to, &e))
 }
 
 /// The path in one spelling: `./a//b` is `a/b`.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::files::read_json;
 
 /// Which of the two architectures a checkpoint has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,18 +100,8 @@ impl Config {
     /// Where the file is missing, is no JSON, lacks a key or names another architecture.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::input(format!("{}: {e}", path.display()))
-                .help("model.path must be a checkpoint folder in hub layout")
-        })?;
-        let json: Value = serde_json::from_str(&text).map_err(|e| {
-            Error::input(format!(
-                "{}:{}:{}: no valid JSON: {e}",
-                path.display(),
-                e.line(),
-                e.column()
-            ))
-        })?;
+        let json: Value = read_json(&path)
+            .map_err(|e| e.help("model.path must be a checkpoint folder in hub layout"))?;
         Self::from_json(&json).map_err(|what| Error::input(format!("{}: {what}", path.display())))
     }
 

@@ -21,7 +21,7 @@ use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
 use super::weights::{TensorFiles, hub_name, module_name, shapes, to_hub, transposed};
 use crate::error::{Error, Result};
-use crate::files::{self, io_reason};
+use crate::files::{self, io_reason, json_reason};
 use crate::recipe::{self, Part, TargetModules};
 
 /// The linear layers of each part, in all of the spellings that transformers has had.
@@ -161,11 +161,8 @@ impl AdapterConfig {
             )
         })?;
         let config: Self = serde_json::from_str(&text).map_err(|e| {
-            Error::input(format!(
-                "{shown}:{}:{}: not a LoRA configuration: {e}",
-                e.line(),
-                e.column()
-            ))
+            let (line, column, what) = (e.line(), e.column(), json_reason(&e));
+            Error::input(format!("{shown}:{line}:{column}: not a LoRA configuration: {what}"))
         })?;
         match config.unsupported(&text) {
             Some((what, help)) => Err(Error::input(format!("{shown}: {what}")).help(help)),

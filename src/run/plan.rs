@@ -248,7 +248,8 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
             let shown = round.view.shown(&ask.entry);
             let video = round.view.has_video();
             let messages = ask.entry.prompt(ask.format, recipe.eval.prompt, video);
-            let ids = chat.encode_prompt(&messages, &media(&shown))?;
+            let ids = chat.encode_prompt(&messages, &media(&shown));
+            let ids = ids.map_err(|e| e.of(&ask.entry.id))?;
             groups.entry(shown).or_default().push(ids);
         }
         // As they are answered: without video, prompts of any videos fill a batch.
@@ -267,7 +268,8 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let Samples { distinct, epochs } = planned;
     let training = distinct.iter().map(|(entry, format)| {
         let media = media(&entry.shown());
-        let encoded = chat.encode_sft(&entry.training(*format), &media)?;
+        let encoded = chat.encode_sft(&entry.training(*format), &media);
+        let encoded = encoded.map_err(|e| e.of(&entry.id))?;
         let labels = label_tokens(&encoded.labels);
         let tokens = encoded.input_ids.len();
         Ok(Sequence { tokens, labels, video_tokens: media.iter().sum() })

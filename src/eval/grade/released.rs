@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{Verdict, grade_ff, grade_mc};
 use crate::error::{Error, Result};
+use crate::files::read_json;
 
 /// One item of a released-output file; other keys are ignored.
 #[derive(Clone, Debug, Deserialize)]
@@ -136,7 +137,7 @@ impl Questions {
         let folder = if data.join("QA").is_dir() { data.join("QA") } else { data.to_owned() };
         let mut groups = HashMap::new();
         for name in ["real_mc.json", "synthetic_mc.json"] {
-            let questions: Vec<Published> = read_json(&folder.join(name))?;
+            let questions: Vec<Published> = read_list(&folder.join(name))?;
             for q in questions {
                 let group = match name {
                     "synthetic_mc.json" => Group::synthetic(&q.answer),
@@ -154,13 +155,9 @@ impl Questions {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path)
-        .map_err(|e| Error::input(format!("{}: cannot be read: {e}", path.display())))?;
-    serde_json::from_str(&text).map_err(|e| {
-        Error::input(format!("{}:{}:{}: {e}", path.display(), e.line(), e.column()))
-            .help("the file must be a JSON array in VLM4D's format")
-    })
+/// A JSON array in VLM4D's format.
+fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    read_json(path).map_err(|e| e.help("the file must be a JSON array in VLM4D's format"))
 }
 
 /// Grades a file in VLM4D's released-output format. Items without `choices` are freeform. The
@@ -170,7 +167,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 /// # Errors
 /// If the file cannot be read, is not in that format, or an answer is none of its choices.
 pub fn grade_file(path: &Path, questions: Option<&Questions>) -> Result<GradedFile> {
-    let released: Vec<Released> = read_json(path)?;
+    let released: Vec<Released> = read_list(path)?;
     let subset = subset(path);
     let items: Result<Vec<Graded>> = released
         .into_iter()
