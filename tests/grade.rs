@@ -677,7 +677,7 @@ fn files_are_graded_and_tabulated() {
 fn wrong_files_are_refused_with_their_place() {
     let folder = tempfile::tempdir().unwrap();
     let missing = grade::grade_file(&folder.path().join("none.json"), None).unwrap_err();
-    assert!(missing.to_string().contains("none.json: cannot be read"), "{missing}");
+    assert!(missing.to_string().contains("none.json: no such file"), "{missing}");
     let path =
         write(folder.path(), "a.json", &json!([{"question": "?", "ground_truth_answer": "x"}]));
     let error = grade::grade_file(&path, None).unwrap_err();
