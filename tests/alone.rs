@@ -90,7 +90,8 @@ fn a_run_and_evaluations_alone_say_the_same() {
     assert_eq!(mixed.status.code(), Some(2));
     check_metrics(&dir.path().join("runs/r/after/metrics.json"));
     let report = std::fs::read_to_string(dir.path().join("runs/r/report.md")).unwrap();
-    for part in ["Seeing the video is worth, in mc: before", "another video", "frames shuffled"] {
+    for part in ["Seeing the video is worth, in points: before", "another video", "frames shuffled"]
+    {
         assert!(report.contains(part), "no `{part}` in\n{report}");
     }
 }

@@ -230,9 +230,11 @@ fn controls_are_told_as_everywhere() {
         ["questions that were trained on", "right under all 2 rotations", "without the video"];
     assert_eq!(names, want);
     let [circular, blind] = [&table.rows[1], &table.rows[2]];
-    assert!(circular[1].starts_with("30.0 [") && circular[2].starts_with("60.0 ["));
-    assert!(blind[2].contains("the true video adds +0.0 points"), "{blind:?}");
-    assert!(html.contains("Seeing the video is worth, in mc: before +0.0 points"));
+    let heads = ["asked otherwise", "n", "before", "true video adds", "after", "true video adds"];
+    assert_eq!(table.head, heads);
+    assert!(circular[2].starts_with("30.0 [") && circular[4].starts_with("60.0 ["));
+    assert!(circular[3].is_empty() && blind[3].starts_with("+0.0 ["), "{blind:?}");
+    assert!(html.contains("Seeing the video is worth, in points: before +0.0 ["));
 }
 
 /// The paper's figure over all questions is over real and synthetic videos together.

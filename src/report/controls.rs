@@ -6,13 +6,12 @@ use std::path::Path;
 
 use super::accuracy::interval;
 use super::table::Table;
-use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
-use crate::eval::metrics::{FormatMetrics, Metrics, metrics};
+use crate::eval::metrics::{Metrics, metrics};
 use crate::eval::predict::{self, Prediction};
 use crate::eval::rounds::TRAIN;
-use crate::eval::stats::Paired;
+use crate::eval::stats::{Metric, Paired};
 
 /// The metrics of an evaluation whose questions as they are got `plain`, and whose other rounds lie
 /// in `dir`.
@@ -48,36 +47,38 @@ pub fn of_run(
     Ok([stage("before", before)?, stage("after", after)?])
 }
 
-/// Circular accuracy and all controls in one format, a column per stage; nothing where there are
-/// none.
+/// Circular accuracy and all controls in one format; per stage the accuracy, and what the questions
+/// as they are get more. Nothing where there are none.
 pub fn table(stages: &[Stage], format: Format) -> Option<Table> {
+    let heads = stages.iter().flat_map(|(name, _)| [*name, "true video adds"]);
+    let mut table = Table::new(1, ["asked otherwise", "n"].into_iter().chain(heads));
     let mut rows: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (column, (_, metrics)) in stages.iter().enumerate() {
-        let mut put = |name: String, cell: String| {
-            rows.entry(name).or_insert_with(|| vec![String::new(); stages.len()])[column] = cell;
+    for (stage, (_, metrics)) in stages.iter().enumerate() {
+        let mut put = |name: String, overall: &Metric, gain: Option<&Paired>| {
+            let row = rows.entry(name).or_insert_with(|| vec![String::new(); table.head.len() - 1]);
+            row[0] = overall.n.to_string();
+            row[1 + 2 * stage] = interval(overall);
+            row[2 + 2 * stage] = gain.map_or_else(String::new, points);
         };
         let circular = metrics.formats.get(&format).and_then(|m| m.circular.as_ref());
         if let Some(circular) = circular {
             let name = format!("right under all {} rotations", circular.rotations.len());
-            put(name, interval(&circular.overall));
+            put(name, &circular.overall, None);
         }
         for (control, formats) in &metrics.controls {
             if let Some(of) = formats.get(&format) {
-                put(title(control), control_cell(of));
+                put(title(control), &of.breakdown.overall, of.gain.as_ref());
             }
         }
     }
-    let heads = stages.iter().map(|(name, _)| *name);
-    let mut table = Table::new(1, std::iter::once("asked otherwise").chain(heads));
     table.rows = rows.into_iter().map(|(name, cells)| [vec![name], cells].concat()).collect();
-    (!table.rows.is_empty()).then_some(table)
+    (!table.rows.is_empty()).then(|| table.without_empty_columns())
 }
 
 /// What seeing the video is worth, in one sentence; nothing where nothing was asked without it.
 pub fn worth(stages: &[Stage], format: Format) -> Option<String> {
     let each: Vec<String> = stages.iter().filter_map(|stage| gain(stage, format)).collect();
-    let worth =
-        || format!("Seeing the video is worth, in {}: {}.", format_name(format), each.join("; "));
+    let worth = || format!("Seeing the video is worth, in points: {}.", each.join("; "));
     (!each.is_empty()).then(worth)
 }
 
@@ -88,7 +89,7 @@ pub fn section(stages: &[Stage], format: Format) -> String {
     [table, worth].into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
-/// `after +7.5 points [+2.1, +13.0] (53.5 with it, 46.0 without)`.
+/// `after +7.5 [+2.1, +13.0] (53.5 with it, 46.0 without)`.
 fn gain((stage, metrics): &Stage, format: Format) -> Option<String> {
     let blind = metrics.controls.get("no_video")?.get(&format)?;
     let plain = metrics.formats.get(&format)?;
@@ -111,15 +112,8 @@ fn title(control: &str) -> String {
     }
 }
 
-/// Accuracy with interval, and what the questions as they are get more.
-fn control_cell(of: &FormatMetrics) -> String {
-    let gain =
-        of.gain.map_or_else(String::new, |gain| format!("; the true video adds {}", points(&gain)));
-    let overall = of.breakdown.overall;
-    format!("{} (n {}){gain}", interval(&overall), overall.n)
-}
-
+/// `+4.2 [-18.8, +23.8]`, in points.
 fn points(gain: &Paired) -> String {
     let [low, high] = gain.ci95.map(|share| 100.0 * share);
-    format!("{:+.1} points [{low:+.1}, {high:+.1}]", 100.0 * gain.difference)
+    format!("{:+.1} [{low:+.1}, {high:+.1}]", 100.0 * gain.difference)
 }
