@@ -483,7 +483,15 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     ("In front", &["in front of it"], &["behind", "in front and behind"]),
     (
         "A car.",
-        &["car", "the car", "It is a car."],
+        &[
+            "car",
+            "the car",
+            "It is a car.",
+            "Based on the video, it is a car.",
+            "Sure! A car.",
+            "I think, a car.",
+            "A car, I believe.",
+        ],
         &[
             "a bus",
             "a car and a bus",
