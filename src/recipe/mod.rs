@@ -22,7 +22,7 @@ pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
 pub use self::lora::{Lora, Part, TargetModules};
 pub use self::model::{Dtype, Model};
 pub use self::train::{Best, Loss, Schedule, Train};
-pub use self::values::{Values, differing};
+pub use self::values::{MAY_CHANGE, Values, differing};
 pub use self::video::Video;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};

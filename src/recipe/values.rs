@@ -8,16 +8,12 @@ use crate::error::{Error, Result};
 /// A resolved recipe's values by their whole key, as `train.lr`.
 pub type Values = BTreeMap<String, String>;
 
-/// Keys that change no result, or but by rounding: where things are kept and how often, what is
-/// done at once, and how a judge is reached.
-const NO_RESULT: [&str; 14] = [
+/// Keys that change no result: where things are kept and how often, and how a judge is reached.
+const NO_RESULT: [&str; 11] = [
     "data.cache",
     "data.cache_gib",
     "train.save_steps",
     "train.keep_last",
-    "train.recompute",
-    "eval.batch_size",
-    "eval.judge.url",
     "eval.judge.key_env",
     "eval.judge.concurrency",
     "eval.judge.max_retries",
@@ -26,6 +22,10 @@ const NO_RESULT: [&str; 14] = [
     "eval.judge.output_price",
     "eval.judge.cache",
 ];
+
+/// Keys that change a result by rounding, or where a judge of the same name rules otherwise: a run
+/// that was stopped may go on with another value.
+pub const MAY_CHANGE: [&str; 3] = ["train.recompute", "eval.batch_size", "eval.judge.url"];
 
 impl Recipe {
     /// The values that a result depends on; what the run was made from is not among them.

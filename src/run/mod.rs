@@ -33,7 +33,7 @@ use crate::files;
 use crate::model::config::Config;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
-use crate::recipe::{Recipe, differing};
+use crate::recipe::{MAY_CHANGE, Recipe, differing};
 use crate::report::data;
 use crate::report::terminal::{self, Terminal};
 use crate::train::log::Log;
@@ -64,7 +64,10 @@ pub fn check<T>(
 ) -> Result<PathBuf> {
     let mut recipe = Recipe::from_file(path)?;
     let dir = folder(runs, path);
-    let is_made = |place: &Path| earlier.keys().any(|dir| place.starts_with(dir));
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let is_made = |place: &Path| {
+        !place.exists() && earlier.keys().any(|dir| whole(place).starts_with(whole(dir)))
+    };
     let from = recipe.lora.as_ref().and_then(|lora| lora.from.clone());
     if !from.is_some_and(|from| is_made(&from)) {
         adopt_adapter(&mut recipe)?;
@@ -79,7 +82,8 @@ pub fn check<T>(
         let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
         Config::from_dir(&place.dir)?;
     }
-    if here(&recipe.data.path) {
+    let split = recipe.data.split.file.as_ref();
+    if here(&recipe.data.path) && !split.is_some_and(|file| is_made(file)) {
         prepare::check_data(&recipe, terminal)?;
     }
     Ok(dir)
@@ -161,7 +165,8 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
         return Ok(false);
     }
     let (then, now) = (Recipe::from_file(&path)?.values()?, recipe.values()?);
-    if let Some(key) = differing(&[&then, &now]).first() {
+    let differing = differing(&[&then, &now]);
+    if let Some(key) = differing.iter().find(|key| !MAY_CHANGE.contains(&&***key)) {
         let [then, now] = [&then, &now].map(|of| of.get(key).map_or("not set", String::as_str));
         return Err(Error::input(format!(
             "{}: holds a run of another recipe: `{key}` is {then} there and {now} here",

@@ -87,6 +87,8 @@ fn reason(a: &Recipe, b: &Recipe) -> String {
         format!(
             "their splits have the seeds {seed} and {other}: set data.split.seed to the same number in both, and run them again"
         )
+    } else if a.data.split == b.data.split {
+        "their question files differ: compare runs on the same data".into()
     } else {
         "their data.split differs: give both the same, and run one of them again".into()
     }
