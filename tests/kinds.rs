@@ -335,6 +335,10 @@ fn scope_and_targets_say_which_layers_adapt() {
             let want = all.iter().filter(|name| Part::of(name) == part && *name != "lm_head");
             assert!(attached(checkpoint, &recipe).iter().eq(want), "{checkpoint} {part:?}");
         }
+        if all.iter().any(|name| name == "lm_head") {
+            let recipe = Lora { target_modules: names(&["q_proj", "lm_head"]), ..Lora::default() };
+            assert!(attached(checkpoint, &recipe).contains(&"lm_head".to_owned()));
+        }
         let scope = Some(vec![Part::Language, Part::Vision]);
         let recipe = Lora { target_modules: names(&["q_proj", "qkv"]), ..Lora::default() };
         let both = attached(checkpoint, &Lora { scope: scope.clone(), ..recipe });

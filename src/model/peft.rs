@@ -290,9 +290,11 @@ pub fn pattern(recipe: &recipe::Lora) -> String {
 /// name may be that of a whole layer.
 fn ends(part: Part, names: &[String]) -> String {
     let prefix = layer_prefix(part);
-    // `layers.0.self_attn.q_proj`, `merger.mlp.0`: whatever stands before these.
+    // `layers.0.self_attn.q_proj`, `merger.mlp.0`: whatever stands before these. The head is in no
+    // layer.
     let tells_layer = |name: &&String| {
-        Regex::new(prefix).is_ok_and(|prefix| prefix.is_match(&format!("visual.{name}")))
+        (part == Part::Language && *name == "lm_head")
+            || Regex::new(prefix).is_ok_and(|prefix| prefix.is_match(&format!("visual.{name}")))
     };
     let (whole, inner): (Vec<_>, Vec<_>) = names.iter().partition(tells_layer);
     let groups = [(prefix, inner), ("", whole)].into_iter().filter(|(_, names)| !names.is_empty());
