@@ -40,6 +40,10 @@ pub struct Reader {
     config: PreprocessorConfig,
 }
 
+/// Raised when a rule of [`Sampling`](crate::data::video::Sampling) changes: what was kept under
+/// the one before is not found any more.
+const RULES: u32 = 1;
+
 impl Reader {
     /// The recipe's `[video]` with the checkpoint's processor.
     ///
@@ -99,7 +103,7 @@ impl Reader {
 
     /// Names the frames of the video with this content.
     fn key(&self, content: &str) -> Key {
-        let made_by = (env!("CARGO_PKG_VERSION"), video::decoder_version());
+        let made_by = (env!("CARGO_PKG_VERSION"), video::decoder_version(), RULES);
         Key::new("frames", &(content, made_by, self))
     }
 }

@@ -71,6 +71,8 @@ fn vlm4d_takes_whole_seconds() {
     assert_eq!(indices(info(49, 10.0), 2.0, 64).unwrap().len(), 8);
     assert_eq!(indices(info(3000, 30.0), 1.0, 64).unwrap().len(), 64);
     assert!(indices(info(9, 10.0), 1.0, 64).unwrap_err().starts_with("lasts 0.90 s"));
+    // Its clock is the processor's default, whatever was sampled.
+    assert_eq!(Sampling::Vlm4d.sample_fps(&info(150, 30.0), 5), 2.0);
 }
 
 #[test]

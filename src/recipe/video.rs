@@ -14,10 +14,11 @@ pub struct Video {
     pub fps: f64,
     /// Most frames of one video.
     pub max_frames: usize,
-    /// Most pixels of one frame, after resizing.
+    /// Most pixels of one frame, after resizing; taken as given. qwen-vl-utils has caps of its own
+    /// since 0.0.11: 602,112, and for many frames 180,633,600 divided by their number.
     pub max_pixels: usize,
     /// Whether frames are turned as the video's rotation says. `PyAV`, and with it LLaMA-Factory and
-    /// torchvision, does not; qwen-vl-utils with decord does.
+    /// torchvision, does not; qwen-vl-utils with decord and VLM4D's evaluation do.
     pub upright: bool,
     /// Fewest pixels of one frame, after resizing; the sampling rule's own default where left out.
     #[serde(skip_serializing_if = "Option::is_none")]

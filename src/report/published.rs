@@ -8,7 +8,7 @@
 use crate::data::vlm4d::Format;
 
 /// Where the numbers stand.
-pub const SOURCE: &str = "VLM4D, arXiv 2508.02095, Table 2; the paper's seed, split and freeform wording are unpublished";
+pub const SOURCE: &str = "VLM4D, arXiv 2508.02095, Table 2; the paper's seed, split and freeform wording are unpublished, and its evaluation draws answers at temperature 1";
 
 /// Accuracies of one row of Table 2, in percent.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -18,12 +18,16 @@ pub enum Sampling {
     /// frames, at least 4 where the video has them.
     Qwen,
     /// LLaMA-Factory: first to last frame, evenly, rounded down; `floor(duration_s · fps)` frames.
+    /// Where a container does not say how many frames it has, LLaMA-Factory takes the first ones;
+    /// here they are counted.
     LlamaFactory,
     /// Hugging Face's video processor: a constant step from frame 0, rounded down; an even number
     /// of frames, at least 4 where the video has them.
     Hf,
     /// VLM4D's evaluation: first to last frame, evenly, rounded down; `fps` frames for each whole
-    /// second (its own setting: 1 fps, at most 64).
+    /// second. It sets 1 fps, at most 64 frames and no bound on pixels but the checkpoint's, turns
+    /// frames as the video's rotation says, and leaves them in the order blue, green, red, which is
+    /// not imitated here.
     Vlm4d,
 }
 
@@ -66,7 +70,9 @@ impl Sampling {
     pub fn sample_fps(self, video: &VideoInfo, k: usize) -> f64 {
         match self {
             Self::LlamaFactory => k as f64 / video.duration_s,
-            Self::Qwen | Self::Hf | Self::Vlm4d => k as f64 / video.frames as f64 * video.fps,
+            Self::Qwen | Self::Hf => k as f64 / video.frames as f64 * video.fps,
+            // It gives vLLM the frames alone, and transformers' processor then takes its default.
+            Self::Vlm4d => 2.0,
         }
     }
 
