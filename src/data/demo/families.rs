@@ -88,9 +88,9 @@ pub(super) fn families(source: Source) -> &'static [(usize, &'static Family)] {
             (3, &IN_THE_SCENE),
             (2, &CAMERA),
             (1, &SPIN),
-            (1, &TO_THE_LEFT),
-            (1, &TO_THE_RIGHT),
-            (1, &AT_REST),
+            (1, &TO_THE_LEFT_IN_THE_SCENE),
+            (1, &TO_THE_RIGHT_IN_THE_SCENE),
+            (1, &AT_REST_IN_THE_SCENE),
         ],
         Source::Synthetic => &[(9, &DIRECTION_OR_NONE), (1, &ROTATION_OR_NONE)],
     }
@@ -203,16 +203,32 @@ const TO_THE_LEFT: Family = Family {
     pool: Pool::Count { counted: Left, others: [Right, Still] },
 };
 
+/// As the others of the scene: the camera of these videos moves.
+const TO_THE_LEFT_IN_THE_SCENE: Family = Family {
+    wordings: &["Setting aside the camera's own motion, how many {things} move to the left?"],
+    ..TO_THE_LEFT
+};
+
 const TO_THE_RIGHT: Family = Family {
     fits: |_| true,
     wordings: &["How many {things} are moving to the right?"],
     pool: Pool::Count { counted: Right, others: [Left, Still] },
 };
 
+const TO_THE_RIGHT_IN_THE_SCENE: Family = Family {
+    wordings: &["Setting aside the camera's own motion, how many {things} move to the right?"],
+    ..TO_THE_RIGHT
+};
+
 const AT_REST: Family = Family {
     fits: |_| true,
     wordings: &["How many {things} are not moving?"],
     pool: Pool::Count { counted: Still, others: [Left, Right] },
+};
+
+const AT_REST_IN_THE_SCENE: Family = Family {
+    wordings: &["Setting aside the camera's own motion, how many {things} do not move?"],
+    ..AT_REST
 };
 
 const IN_THE_SCENE: Family = Family {
