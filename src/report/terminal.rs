@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
@@ -24,6 +24,9 @@ use crate::train::schedule::Course;
 use crate::train::trainer::{Count, Trained};
 use crate::train::validation::{Scores, Validation};
 
+/// All bars on standard error, so that each knows of the lines above it.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
 /// Lines of training progress where standard error is no terminal.
 const LINES: usize = 20;
 
@@ -34,27 +37,21 @@ pub struct Terminal;
 impl Terminal {
     /// Prints one line; a reader that has gone away is no error.
     pub fn line(&self, text: &str) {
-        let _ = writeln!(std::io::stdout(), "{text}");
+        BARS.suspend(|| {
+            let _ = writeln!(std::io::stdout(), "{text}");
+        });
     }
 
     /// A progress bar over `n` things.
     pub fn bar(&self, label: &str, n: usize) -> Bar {
-        let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{msg:>16} {bar:30} {pos}/{len}  {eta} left");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_message(label.to_owned());
-        Bar(bar)
+        Bar::new(label, n as u64, "{msg:>16} {bar:30} {pos}/{len}  {eta} left")
     }
 
     /// A progress bar over so many bytes.
     pub fn bytes_bar(&self, label: &str, bytes: u64) -> Bar {
-        let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
         let template = "{msg:>16} {bar:30} {binary_bytes}/{binary_total_bytes}  \
                         {binary_bytes_per_sec}  {eta} left";
-        let style = ProgressStyle::with_template(template);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_message(label.to_owned());
-        Bar(bar)
+        Bar::new(label, bytes, template)
     }
 
     /// Progress of the training, from step `done` on.
@@ -71,7 +68,7 @@ impl Terminal {
             first: done,
             total: course.steps,
             every: course.steps.div_ceil(LINES).max(1),
-            tokens: AtomicUsize::new(0),
+            work: Mutex::default(),
         }
     }
 }
@@ -80,6 +77,14 @@ impl Terminal {
 pub struct Bar(ProgressBar);
 
 impl Bar {
+    fn new(label: &str, length: u64, template: &str) -> Self {
+        let style = ProgressStyle::with_template(template);
+        let bar = BARS.add(ProgressBar::new(length));
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(label.to_owned());
+        Self(bar)
+    }
+
     /// So many are done.
     pub fn set(&self, done: usize) {
         self.0.set_position(done as u64);
@@ -93,6 +98,7 @@ impl Bar {
     /// Removes the bar.
     pub fn finish(&self) {
         self.0.finish_and_clear();
+        BARS.remove(&self.0);
     }
 }
 
@@ -104,42 +110,40 @@ pub struct Steps {
     first: usize,
     total: usize,
     every: usize,
-    tokens: AtomicUsize,
+    /// Tokens of the steps, and the seconds that these took.
+    work: Mutex<(usize, f64)>,
 }
 
 impl Steps {
     /// One more step is done.
     pub fn step(&self, record: &Record) {
         self.bar.set(record.step);
-        self.tokens.fetch_add(record.tokens, Ordering::Relaxed);
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        *work = (work.0 + record.tokens, work.1 + record.seconds);
         if !record.step.is_multiple_of(self.every) && record.step != self.total {
             return;
         }
         let elapsed = self.started.elapsed();
         let left =
             elapsed / (record.step - self.first).max(1) as u32 * (self.total - record.step) as u32;
-        let rate = self.tokens.load(Ordering::Relaxed) as f64 / elapsed.as_secs_f64().max(1e-9);
-        self.bar.0.suspend(|| {
-            self.terminal.line(&format!(
-                "{:6}  {:6.3}  {:6.1e}  {:9.2}  {:>8}  {:>6}  {:>6}",
-                record.step,
-                record.loss,
-                record.lr,
-                record.grad_norm,
-                thousands(rate as usize),
-                gibibytes(record.memory_bytes),
-                clock(left)
-            ));
-        });
+        let rate = work.0 as f64 / work.1.max(1e-9);
+        self.terminal.line(&format!(
+            "{:6}  {:6.3}  {:6.1e}  {:9.2}  {:>8}  {:>6}  {:>6}",
+            record.step,
+            record.loss,
+            record.lr,
+            record.grad_norm,
+            thousands(rate as usize),
+            gibibytes(record.memory_bytes),
+            clock(left)
+        ));
     }
 
     /// A validation is done.
     pub fn validation(&self, validation: &Validation) {
         let best = if validation.best { "   best so far" } else { "" };
         let scores = scores(&validation.scores);
-        self.bar.0.suspend(|| {
-            self.terminal.line(&format!("{:6}  validation {scores}{best}", validation.step));
-        });
+        self.terminal.line(&format!("{:6}  validation {scores}{best}", validation.step));
     }
 
     /// Removes the bar.
