@@ -275,7 +275,7 @@ fn short(value: f64) -> String {
             text.replace(".0e", "e")
         }
         large if large >= 100.0 => format!("{value:.0}"),
-        _ => format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned(),
+        _ => format!("{value:.4}").trim_end_matches('0').trim_end_matches('.').to_owned(),
     }
 }
 

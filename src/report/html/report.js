@@ -148,6 +148,8 @@
     const animate = () => {
       const frame = element("div", "frame");
       frame.style.aspectRatio = strip.aspect;
+      // As wide as the height that style.css allows lets it be.
+      frame.style.maxWidth = `${320 * strip.aspect}px`;
       frame.style.backgroundImage = `url(${strip.src})`;
       frame.style.backgroundSize = `${100 * strip.frames}% 100%`;
       let i = 0;

@@ -160,12 +160,12 @@ fn curves(dir: &Path) -> Result<Vec<String>> {
         .into_iter()
         .filter_map(|format| {
             let name = format_name(format).to_uppercase();
-            validated(&name, &|scores| scores.accuracy.get(&format).copied())
+            validated(&name, &|scores| scores.accuracy.get(&format).map(|share| 100.0 * share))
         })
         .collect();
     let charts = [
         svg::lines("Loss", "step", &loss),
-        svg::lines("Validation accuracy", "step", &accuracy),
+        svg::lines("Validation accuracy, %", "step", &accuracy),
         svg::lines("Learning rate", "step", &[line("lr", of(&|r| r.lr), false)]),
         svg::lines("Gradient norm", "step", &with_mean(of(&|r| r.grad_norm))),
     ];
