@@ -57,6 +57,7 @@ fn what_mirroring_would_make_false_is_left_alone() {
         ("at a right angle", Why::Sense),
         ("the right answer", Why::Sense),
         ("Is the driver all right?", Why::Sense),
+        ("moving left in the video", Why::Sense),
         ("leftovers on the plate", Why::Spelling),
         ("spinning clckswise", Why::Spelling),
         ("a counter-clockswise turn", Why::Spelling),

@@ -157,8 +157,8 @@ const PREFIXES: &[&str] = &["counter", "anti", "contra"];
 pub fn mirror(texts: &[&str]) -> Result<Vec<String>, Why> {
     let once = exchange(texts)?;
     let once_again: Vec<&str> = once.iter().map(String::as_str).collect();
-    match exchange(&once_again) {
-        Ok(twice) if twice == texts => Ok(once),
+    match exchange(&once_again)? {
+        twice if twice == texts => Ok(once),
         _ => Err(Why::Spelling),
     }
 }
