@@ -242,7 +242,7 @@ fn terms_are_counted_in_any_file() {
         [("direction", 2), ("translation", 1), ("rotation", 1), ("perspective", 0)]
     );
     // COCO's and ActivityNet's forms, and JSON lines
-    let coco = json!({"info": {"year": 2017}, "images": [{"file_name": "left.jpg", "id": 3}],
+    let coco = json!({"info": {"description": "to the left"}, "images": [{"file_name": "left.jpg", "id": 3}],
         "annotations": [{"caption": "a dog runs away"}, {"caption": "a dog"}]});
     let counts = read("c.json", &coco.to_string(), &[]).unwrap();
     assert_eq!((counts.records, term(&counts, "away"), term(&counts, "left")), (2, (1, 1), (0, 0)));

@@ -190,6 +190,10 @@ impl Term {
 /// The records of a JSON file: see this file's head.
 fn records(json: &Value) -> Vec<&Value> {
     let Value::Object(fields) = json else { return items(json) };
+    // COCO: what else it holds is about the set.
+    if let Some(annotations) = fields.get("annotations") {
+        return items(annotations);
+    }
     match fields.values().any(|value| value.is_array() || value.is_object()) {
         true => fields.values().flat_map(items).collect(),
         false => vec![json],
