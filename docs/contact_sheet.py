@@ -104,7 +104,7 @@ def main():
     parser.add_argument("data", type=Path, help="folder with QA/*_mc.json and the videos")
     parser.add_argument("--out", type=Path, required=True, help="picture to write")
     parser.add_argument("--subsets", default="real,synthetic")
-    parser.add_argument("--rows", default="5,2,2", help="rows of two videos for each subset")
+    parser.add_argument("--rows", default="5,2", help="rows of two videos for each subset")
     args = parser.parse_args()
     rows = [int(n) for n in args.rows.split(",")]
     image = sheet(args.data, args.subsets.split(","), rows)

@@ -121,7 +121,8 @@ pub fn letter(choice: usize) -> char {
     char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[choice])
 }
 
-/// The user's text for a question, word for word as VLM4D's evaluation has it.
+/// The user's text for a question, word for word as VLM4D's evaluation has it, but for white space
+/// at the ends of questions and choices.
 pub fn prompt(question: &Question, format: Format, style: PromptStyle) -> String {
     let mut text = format!("\nQuestion: {}\n", question.question);
     if format == Format::Mc {

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::both_formats;
 use crate::data::vlm4d::{Format, PromptStyle};
 
-/// `[eval]`
+/// `[eval]`. Answers are the most likely tokens, without the checkpoint's repetition penalty, as
+/// VLM4D's; transformers' `generate` takes that from `generation_config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {

@@ -139,6 +139,7 @@ pub enum Loss {
     Sample,
     /// Every token of the step alike.
     Token,
-    /// As LLaMA-Factory: mean over the tokens of a micro-batch, then over the micro-batches.
+    /// As LLaMA-Factory: mean over the tokens of a micro-batch, then over the micro-batches. With
+    /// transformers up to 4.51 it has fewer steps where the last of an epoch is incomplete.
     MicroBatch,
 }
