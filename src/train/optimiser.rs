@@ -132,7 +132,8 @@ pub fn clip(gradients: &mut Named, max_norm: f64) -> Result<f64> {
     let norm = host(squares)?.into_iter().map(f64::from).sum::<f64>().sqrt();
     // 1e-6: as `clip_grad_norm_`.
     let factor = max_norm / (norm + 1e-6);
-    if max_norm > 0.0 && factor < 1.0 {
+    // By a norm that is no number they would be lost, and with them which of them is to blame.
+    if max_norm > 0.0 && norm.is_finite() && factor < 1.0 {
         gradients.values_mut().for_each(|g| *g = g.clone().mul_scalar(factor));
     }
     Ok(norm)
