@@ -197,39 +197,28 @@ const HEADING: Family = Family {
     ]),
 };
 
-const TO_THE_LEFT: Family = Family {
-    fits: |_| true,
-    wordings: &["How many {things} are moving to the left?"],
-    pool: Pool::Count { counted: Left, others: [Right, Still] },
-};
+const TO_THE_LEFT: Family = how_many(&["How many {things} are moving to the left?"], Left);
+const TO_THE_RIGHT: Family = how_many(&["How many {things} are moving to the right?"], Right);
+const AT_REST: Family = how_many(&["How many {things} are not moving?"], Still);
 
-/// As the others of the scene: the camera of these videos moves.
-const TO_THE_LEFT_IN_THE_SCENE: Family = Family {
-    wordings: &["Setting aside the camera's own motion, how many {things} move to the left?"],
-    ..TO_THE_LEFT
-};
+// Where the camera moves: things may stand still in the picture that move, or move that do not.
+const TO_THE_LEFT_IN_THE_SCENE: Family =
+    how_many(&["Setting aside the camera's own motion, how many {things} move to the left?"], Left);
+const TO_THE_RIGHT_IN_THE_SCENE: Family = how_many(
+    &["Setting aside the camera's own motion, how many {things} move to the right?"],
+    Right,
+);
+const AT_REST_IN_THE_SCENE: Family =
+    how_many(&["Setting aside the camera's own motion, how many {things} do not move?"], Still);
 
-const TO_THE_RIGHT: Family = Family {
-    fits: |_| true,
-    wordings: &["How many {things} are moving to the right?"],
-    pool: Pool::Count { counted: Right, others: [Left, Still] },
-};
-
-const TO_THE_RIGHT_IN_THE_SCENE: Family = Family {
-    wordings: &["Setting aside the camera's own motion, how many {things} move to the right?"],
-    ..TO_THE_RIGHT
-};
-
-const AT_REST: Family = Family {
-    fits: |_| true,
-    wordings: &["How many {things} are not moving?"],
-    pool: Pool::Count { counted: Still, others: [Left, Right] },
-};
-
-const AT_REST_IN_THE_SCENE: Family = Family {
-    wordings: &["Setting aside the camera's own motion, how many {things} do not move?"],
-    ..AT_REST
-};
+const fn how_many(wordings: &'static [&'static str], counted: Motion) -> Family {
+    let others = match counted {
+        Left => [Right, Still],
+        Right => [Left, Still],
+        _ => [Left, Right],
+    };
+    Family { fits: |_| true, wordings, pool: Pool::Count { counted, others } }
+}
 
 const IN_THE_SCENE: Family = Family {
     fits: |_| true,
