@@ -9,11 +9,15 @@ use vlm4d_train::model::cpu;
 use vlm4d_train::model::lora::{Linear, Lora, cast};
 
 use crate::model::values;
-use crate::support::{max_difference, relative_difference};
+use crate::support::{alone, max_difference, relative_difference};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    let device = Device::flex();
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device).autodiff().require_grad()
+    normal(shape, 1.0).autodiff().require_grad()
+}
+
+fn normal<const D: usize>(shape: [usize; D], deviation: f64) -> Tensor<D> {
+    let _alone = alone();
+    Tensor::random(shape, Distribution::Normal(0.0, deviation), &Device::flex())
 }
 
 /// Compares `ours` with `composed` on one input: outputs, and gradients of `Σ y·g` for some `g`.
@@ -29,7 +33,7 @@ fn compare<const N: usize, const D: usize, const E: usize>(
     assert!(difference < 1e-6, "{what}: {difference:e}");
     let untaped = ours(inputs.clone().map(Tensor::inner));
     assert_eq!(values(untaped), values(got.clone()), "{what} without a tape");
-    let g = Tensor::random(got.dims(), Distribution::Normal(0.0, 1.0), &Device::flex()).autodiff();
+    let g = normal(got.dims(), 1.0).autodiff();
     let [mut got, mut want] = [got, want].map(|y| (y * g.clone()).sum().backward());
     for (i, input) in inputs.iter().enumerate() {
         let [a, b] =
@@ -90,7 +94,7 @@ fn attention_is_softmax_of_scores_times_values() {
 fn attention_in_bf16_has_its_statistics_in_f32() {
     // A softmax in bf16 could tell 2,000 nearly equal weights neither from each other nor from 0.
     let shape = [1, 2, 2_000, 16];
-    let random = || Tensor::<4>::random(shape, Distribution::Normal(0.0, 0.2), &Device::flex());
+    let random = || normal(shape, 0.2);
     let [q, k, v] = [random(), random(), random().add_scalar(1.0)];
     let want = values(cpu::attention(q.clone(), k.clone(), v.clone(), true));
     let [q, k, v] = [q, k, v].map(|x| cast(x, DType::BF16));

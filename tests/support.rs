@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use safetensors::SafeTensors;
 
@@ -117,6 +118,12 @@ pub fn python(package: &str) -> Option<String> {
 pub fn pythons() -> Vec<String> {
     let named = std::env::var("VLM4D_PYTHON").unwrap_or_else(|_| "python3".into());
     named.split(':').map(str::to_owned).collect()
+}
+
+/// Held by a test that draws numbers on the CPU: all threads draw from one generator.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static DRAWS: Mutex<()> = Mutex::new(());
+    DRAWS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says that a test was skipped, where the test runner does not keep it to itself: it shows what is
