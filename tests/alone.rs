@@ -69,6 +69,7 @@ fn a_run_and_evaluations_alone_say_the_same() {
     let base = predictions(stage("eval/base"));
     assert_eq!(base.len(), 7);
     assert!(base == predictions(stage("before")), "not what the run had before");
+    check_controls(&dir.path().join("runs/r/eval/base"));
     succeed(&dir, &["eval", "recipes/r.toml", "--adapter", "runs/r/adapter"]);
     let trained = predictions(stage("eval/runs-r-adapter"));
     assert!(trained == predictions(stage("after")), "not what the run had after");
@@ -141,6 +142,8 @@ fn letters_alone_decide_where_the_recipe_says_so() {
         let of = |letter: &str| letters[letter].as_f64().unwrap();
         let answer = prediction["extracted"].as_str().unwrap();
         assert!(letters.keys().all(|letter| of(letter) <= of(answer)), "{line}");
+        let chosen = &prediction["choices"][usize::from(answer.as_bytes()[0] - b'A')];
+        assert_eq!(prediction["correct"], Value::from(*chosen == prediction["gold"]), "{line}");
     }
     assert!(seen > 0);
 }
@@ -186,4 +189,74 @@ fn what_cannot_be_asked_is_refused() {
         assert!(stderr.contains(wanted), "no `{wanted}` in\n{stderr}");
         assert!(!dir.path().join("runs").exists(), "something was written");
     }
+}
+
+/// Controls show what they are named for.
+fn check_controls(dir: &Path) {
+    let read = |name: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(dir.join(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let of = |control: &str| read(&format!("predictions_{control}.jsonl"));
+    let letters = |all: &[Value]| -> Vec<Value> {
+        all.iter().map(|p| p["letter_logprobs"].clone()).collect()
+    };
+    let plain = read("predictions.jsonl");
+    assert!(plain.iter().all(|p| p["n_video_tokens"].as_u64() > Some(0)));
+    assert!(of("no_video").iter().all(|p| p["n_video_tokens"] == 0));
+    assert!(of("wrong_video").iter().all(|p| p["shown"].is_string() && p["shown"] != p["video"]));
+    for control in ["no_video", "shuffled", "reversed", "wrong_video"] {
+        assert_ne!(letters(&of(control)), letters(&plain), "{control}");
+    }
+}
+
+#[test]
+fn a_judge_decides_what_the_rules_leave_open_in_every_round() {
+    let eval = "controls = [\"no_video\"]\njudge = { kind = \"base\" }";
+    let dir = workplace("tiny-qwen2-vl", eval);
+    succeed(&dir, &["eval", "recipes/r.toml", "--out", "out"]);
+    for file in ["predictions.jsonl", "predictions_no_video.jsonl"] {
+        let text = std::fs::read_to_string(dir.path().join("out").join(file)).unwrap();
+        let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut judged = 0;
+        for p in all.filter(|p| p["format"] == "ff") {
+            let open = !p["response"].as_str().unwrap().trim().is_empty();
+            match p["grader"].as_str().unwrap() {
+                "rules" => assert!(p["correct"] == true || !open, "{p}"),
+                grader => {
+                    assert_eq!(grader, "base/tiny-qwen2-vl");
+                    judged += 1;
+                }
+            }
+        }
+        assert!(judged > 0, "{file}");
+    }
+}
+
+#[test]
+fn responses_end_as_the_checkpoint_says_and_answer_the_recipes_prompt() {
+    let dir = workplace("tiny-qwen2-vl", "controls = []");
+    let source = golden("ckpt/tiny-qwen2-vl");
+    crate::cli::copy_dir(&source, &dir.path().join("model"));
+    let ends = serde_json::json!({"eos_token_id": (0..704).collect::<Vec<u32>>()}).to_string();
+    std::fs::write(dir.path().join("model/generation_config.json"), ends).unwrap();
+    let path = dir.path().join("recipes/r.toml");
+    let recipe = std::fs::read_to_string(&path).unwrap();
+    let ask = |out: &str, from: &str, to: &str| {
+        assert!(recipe.contains(from));
+        std::fs::write(&path, recipe.replace(from, to)).unwrap();
+        succeed(&dir, &["eval", "recipes/r.toml", "--out", out]);
+        let file = dir.path().join(out).join("predictions.jsonl");
+        std::fs::read_to_string(file).unwrap()
+    };
+    let four = ask("four", "tokens = 4", "tokens = 4");
+    let one = ask("one", "tokens = 4", "tokens = 1");
+    assert_ne!(one, four);
+    assert_eq!(ask("ended", &source.display().to_string(), "model"), one);
+    let cot = ask("cot", "[eval]", "[eval]\nprompt = \"cot\"");
+    let responses = |text: &str| -> Vec<Value> {
+        let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        all.map(|p| p["response"].clone()).collect()
+    };
+    assert_ne!(responses(&cot), responses(&four));
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use vlm4d_train::data::demo::{self, DemoOptions};
 use vlm4d_train::recipe::Recipe;
@@ -300,6 +300,11 @@ fn wrong_recipes_are_refused() {
         assert!(good.contains(from));
         refused(&good.replacen(from, to, 1), wanted);
     }
+    #[cfg(not(feature = "cuda"))]
+    refused(
+        &good.replacen("[model]", "[model]\ndevice = \"cuda:0\"", 1),
+        "there is no such GPU here",
+    );
 }
 
 pub fn copy_dir(from: &Path, to: &Path) {
@@ -446,5 +451,117 @@ fn several_recipes_end_in_the_comparison() {
     }
     for file in ["compare.md", "compare.csv", "compare_differences.csv", "compare.html"] {
         assert!(place.0.path().join("runs").join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn a_run_trains_on_what_its_recipe_names_alone() {
+    let keys = "train = [\"synthetic\"]\nformats = [\"mc\"]\n[video]";
+    let recipe = recipe(&tiny(), demo_data(), "epochs = 1.0\ngrad_accum = 1");
+    let place = Workplace::new(&recipe.replacen("[video]", keys, 1));
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let split = std::fs::read(place.path("split.json")).unwrap();
+    let split: Value = serde_json::from_slice(&split).unwrap();
+    let n = |subset: &str, part: &str| split[subset][part].as_array().unwrap().len();
+    assert_eq!(place.losses().len(), n("synthetic", "train"));
+    let answers = std::fs::read_to_string(place.path("after/predictions.jsonl")).unwrap();
+    assert_eq!(answers.lines().count(), 2 * n("real", "test"));
+}
+
+/// What one run trains on another validates on: the loss of the one is the other's.
+#[test]
+fn a_run_trains_and_validates_on_its_own_parts() {
+    let file = std::fs::read_to_string(demo_data().join("QA/real_mc.json")).unwrap();
+    let asked: Vec<Value> = serde_json::from_str(&file).unwrap();
+    let ids: Vec<String> =
+        asked.iter().map(|q| format!("real/{}", q["id"].as_str().unwrap())).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let losses = |train: &[String], val: &[String]| {
+        let file = dir.path().join("split.json");
+        let split = json!({"real": {"seed": 0, "by": "question", "train": train, "val": val,
+            "test": &ids[5..6]}});
+        std::fs::write(&file, split.to_string()).unwrap();
+        // One step over all, each question in both formats; its rate is 0.
+        let steps = format!("max_steps = 1\ngrad_accum = {}\nbest = \"loss\"", 2 * train.len());
+        let given = format!("split = {{ file = {file:?} }}\n[video]");
+        let recipe = recipe(&tiny(), demo_data(), &steps).replacen("[video]", &given, 1);
+        let place = Workplace::new(&recipe);
+        let output = place.run();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let line = std::fs::read_to_string(place.path("validation.jsonl")).unwrap();
+        let line: Value = serde_json::from_str(line.trim()).unwrap();
+        (place.losses()[0].1, line["loss"].as_f64().unwrap())
+    };
+    let (a, b) = (losses(&ids[..3], &ids[3..5]), losses(&ids[3..5], &ids[..3]));
+    assert!((a.0 / b.1 - 1.0).abs() < 1e-5 && (b.0 / a.1 - 1.0).abs() < 1e-5, "{a:?} {b:?}");
+    assert!((a.0 / b.0 - 1.0).abs() > 1e-4, "{a:?}");
+}
+
+#[test]
+fn a_change_is_after_minus_before_wherever_it_is_told() {
+    let place = Workplace::new(&recipe(&tiny(), demo_data(), "max_steps = 1\ngrad_accum = 1"));
+    assert!(place.run().status.success());
+    for (stage, correct) in [("before", false), ("after", true)] {
+        let path = place.path(&format!("{stage}/predictions.jsonl"));
+        let lines = std::fs::read_to_string(&path).unwrap();
+        let marked = lines.lines().map(|line| {
+            let mut prediction: Value = serde_json::from_str(line).unwrap();
+            prediction["correct"] = correct.into();
+            format!("{prediction}\n")
+        });
+        std::fs::write(&path, marked.collect::<String>()).unwrap();
+    }
+    // As if killed in its report: the answers are read.
+    std::fs::remove_file(place.path("report.md")).unwrap();
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for word in ["before mc 0.0 ", "after  mc 100.0 ", "change mc +100.0 ["] {
+        assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
+    }
+    let read = |file: &str| std::fs::read_to_string(place.path(file)).unwrap();
+    let metrics: Value = serde_json::from_str(&read("after/metrics.json")).unwrap();
+    assert_eq!(metrics["mc"]["change"]["difference"], 1.0);
+    let (report, html) = (read("report.md"), read("report.html"));
+    let row = report.lines().find(|line| line.starts_with("| all |")).unwrap();
+    assert!(row.ends_with("| +100.0 |") && row.find(" 0.0 [") < row.find(" 100.0 ["), "{row}");
+    assert!(report.contains("Change +100.0 points") && html.contains("Change +100.0 points"));
+    assert!(html.contains("0.0 → 100.0"));
+}
+
+#[test]
+fn defaults_are_those_that_are_told() {
+    let text = "[model]\npath = \"m\"\n[data]\npath = \"d\"\n[lora]\n";
+    let values = Recipe::from_text(text, "r.toml").unwrap().values().unwrap();
+    for (key, want) in [
+        ("seed", "42"),
+        ("data.split.by", "video"),
+        ("data.split.test", "0.2"),
+        ("data.mirror", "0.0"),
+        ("video.sampling", "qwen"),
+        ("video.fps", "2.0"),
+        ("video.max_frames", "64"),
+        ("video.max_pixels", "200704"),
+        ("video.upright", "false"),
+        ("lora.r", "8"),
+        ("lora.alpha", "16.0"),
+        ("lora.dropout", "0.0"),
+        ("train.epochs", "3.0"),
+        ("train.batch_size", "1"),
+        ("train.grad_accum", "8"),
+        ("train.lr", "0.0001"),
+        ("train.schedule", "cosine"),
+        ("train.warmup_ratio", "0.1"),
+        ("train.weight_decay", "0.0"),
+        ("train.max_grad_norm", "1.0"),
+        ("train.loss", "sample"),
+        ("train.shuffle", "true"),
+        ("eval.prompt", "do"),
+        ("eval.scoring", "text"),
+        ("eval.max_new_tokens", "32"),
+        ("eval.judge.kind", "rules"),
+    ] {
+        assert_eq!(values[key], want, "{key}");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::variant::Variant;
 use vlm4d_train::data::vlm4d::{Format, PromptStyle};
-use vlm4d_train::eval::metrics::metrics;
+use vlm4d_train::eval::metrics::{metrics, paired};
 use vlm4d_train::eval::predict::{Ask, Prediction};
 use vlm4d_train::eval::rounds::{Round, rounds};
 use vlm4d_train::eval::view::View;
@@ -203,4 +203,21 @@ fn several_graders_are_all_named() {
     all[1].grader = "openai/m".into();
     let grader = &metrics(&all, &BTreeMap::new(), 1).formats[&Format::Mc].grader;
     assert_eq!(grader, "openai/m (1), rules (1)");
+}
+
+#[test]
+fn intervals_of_predictions_are_over_videos() {
+    let of = |each: usize| {
+        let [before, after] = [4, 2].map(|one_in| -> Vec<Prediction> {
+            let asked = |i: usize| Prediction {
+                video: format!("{:02}.mp4", i % 40),
+                ..prediction(&i.to_string(), None, (i % 40).is_multiple_of(one_in))
+            };
+            (0..40 * each).map(asked).collect()
+        });
+        let all = metrics(&after, &BTreeMap::new(), 1);
+        let own = all.formats[&Format::Mc].breakdown.overall.ci95;
+        (own, paired(&before, &after, Format::Mc, 1).ci95)
+    };
+    assert_eq!(of(1), of(10));
 }

@@ -12,10 +12,11 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vlm4d_train::export::{KeySpelling, Options, export, size};
+use vlm4d_train::export::{KeySpelling, Options, dtype, export, size};
 use vlm4d_train::hash;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::host::write_tensors;
+use vlm4d_train::model::hub;
 use vlm4d_train::model::lora::cast;
 use vlm4d_train::model::peft::{self, AdapterConfig};
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -199,9 +200,11 @@ fn a_whole_checkpoint_comes_in_the_type_asked_for() {
     let run = trained("tiny-qwen2-vl", "");
     // This checkpoint is in f32.
     let kept = logits(&load(&written(&run, "kept", |o| o.merge = true)), "tiny-qwen2-vl");
-    for (dtype, name, least, most) in
-        [(Dtype::F32, "float32", 0.0, 0.0), (Dtype::BF16, "bfloat16", 1e-4, 0.2)]
-    {
+    for (dtype, name, least, most) in [
+        (Dtype::F32, "float32", 0.0, 0.0),
+        (Dtype::BF16, "bfloat16", 1e-4, 0.2),
+        (Dtype::F16, "float16", 1e-6, 0.03),
+    ] {
         let cast = written(&run, name, |o| (o.merge, o.dtype) = (true, Some(dtype)));
         assert!(tensors(&cast).values().all(|(found, _)| *found == dtype), "{name}");
         let config = std::fs::read_to_string(cast.join("config.json")).unwrap();
@@ -254,6 +257,7 @@ fn the_card_tells_data_recipe_and_numbers() {
             "- shijiezhou/VLM4D",
             "| MC | 80 | 30.0 [",
             "| 60.0 [",
+            "| +30.0 [",
             "[lora]",
             "alpha = 16.0",
             "Guessing would get 25.0",
@@ -338,6 +342,8 @@ fn sizes_are_read() {
     assert_eq!(size("5GB"), Ok(5_000_000_000));
     assert_eq!(size("1.5 MiB"), Ok(1_572_864));
     assert_eq!(size("200"), Ok(200));
+    let types = ["bf16", "f16", "f32"].map(dtype);
+    assert_eq!(types, [Ok(Dtype::BF16), Ok(Dtype::F16), Ok(Dtype::F32)]);
     for wrong in ["", "GB", "-1GB", "5 potatoes", "0"] {
         assert!(size(wrong).is_err(), "{wrong}");
     }
@@ -405,4 +411,24 @@ fn transformers_and_peft_load_the_exports() {
         assert!(output.status.success(), "{python}\n{stdout}\n{stderr}");
         println!("{stdout}");
     }
+}
+
+#[test]
+fn a_fully_fine_tuned_run_exports_what_it_trained() {
+    let (name, run) = ("tiny-qwen2-vl", trained("tiny-qwen2-vl", ""));
+    let mut model = run.model.clone();
+    for (_, layer) in model.linear_layers_mut() {
+        *layer = layer.clone().merge();
+    }
+    hub::save(&model, &run.checkpoint, &run.dir.join("model")).unwrap();
+    std::fs::remove_dir_all(run.dir.join("adapter")).unwrap();
+    let path = run.dir.join("recipe.toml");
+    let mut recipe = Recipe::from_file(&path).unwrap();
+    recipe.lora = None;
+    std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
+    let to = written(&run, "full", |_| ());
+    assert_eq!(logits(&load(&to), name), logits(&model, name));
+    let card = std::fs::read_to_string(to.join("README.md")).unwrap();
+    assert!(card.contains("A fully fine-tuned checkpoint"), "{card}");
+    assert!(!card.contains("PeftModel") && !card.contains("\n- lora\n"), "{card}");
 }

@@ -20,7 +20,7 @@ use vlm4d_train::train::schedule::Rates;
 
 use crate::cli::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 use crate::model::{load, values};
-use crate::support::{CHECKPOINTS, Golden, golden, max_difference, relative_difference};
+use crate::support::{CHECKPOINTS, Golden, alone, golden, max_difference, relative_difference};
 use crate::train::{Batch, one_batch, setup};
 
 const KINDS: [&str; 5] = ["rslora", "dora", "vision", "all_dora", "patterns"];
@@ -377,6 +377,7 @@ fn a_new_adapter_changes_nothing_yet() {
 /// that the mean stays.
 #[test]
 fn dropout_keeps_the_mean() {
+    let _alone = alone();
     let (n, share) = (100_000, 0.3);
     let device = Device::flex();
     device.seed(7);
@@ -411,6 +412,7 @@ fn an_adapter_of_the_head_drops_inputs_in_training_alone() {
 }
 
 fn drops_inputs_in_training_alone(checkpoint: &str, recipe: &Lora) {
+    let _alone = alone();
     let mut model = load(checkpoint);
     peft::attach(&mut model, recipe, 0).unwrap();
     // B is zero at first: move it, so that the adapter is seen.
@@ -435,4 +437,55 @@ fn drops_inputs_in_training_alone(checkpoint: &str, recipe: &Lora) {
     assert_ne!(gradients(0).0, gradients(1).0, "each step draws anew");
     let frozen = model.valid();
     assert_eq!(last_logits(&frozen, &batch), last_logits(&frozen, &batch));
+}
+
+#[test]
+fn a_new_adapter_is_drawn_as_peft_draws_it() {
+    let drawn = |seed: u64| -> Vec<(usize, Vec<f32>)> {
+        let mut model = load("tiny-qwen2-vl");
+        peft::attach(&mut model, &Lora::default(), seed).unwrap();
+        let layers = model.linear_layers_mut().into_iter();
+        layers
+            .filter_map(|(_, l)| Some((l.shape()[0], values(l.lora.as_ref()?.lora_a.val()))))
+            .collect()
+    };
+    let first = drawn(1);
+    for (i, a) in &first {
+        let bound = 1.0 / (*i as f32).sqrt();
+        let low = a.iter().copied().fold(f32::INFINITY, f32::min) / bound;
+        let high = a.iter().copied().fold(f32::NEG_INFINITY, f32::max) / bound;
+        assert!((-1.0..-0.95).contains(&low) && (0.95..1.0).contains(&high), "{low} {high}");
+        let mean = a.iter().sum::<f32>() / a.len() as f32;
+        assert!(mean.abs() < 5.0 * bound / (3.0 * a.len() as f32).sqrt(), "{mean}");
+    }
+    assert_eq!(drawn(1), first);
+    assert_ne!(drawn(2), first);
+    assert_ne!(first[0].1, first[1].1, "each layer its own");
+}
+
+#[test]
+fn an_adapter_for_more_layers_than_there_are_is_refused() {
+    let mut model = load("tiny-qwen2-vl");
+    model.model.layers.pop();
+    let error = peft::load(&mut model, &kind_dir("tiny-qwen2-vl", "rslora"), 0.0).unwrap_err();
+    assert!(error.to_string().contains("has no place in the model"), "{error}");
+}
+
+/// As `DoraLinearLayer`: x·W whole, the rest of what dropout leaves.
+#[test]
+fn dropout_under_dora_spares_the_base() {
+    let _alone = alone();
+    let device = Device::flex();
+    let full = |n: usize| Tensor::<2>::ones([n, 1], (&device, DType::F32));
+    let weight = burn::module::Param::from_tensor(full(1));
+    let mut layer = vlm4d_train::model::lora::Linear { weight, bias: None, lora: None };
+    let four = Tensor::<1>::ones([1], (&device, DType::F32)).mul_scalar(4.0);
+    let lora = Adapter::from_tensors(full(1), full(1), 1.0, 0.3);
+    layer.lora = Some(lora.with_magnitude(&layer, Some(four)));
+    assert!(values(layer.forward(full(9), false)).iter().all(|y| (y - 4.0).abs() < 1e-5));
+    let y = values(layer.forward(full(1000), true));
+    let is = |want: f32| move |y: &f32| (y - want).abs() < 1e-5;
+    let (dropped, kept) = (is(1.0), is(1.0 + 3.0 / 0.7));
+    assert!(y.iter().any(&dropped) && y.iter().any(&kept));
+    assert!(y.iter().all(|y| dropped(y) || kept(y)));
 }

@@ -8,13 +8,15 @@ use rand::RngExt as Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::cli::{Workplace, demo_data, recipe, text, tiny};
+use crate::cli::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 
 /// A run with a checkpoint after every `save_steps` steps.
 fn run_of(steps: usize, save_steps: usize) -> String {
-    let train = format!("max_steps = {steps}\ngrad_accum = 1\nsave_steps = {save_steps}");
+    let train = format!(
+        "max_steps = {steps}\ngrad_accum = 1\nsave_steps = {save_steps}\nweight_decay = 0.1"
+    );
     // samples differ from epoch to epoch
     let augmented = "shuffle_choices = true\nmirror = 0.5\n[video]";
     recipe(&tiny(), demo_data(), &train).replace("[video]", augmented)
@@ -204,4 +206,25 @@ fn a_run_goes_on_with_what_it_began_with() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("was begun with another adapter\n"), "{stderr}");
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_data_and_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, model] = ["data", "model"].map(|name| dir.path().join(name));
+    copy_dir(demo_data(), &data);
+    copy_dir(&tiny(), &model);
+    let place = whole(&recipe(&model, &data, "max_steps = 1"));
+    std::fs::remove_file(place.path("report.md")).unwrap();
+    for (file, what) in
+        [(data.join("QA/real_mc.json"), "data"), (model.join("config.json"), "model")]
+    {
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, [&bytes[..], b"\n"].concat()).unwrap();
+        let output = place.run();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(&format!("was begun with another {what}\n")), "{stderr}");
+        std::fs::write(&file, bytes).unwrap();
+    }
 }

@@ -11,14 +11,16 @@ use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::weights::transposed;
-use vlm4d_train::recipe::{Lora, Loss, Schedule, Train};
+use vlm4d_train::recipe::{Lora, Loss, Part, Schedule, Train};
 use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Sample, add_sample};
+use vlm4d_train::train::lanes;
+use vlm4d_train::train::log::Log;
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Course;
-use vlm4d_train::train::trainer::{Media, Setup};
+use vlm4d_train::train::trainer::{Media, Setup, Standing, order};
 
 use crate::model::{Row, load, media, rows, values};
-use crate::support::{CHECKPOINTS, Golden, golden, max_difference, relative_difference};
+use crate::support::{CHECKPOINTS, Golden, alone, golden, max_difference, relative_difference};
 
 /// The samples of a golden batch, with their vision features recomputed from golden pixels.
 pub struct Batch {
@@ -373,6 +375,7 @@ fn a_loss_that_is_no_number_names_its_sample() {
 
 #[test]
 fn dropout_is_the_same_when_a_layer_is_run_again() {
+    let _alone = alone();
     let name = "tiny-qwen2-vl";
     let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors")).valid();
     for (_, layer) in model.linear_layers_mut() {
@@ -530,4 +533,124 @@ fn a_merged_adapter_is_the_same_function() {
         let difference = max_difference(&logits, want.f32("logits_video").0);
         assert!(difference < 2e-4, "{name}: {difference:e}");
     }
+}
+
+#[test]
+fn steps_take_the_samples_of_their_epoch_in_its_order() {
+    let plain: Vec<usize> = (0..50).collect();
+    assert_eq!(order(7, 3, 50, false), plain);
+    let mut first = order(7, 0, 50, true);
+    for other in [&plain, &order(7, 1, 50, true), &order(8, 0, 50, true)] {
+        assert_ne!(*other, first);
+    }
+    first.sort_unstable();
+    assert_eq!(first, plain);
+    let name = "tiny-qwen2-vl";
+    let model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
+    let file = format!("{name}/forward_batch.safetensors");
+    let batch = Batch::read(&model, &file, &[], &["vid_odd".into(), "vid_down".into()]);
+    let losses = |batch_size: usize, shuffle: bool, epochs: &[Vec<usize>], steps: usize| {
+        let train = Train { batch_size, grad_accum: 1, shuffle, ..Train::default() };
+        let mut setup = setup(&train, &batch.samples, &batch);
+        setup.epochs = epochs.to_vec();
+        (0..steps).map(|i| setup.gradients(&model, i).unwrap().0).collect::<Vec<f64>>()
+    };
+    let all = vec![0, 1, 2];
+    let one = losses(1, false, std::slice::from_ref(&all), 3);
+    let mean = |a: usize, b: usize| f64::midpoint(one[a], one[b]);
+    let got = losses(2, false, &[all.clone(), vec![2, 1, 0]], 5);
+    for (got, want) in got.iter().zip([mean(0, 1), one[2], mean(2, 1), one[0], mean(0, 1)]) {
+        assert!((got / want - 1.0).abs() < 1e-6, "{got} {want}");
+    }
+    let want: Vec<f64> = (0..5).flat_map(|e| order(0, e, 3, true)).map(|i| one[i]).collect();
+    assert_eq!(losses(1, true, &[all], 15), want);
+}
+
+#[test]
+fn a_run_gives_each_part_its_own_rate() {
+    let name = "tiny-qwen2-vl";
+    let scope = Some(vec![Part::Language, Part::Vision, Part::Merger]);
+    let lora = Lora { scope, plus_ratio: Some(4.0), ..Lora::default() };
+    let mut model = load(name);
+    peft::attach(&mut model, &lora, 0).unwrap();
+    let model = model.train();
+    let before = parameters::trained_values(&model, "");
+    let file = format!("{name}/forward_video.safetensors");
+    let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
+    let train = Train {
+        lr: 1e-3,
+        vision_lr: Some(2e-3),
+        merger_lr: Some(3e-3),
+        max_steps: Some(1),
+        warmup_ratio: 0.0,
+        grad_accum: 1,
+        ..Train::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = setup(&train, &batch.samples, &batch);
+    (setup.lora, setup.checkpoints) = (Some(&lora), dir.path().join("checkpoints"));
+    let mut log = Log::open(dir.path(), 0, 0).unwrap();
+    let model = setup.run(model, Standing::default(), &mut log, |_| ()).unwrap().model;
+    let after = parameters::trained_values(&model, "");
+    // Adam's first step is as long as the rate.
+    for (part, rate) in [(Part::Language, 4e-3), (Part::Vision, 8e-3), (Part::Merger, 12e-3)] {
+        let moved = after
+            .iter()
+            .filter(|(name, _)| Part::of(name) == part && name.ends_with("lora_B.weight"))
+            .map(|(name, value)| {
+                max_difference(&values(value.clone()), &values(before[name].clone()))
+            })
+            .fold(0.0, f32::max);
+        assert!((moved / rate - 1.0).abs() < 1e-2, "{part:?}: {moved}");
+    }
+}
+
+#[test]
+fn a_gradient_that_is_no_number_ends_the_run_and_saves_nothing() {
+    let name = "tiny-qwen2-vl";
+    let model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
+    // B = 0 keeps the loss finite; the square of B's gradient is not.
+    let model = parameters::replace(model, "", |name, value| {
+        let which = name.strip_prefix("model.layers.1.mlp.up_proj.")?;
+        Some(value.mul_scalar(if which == "lora_A.weight" { 1e30 } else { 0.0 }))
+    });
+    let file = format!("{name}/forward_video.safetensors");
+    let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
+    let train =
+        Train { max_steps: Some(2), save_steps: Some(1), grad_accum: 1, ..Train::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = setup(&train, &batch.samples, &batch);
+    setup.checkpoints = dir.path().join("checkpoints");
+    let mut log = Log::open(dir.path(), 0, 0).unwrap();
+    let error = setup.run(model, Standing::default(), &mut log, |_| ()).unwrap_err().to_string();
+    assert!(error.starts_with("step 1: the gradient's norm is inf (1 of "), "{error}");
+    assert!(error.contains("`model.layers.1.mlp.up_proj.lora_B.weight` first"), "{error}");
+    assert!(!setup.checkpoints.exists());
+}
+
+#[test]
+fn each_sample_and_seed_drops_inputs_of_its_own() {
+    let _alone = alone();
+    assert_eq!(lanes::number(true, true, 8), 1);
+    assert_eq!(lanes::number(true, false, 8), 2);
+    let name = "tiny-qwen2-vl";
+    let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors")).valid();
+    for (_, layer) in model.linear_layers_mut() {
+        layer.lora.iter_mut().for_each(|lora| lora.dropout = 0.3);
+    }
+    let model = model.train();
+    let file = format!("{name}/forward_video.safetensors");
+    let Batch { samples, rows } = Batch::read(&model, &file, &[], &["vid_exact".into()]);
+    let batch =
+        Batch { samples: [samples.clone(), samples].concat(), rows: [rows.clone(), rows].concat() };
+    let train = Train { grad_accum: 1, shuffle: false, ..Train::default() };
+    let lora = Lora { dropout: 0.3, ..Lora::default() };
+    let loss = |seed: u64, i: usize| {
+        let mut setup = setup(&train, &batch.samples, &batch);
+        (setup.lora, setup.seed, setup.epochs) = (Some(&lora), seed, vec![vec![i]]);
+        setup.gradients(&model, 0).unwrap().0
+    };
+    assert_eq!(loss(0, 0), loss(0, 0));
+    assert_ne!(loss(0, 0), loss(0, 1));
+    assert_ne!(loss(0, 0), loss(1, 0));
 }

@@ -186,6 +186,12 @@ fn the_best_is_by_accuracy_or_by_loss() {
     assert!(track.see(4, scores(0.1, 1.0), Best::Loss));
     assert!(!track.see(5, Scores { loss: f64::NAN, accuracy: BTreeMap::new() }, Best::Loss));
     assert!(track.is_over(Some(1)) && !track.is_over(None));
+    // Of several formats the mean.
+    let both = |mc, ff| Scores { loss: 1.0, accuracy: [(Format::Mc, mc), (Format::Ff, ff)].into() };
+    let mut track = Track::default();
+    track.see(1, both(0.5, 0.1), Best::Accuracy);
+    assert!(track.see(2, both(0.5, 0.2), Best::Accuracy));
+    assert!(track.see(3, both(0.4, 0.4), Best::Accuracy));
 }
 
 #[test]
@@ -201,4 +207,31 @@ fn the_held_out_loss_is_that_of_training() {
         let held_out = held_out_loss(&frozen, &batch.samples, loss, features).unwrap();
         assert!((held_out / trained - 1.0).abs() < 1e-6, "{loss:?} {held_out} {trained}");
     }
+}
+
+#[test]
+fn without_numbers_of_steps_each_epoch_is_validated_and_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model();
+    let batch = batch(&model).repeat(2);
+    let train = Train { eval_steps: None, save_steps: None, keep_last: 9, ..train() };
+    // Equally good ones, so that none but the first is saved as the best.
+    let validator = Listed::from(&[0.2; 3], 0);
+    let mut setup = setup(&train, &batch.samples, &batch);
+    setup.checkpoints = dir.path().join("checkpoints");
+    setup.validator = Some(&validator);
+    let mut log = Log::open(dir.path(), 0, 0).unwrap();
+    setup.run(model, Standing::default(), &mut log, |_| ()).unwrap();
+    assert_eq!(kept(dir.path()), ["step-2", "step-4", "step-6"].map(str::to_owned).into());
+    let steps: Vec<usize> =
+        log::read_validations(dir.path()).unwrap().iter().map(|v| v.step).collect();
+    assert_eq!(steps, [2, 4, 6]);
+}
+
+#[test]
+fn a_resumed_optimiser_decays_on() {
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint::save(dir.path(), &model(), &AdamW::new(0.1), &Track::default(), 1).unwrap();
+    let at = checkpoint::path(dir.path(), 0);
+    assert_eq!(checkpoint::load(&at, model(), 0.1).unwrap().1.weight_decay, 0.1);
 }
