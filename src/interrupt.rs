@@ -1,6 +1,7 @@
 //! Ctrl-C: the first asks the run to stop at the next place where nothing is lost, the second ends
 //! the program.
 
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
@@ -16,7 +17,9 @@ pub fn catch() -> Result<()> {
         if REQUESTED.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(stopped("").exit_code()));
         }
-        eprintln!("stopping as soon as nothing is lost; press Ctrl-C again to stop at once");
+        // A progress bar may stand on the line.
+        let line = if std::io::stderr().is_terminal() { "\n" } else { "" };
+        eprintln!("{line}stopping as soon as nothing is lost; press Ctrl-C again to stop at once");
     };
     ctrlc::set_handler(handler).map_err(|e| Error::run(format!("Ctrl-C cannot be caught: {e}")))
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
@@ -37,6 +37,10 @@ pub struct Terminal;
 impl Terminal {
     /// Prints one line; a reader that has gone away is no error.
     pub fn line(&self, text: &str) {
+        // Where the terminal has gone away `suspend` would panic.
+        if BARS.clear().is_err() {
+            BARS.set_draw_target(ProgressDrawTarget::hidden());
+        }
         BARS.suspend(|| {
             let _ = writeln!(std::io::stdout(), "{text}");
         });
