@@ -42,7 +42,7 @@ pub fn evaluation(
             .help("give an evaluation a folder of its own with --out"));
     }
     adopt_pins(&mut recipe, &dir)?;
-    is_finished(&dir, &recipe)?;
+    let finished = is_finished(&dir, &recipe)?;
     let (model, prepared) = prepare(recipe, Purpose::Evaluation(adapter.as_deref()), terminal)?;
     if prepared.rounds.iter().all(|round| round.asks.is_empty()) {
         return Err(Error::input("there is nothing to ask: the test set is empty")
@@ -52,7 +52,11 @@ pub fn evaluation(
     let judge = Judge::of(&prepared.recipe, &model, &prepared.chat)?;
     check_same_inputs(&dir, &prepared)?;
     files::create_dir(&dir)?;
-    write_inputs(&dir, &prepared)?;
+    if finished {
+        terminal.line("done before; its results:");
+    } else {
+        write_inputs(&dir, &prepared)?;
+    }
     evaluate(&prepared, &model, judge.as_ref(), None, &dir, terminal)?;
     let title = adapter.map_or_else(
         || prepared.recipe.model.path.clone(),
