@@ -489,6 +489,8 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "It is a car.",
             "Based on the video, it is a car.",
             "Sure! A car.",
+            "Sure! Based on the video, it is a car.",
+            "I think, based on the video, it is a car.",
             "I think, a car.",
             "A car, I believe.",
         ],

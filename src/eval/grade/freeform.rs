@@ -33,13 +33,13 @@ pub fn conclusion(response: &str) -> String {
 /// single-spaced and whose sentence marks are ` | `. What is in capitals is a word of the normal
 /// form; `@` marks the goal of a motion other than the camera.
 const REWRITES: &[(&str, &str)] = &[
-    // Said around an answer: clauses that name nothing.
-    (
-        r"^based on (?:the )?(?:given |provided )?(?:video|image|frame|clip|scene|footage)s?(?: provided)? \| ?",
-        "",
-    ),
+    // Said around an answer: clauses that name nothing, where something follows.
     (r"\bi (?:think|believe|would say)\b", ""),
-    (r"^(?:sure|okay|ok|certainly|well) \| ?", ""),
+    (r"^(?:\| ?)?(?:sure|okay|ok|certainly|well) \| ?(\S)", "$1"),
+    (
+        r"^(?:\| ?)?based on (?:the )?(?:given |provided )?(?:video|image|frame|clip|scene|footage)s?(?: provided)? \| ?(\S)",
+        "$1",
+    ),
     // Words without weight, and one spelling for each word.
     (r"\b(?:a|an|the|this|that|these|those|its|his|her|hers|their|theirs|my|your|own)\b", ""),
     (r"\b(?:can|do|does|did|is|are|was|were|has|have) ?n't\b", "not"),
