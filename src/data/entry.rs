@@ -274,6 +274,11 @@ impl Entry {
         }
     }
 
+    /// The video that it counts to: of several the first by name, in whatever order they are shown.
+    pub fn video(&self) -> PathBuf {
+        self.videos.iter().min().cloned().unwrap_or_else(|| PathBuf::from(&self.id))
+    }
+
     /// What the split has to know.
     pub fn item(&self) -> Item {
         Item {

@@ -236,7 +236,7 @@ impl Evaluator<'_> {
             subset: entry.subset.clone(),
             source: entry.source.clone(),
             group: entry.group.clone(),
-            video: entry.item().videos[0].display().to_string(),
+            video: entry.video().display().to_string(),
             shown: None,
             format: *format,
             prompt: self.recipe.prompt,
