@@ -1,7 +1,7 @@
 //! Reading files, with errors that name the place; and writing them so that a crash leaves the old
 //! content or the new, never half of it.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
@@ -41,6 +41,22 @@ pub fn write_with(path: &Path, content: impl FnOnce(&mut File) -> Result<()>) ->
 /// Where the disk refuses.
 pub fn create_dir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| failed(path, &e))
+}
+
+/// Keeps other processes of this program out of the folder `dir`, for as long as the result lives.
+///
+/// # Errors
+/// Where another one is at work in it.
+pub fn lock(dir: &Path) -> Result<File> {
+    let folder = File::open(dir).map_err(|e| failed(dir, &e))?;
+    match folder.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::input(format!("{}: another process is at work in it", dir.display()))
+                .help("wait for it, or give another folder"))
+        }
+        // Some file systems know no locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(folder),
+    }
 }
 
 /// Checks that nothing would be overwritten in `dir`.

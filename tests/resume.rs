@@ -228,3 +228,18 @@ fn a_run_goes_on_with_its_own_data_and_model() {
         std::fs::write(&file, bytes).unwrap();
     }
 }
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let place = Workplace::new(&run_of(40, 1000));
+    let mut first = start(&place);
+    assert!(wait_until(&mut first, || place.path("before").exists()));
+    let output = place.run();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("runs/r: another process is at work in it"), "{stderr}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    // A process that was killed keeps nobody out.
+    assert!(place.run().status.success());
+}

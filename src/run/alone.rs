@@ -43,6 +43,7 @@ pub fn evaluation(
     }
     adopt_pins(&mut recipe, &dir)?;
     let finished = is_finished(&dir, &recipe)?;
+    let early = dir.exists().then(|| files::lock(&dir)).transpose()?;
     let (model, prepared) = prepare(recipe, Purpose::Evaluation(adapter.as_deref()), terminal)?;
     if prepared.rounds.iter().all(|round| round.asks.is_empty()) {
         return Err(Error::input("there is nothing to ask: the test set is empty")
@@ -52,6 +53,7 @@ pub fn evaluation(
     let judge = Judge::of(&prepared.recipe, &model, &prepared.chat)?;
     check_same_inputs(&dir, &prepared)?;
     files::create_dir(&dir)?;
+    let _lock = early.map_or_else(|| files::lock(&dir), Ok)?;
     if finished {
         terminal.line("done before; its results:");
     } else {

@@ -105,9 +105,12 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
         terminal::results(&dir, terminal)?;
         return Ok(dir);
     }
+    let early = dir.exists().then(|| files::lock(&dir)).transpose()?;
     let (model, prepared) = prepare(recipe, Purpose::Run, terminal)?;
     let judge = Judge::of(&prepared.recipe, &model.valid(), &prepared.chat)?;
     check_same_inputs(&dir, &prepared)?;
+    files::create_dir(&dir)?;
+    let _lock = early.map_or_else(|| files::lock(&dir), Ok)?;
     write_inputs(&dir, &prepared)?;
     let ask = |model: &QwenVl, earlier: Option<&[Prediction]>, stage: &str| {
         let judge = judge.as_ref();
