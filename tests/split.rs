@@ -264,6 +264,20 @@ fn questions_on_several_videos_keep_these_together() {
     }
 }
 
+/// What ties most questions together is trained on, whatever is drawn.
+#[test]
+fn a_chain_through_most_questions_stays_in_training() {
+    let mut items = small(20, 1);
+    for (i, item) in items.iter_mut().enumerate().take(14) {
+        item.videos.push(format!("{}.mp4", i + 1).into());
+    }
+    for seed in 0..SEEDS {
+        let drawn = &split(&items, seed, 0.2, 0.2, By::Video).unwrap()["demo"];
+        check_partition(&of(&items, "demo"), drawn, &format!("seed {seed}"));
+        assert!(drawn.train.len() >= 15, "seed {seed}: {drawn:?}");
+    }
+}
+
 #[test]
 fn a_video_in_two_subsets_may_not_cross() {
     let mut items = small(10, 1);

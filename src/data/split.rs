@@ -181,14 +181,18 @@ fn split_subset(
 ) -> Result<Split> {
     let mut rng = Draw::new(seed);
     let units = units(items, by);
-    let n_test = count(units.len(), test_share, units.len());
-    let n_val = count(units.len(), val_share, units.len() - n_test);
-    if n_test + n_val >= units.len() {
+    let n = units.len();
+    // What ties most of the questions together would leave nearly nothing to train on.
+    let (kept, units): (Vec<_>, Vec<_>) =
+        units.into_iter().partition(|unit| is_tied(unit) && 2 * unit.len() > items.len());
+    let free = units.len() + usize::from(!kept.is_empty());
+    let n_test = count(n, test_share, free);
+    let n_val = count(n, val_share, free - n_test);
+    if n_test + n_val >= free {
         let kind = if by == By::Video { "video(s)" } else { "question(s)" };
         return Err(Error::input(format!(
-            "split: subset `{name}` has {} {kind}: too few for {n_test} in test, {n_val} in \
-             validation and one to train on",
-            units.len()
+            "split: subset `{name}` has {n} {kind}: too few for {n_test} in test, {n_val} in \
+             validation and one to train on"
         ))
         .help("add data, lower `test` or `val`, or set them to 0"));
     }
@@ -227,6 +231,13 @@ fn units<'a>(items: &[&'a Item], by: By) -> Vec<Unit<'a>> {
         unit.sort_by(|a, b| a.id.cmp(&b.id));
     }
     units
+}
+
+/// Whether questions of a unit show several videos between them.
+fn is_tied(unit: &Unit) -> bool {
+    let mut videos = unit.iter().flat_map(|item| &item.videos);
+    let first = videos.next();
+    videos.any(|video| Some(video) != first)
 }
 
 /// By video, one that questions tie it to and that comes before it by name, or itself.
