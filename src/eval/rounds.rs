@@ -50,12 +50,14 @@ impl Round {
 pub fn rounds(recipe: &Recipe, test: &[Entry], train: &[Entry]) -> Result<Vec<Round>> {
     let eval = &recipe.eval;
     let plain = Round::plain(test, &eval.formats);
-    let asks = plain.asks.clone();
+    // A control says nothing of a question without a video.
+    let shown = |ask: &&Ask| !ask.entry.videos.is_empty();
+    let asks: Vec<Ask> = plain.asks.iter().filter(shown).cloned().collect();
     let mut rounds = vec![plain];
     if test.is_empty() {
         return Ok(rounds);
     }
-    for control in &eval.controls {
+    for control in eval.controls.iter().filter(|_| !asks.is_empty()) {
         let view = View::of(*control, test.iter(), recipe.seed)?;
         rounds.push(Round { name: Some(control.name()), asks: asks.clone(), view });
     }
