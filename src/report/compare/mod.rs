@@ -207,17 +207,21 @@ impl Comparison {
 }
 
 /// Groups the runs' evaluations into rows.
-fn rows(runs: &[Finished]) -> Result<Vec<RowRuns<'_>>> {
+fn rows<'a>(runs: &'a [Finished]) -> Result<Vec<RowRuns<'a>>> {
     let names = model_names(runs);
     let mut rows: Vec<RowRuns> = Vec::new();
-    let mut add = |model: &str, trained_on: String, settings: Values, stage| {
+    let mut add = |model: &str, trained_on: String, settings: Values, stage: Stage<'a>| {
         let same = |row: &&mut RowRuns| {
             (&*row.model, &row.trained_on, &row.settings) == (model, &trained_on, &settings)
         };
         match rows.iter_mut().find(same) {
-            // The same model asked the same questions answers the same: that is no second run.
+            // The same model asked the same questions answers the same: that is no second run. Nor
+            // is a copy of one, or the same recipe run twice.
             Some(row)
-                if row.is_original() && row.stages.iter().any(|s| answers_alike(s, &stage)) => {}
+                if row.stages.iter().any(|s| {
+                    let same_seed = s.run.recipe.seed == stage.run.recipe.seed;
+                    (row.is_original() || same_seed) && answers_alike(s, &stage)
+                }) => {}
             Some(row) => row.stages.push(stage),
             None => {
                 let model = model.to_owned();

@@ -17,6 +17,10 @@ const NO_SETTING: [&str; 6] =
 pub fn settings(recipe: &Recipe) -> Result<Values> {
     let mut settings = recipe.values()?;
     settings.retain(|key, _| !NO_SETTING.contains(&key.as_str()));
+    if settings.contains_key("lora.from") {
+        // They are that adapter's.
+        settings.retain(|key, _| !["lora.scope", "lora.target_modules"].contains(&key.as_str()));
+    }
     Ok(settings)
 }
 
