@@ -53,7 +53,7 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "runs")]
         runs: PathBuf,
         /// Memory of the device, where it is not this machine's
-        #[arg(long, value_name = "GIB")]
+        #[arg(long, value_name = "GIB", value_parser = gib)]
         memory: Option<f64>,
     },
     /// Ask the test questions of a recipe, without training
@@ -170,6 +170,12 @@ impl Cli {
             Some(Command::Data(command)) => command.execute(&terminal),
         }
     }
+}
+
+/// A number of GiB.
+fn gib(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse().ok().filter(|gib: &f64| *gib > 0.0 && *gib < 1e9);
+    number.ok_or_else(|| "a number of GiB, more than 0".into())
 }
 
 fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {

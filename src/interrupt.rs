@@ -1,7 +1,7 @@
 //! Ctrl-C: the first asks the run to stop at the next place where nothing is lost, the second ends
 //! the program.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
@@ -19,7 +19,8 @@ pub fn catch() -> Result<()> {
         }
         // A progress bar may stand on the line.
         let line = if std::io::stderr().is_terminal() { "\n" } else { "" };
-        eprintln!("{line}stopping as soon as nothing is lost; press Ctrl-C again to stop at once");
+        let text = "stopping as soon as nothing is lost; press Ctrl-C again to stop at once";
+        let _ = writeln!(std::io::stderr(), "{line}{text}");
     };
     ctrlc::set_handler(handler).map_err(|e| Error::run(format!("Ctrl-C cannot be caught: {e}")))
 }

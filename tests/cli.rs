@@ -296,6 +296,8 @@ fn wrong_recipes_are_refused() {
             "`test` is a list that names something twice",
         ),
         ("lr = 1e-3", "max_grad_norm = -1.0", "`max_grad_norm` is -1"),
+        ("lr = 1e-3", "batch_size = 9223372036854775807", "a million at most"),
+        ("lr = 1e-3", "epochs = 1e300", "a million at most"),
     ] {
         assert!(good.contains(from));
         refused(&good.replacen(from, to, 1), wanted);

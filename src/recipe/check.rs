@@ -36,6 +36,8 @@ const FORMATS: &str = "[\"mc\", \"ff\"], or one of them";
 const SHARE: &str = "a share of the questions: at least 0, and together less than 1";
 const HOLD_BACK: &str = "for example data.split = { val = 0.1 }";
 const COUNT: &str = "at least 1";
+const MOST: usize = 1_000_000;
+const COUNT_UP_TO: &str = "at least 1, and a million at most";
 const POSITIVE: &str = "more than 0";
 const ONCE: &str = "name each once";
 
@@ -101,7 +103,7 @@ impl Lora {
     fn checks(&self) -> Vec<Check> {
         let dropout = (0.0..1.0).contains(&self.dropout);
         vec![
-            check(self.r >= 1, &["lora", "r"], self.r, COUNT),
+            check((1..=MOST).contains(&self.r), &["lora", "r"], self.r, COUNT_UP_TO),
             check(positive(self.alpha()), &["lora", "alpha"], self.alpha(), POSITIVE),
             check(dropout, &["lora", "dropout"], self.dropout, "at least 0 and less than 1"),
             check(
@@ -131,10 +133,25 @@ impl Train {
         let not_negative = |x: f64| x >= 0.0 && x.is_finite();
         let ratio = (0.0..=1.0).contains(&self.warmup_ratio);
         vec![
-            check(positive(self.epochs), &["train", "epochs"], self.epochs, POSITIVE),
+            check(
+                positive(self.epochs) && self.epochs <= MOST as f64,
+                &["train", "epochs"],
+                self.epochs,
+                "more than 0, and a million at most",
+            ),
             check(self.max_steps != Some(0), &["train", "max_steps"], 0, COUNT),
-            check(self.batch_size >= 1, &["train", "batch_size"], self.batch_size, COUNT),
-            check(self.grad_accum >= 1, &["train", "grad_accum"], self.grad_accum, COUNT),
+            check(
+                (1..=MOST).contains(&self.batch_size),
+                &["train", "batch_size"],
+                self.batch_size,
+                COUNT_UP_TO,
+            ),
+            check(
+                (1..=MOST).contains(&self.grad_accum),
+                &["train", "grad_accum"],
+                self.grad_accum,
+                COUNT_UP_TO,
+            ),
             check(not_negative(self.lr), &["train", "lr"], self.lr, "not negative"),
             check(
                 self.vision_lr.is_none_or(not_negative),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,7 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::vlm4d::Format;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::judge::Cost;
 use crate::eval::metrics::{Metrics, metrics, paired};
 use crate::eval::predict::{self, Prediction};
@@ -27,12 +27,26 @@ use crate::train::validation::{Scores, Validation};
 /// All bars on standard error, so that each knows of the lines above it.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
+/// Why a line could not be written, where that is not that nobody reads any more.
+static LOST: OnceLock<String> = OnceLock::new();
+
 /// Lines of training progress where standard error is no terminal.
 const LINES: usize = 20;
 
 /// Where a run's lines go.
 #[derive(Clone, Debug, Default)]
 pub struct Terminal;
+
+/// Whether all lines were written.
+///
+/// # Errors
+/// Why one was not, as on a full disk.
+pub fn written() -> Result<()> {
+    match LOST.get() {
+        None => Ok(()),
+        Some(why) => Err(Error::run(format!("standard output cannot be written: {why}"))),
+    }
+}
 
 impl Terminal {
     /// Prints one line; a reader that has gone away is no error.
@@ -41,9 +55,12 @@ impl Terminal {
         if BARS.clear().is_err() {
             BARS.set_draw_target(ProgressDrawTarget::hidden());
         }
-        BARS.suspend(|| {
-            let _ = writeln!(std::io::stdout(), "{text}");
-        });
+        let written = BARS.suspend(|| writeln!(std::io::stdout(), "{text}"));
+        if let Err(e) = written
+            && e.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            LOST.get_or_init(|| e.to_string());
+        }
     }
 
     /// A progress bar over `n` things.
