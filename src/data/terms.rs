@@ -118,6 +118,9 @@ impl Counts {
             having_kind: kinds,
         };
         let shown = path.display();
+        if path.is_dir() {
+            return Err(Error::input(format!("{shown}: is a folder")).help("name the files in it"));
+        }
         let file =
             File::open(path).map_err(|e| Error::input(format!("{shown}: {}", io_reason(&e))))?;
         let reader = BufReader::new(file);

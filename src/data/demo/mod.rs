@@ -271,7 +271,8 @@ impl Draft {
         folders.into_iter().try_for_each(|folder| self.make_folder(folder))?;
         let film = |film: &&Film| encode(&self.folder.join(&film.path), &film.scene, options);
         parallel::each(films, film, |done, encoded| {
-            interrupt::check("the rendering of videos")?;
+            interrupt::check("the rendering of videos")
+                .map_err(|e| e.help("the same command begins anew: nothing was kept"))?;
             encoded?;
             progress(done);
             Ok(())
