@@ -11,6 +11,7 @@ use super::split::Item;
 use super::variant::{Shown, Variant};
 use super::vlm4d::{self, Format, PromptStyle, Question};
 use crate::error::{Error, Result};
+use crate::files::io_reason;
 use crate::hash;
 
 /// One question, to be asked in one or more formats.
@@ -117,27 +118,33 @@ fn check_folder(dir: &Path) -> Result<()> {
 /// # Errors
 /// Names the first that is not, how many more are missing, and a question that needs it.
 pub fn check_videos<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
-    let mut missing: Vec<(&PathBuf, &Entry)> = Vec::new();
+    let mut missing: Vec<(&PathBuf, &Entry, String)> = Vec::new();
     let mut seen = BTreeSet::new();
     for entry in entries {
         for video in &entry.videos {
-            if seen.insert(video) && !dir.join(video).is_file() {
-                missing.push((video, entry));
+            if !seen.insert(video) {
+                continue;
+            }
+            match std::fs::metadata(dir.join(video)) {
+                Ok(found) if found.is_file() => {}
+                Ok(_) => missing.push((video, entry, "is no file".into())),
+                Err(e) => missing.push((video, entry, io_reason(&e))),
             }
         }
     }
-    let Some((video, entry)) = missing.first() else { return Ok(()) };
+    let Some((video, entry, why)) = missing.first() else { return Ok(()) };
     let more = match missing.len() - 1 {
         0 => String::new(),
         n => format!(" (and {n} more)"),
     };
     let path = dir.join(video);
-    Err(Error::input(format!("{}: no such file{more}, used by `{}`", path.display(), entry.id))
-        .help(format!(
+    Err(Error::input(format!("{}: {why}{more}, used by `{}`", path.display(), entry.id)).help(
+        format!(
             "put the videos into {}, or leave \"{}\" out of data.train and data.test",
             dir.display(),
             entry.subset
-        )))
+        ),
+    ))
 }
 
 impl Entry {
