@@ -104,6 +104,27 @@ impl Ask {
     }
 }
 
+/// Which of `asks` are answered together: those on one video, whose tokens are then read once;
+/// without video as many as a batch holds.
+pub fn groups(asks: &[Ask], view: &View, batch_size: usize) -> Vec<Vec<usize>> {
+    let mut order = Vec::new();
+    let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (i, ask) in asks.iter().enumerate() {
+        let shown = view.shown(&ask.entry);
+        let group = groups.entry(shown.clone()).or_default();
+        if group.is_empty() {
+            order.push(shown);
+        }
+        group.push(i);
+    }
+    let size = |blind: bool| if blind { batch_size } else { usize::MAX };
+    let groups = order.into_iter().flat_map(|shown| {
+        let group = groups.remove(&shown).unwrap_or_default();
+        group.chunks(size(shown.is_empty())).map(<[usize]>::to_vec).collect::<Vec<_>>()
+    });
+    groups.collect()
+}
+
 /// Asks a model questions.
 pub struct Evaluator<'a> {
     /// The model, without a tape: what videos are looked at with.
@@ -133,33 +154,12 @@ impl Evaluator<'_> {
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<Prediction>> {
         let mut done: BTreeMap<usize, Prediction> = BTreeMap::new();
-        for group in self.groups(asks, view) {
+        for group in groups(asks, view, self.recipe.batch_size) {
             let predictions = self.answer(asks, &group, view)?;
             done.extend(group.into_iter().zip(predictions));
             progress(done.len());
         }
         Ok(done.into_values().collect())
-    }
-
-    /// Which of `asks` are answered together: those on one video, whose tokens are then read
-    /// once; without video as many as a batch holds.
-    pub fn groups(&self, asks: &[Ask], view: &View) -> Vec<Vec<usize>> {
-        let mut order = Vec::new();
-        let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-        for (i, ask) in asks.iter().enumerate() {
-            let shown = view.shown(&ask.entry);
-            let group = groups.entry(shown.clone()).or_default();
-            if group.is_empty() {
-                order.push(shown);
-            }
-            group.push(i);
-        }
-        let size = |blind: bool| if blind { self.recipe.batch_size } else { usize::MAX };
-        let groups = order.into_iter().flat_map(|shown| {
-            let group = groups.remove(&shown).unwrap_or_default();
-            group.chunks(size(shown.is_empty())).map(<[usize]>::to_vec).collect::<Vec<_>>()
-        });
-        groups.collect()
     }
 
     /// Answers the questions `group` of `asks`, which are shown the same videos.

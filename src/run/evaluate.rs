@@ -9,7 +9,7 @@ use super::prepare::Prepared;
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::eval::metrics::{metrics, paired};
-use crate::eval::predict::{self, Evaluator, Prediction};
+use crate::eval::predict::{self, Evaluator, Prediction, groups};
 use crate::eval::rounds::Round;
 use crate::files;
 use crate::model::qwen_vl::QwenVl;
@@ -28,14 +28,7 @@ pub fn evaluate(
     let name = &*dir.file_name().unwrap_or_default().to_string_lossy();
     files::create_dir(dir)?;
     let recipe = &prepared.recipe;
-    let evaluator = Evaluator {
-        model,
-        fixed: model.fixed(),
-        chat: &prepared.chat,
-        videos: &prepared.videos,
-        recipe: &recipe.eval,
-        eos_token_ids: prepared.eos_token_ids.clone(),
-    };
+    let evaluator = prepared.evaluator(model);
     let mut plain = Vec::new();
     let mut others = BTreeMap::new();
     for round in &prepared.rounds {
@@ -76,7 +69,7 @@ fn ask(
         None => stage.to_owned(),
         Some(name) => format!("{stage}, {}", name.replace('_', " ")),
     };
-    let groups = evaluator.groups(&round.asks, &round.view);
+    let groups = groups(&round.asks, &round.view, evaluator.recipe.batch_size);
     let so_far = path.with_added_extension("so-far");
     let mut answers = SoFar::open(&so_far, &groups)?;
     let bar = terminal.bar(&label, round.asks.len());

@@ -16,7 +16,7 @@ use crate::data::entry;
 use crate::data::variant::Shown;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::eval::predict::media_tokens;
+use crate::eval::predict::{Ask, groups, media_tokens};
 use crate::eval::rounds::{Round, rounds};
 use crate::features::{AHEAD, IN_MEMORY, Reader};
 use crate::model::config::Config;
@@ -243,22 +243,17 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         media_tokens(&config.vision, &grids)
     };
     let together = |round: &Round| -> Result<Vec<Together>> {
-        let mut groups: BTreeMap<Vec<Shown>, Vec<Vec<u32>>> = BTreeMap::new();
-        for ask in &round.asks {
-            let shown = round.view.shown(&ask.entry);
-            let video = round.view.has_video();
+        let prompt = |ask: &Ask| {
+            let (shown, video) = (round.view.shown(&ask.entry), round.view.has_video());
             let messages = ask.entry.prompt(ask.format, recipe.eval.prompt, video);
-            let ids = chat.encode_prompt(&messages, &media(&shown));
-            let ids = ids.map_err(|e| e.of(&ask.entry.id))?;
-            groups.entry(shown).or_default().push(ids);
-        }
-        // As they are answered: without video, prompts of any videos fill a batch.
-        let size = |shown: &[Shown]| match shown.is_empty() {
-            true => recipe.eval.batch_size,
-            false => usize::MAX,
+            chat.encode_prompt(&messages, &media(&shown)).map_err(|e| e.of(&ask.entry.id))
         };
-        let groups = groups.iter();
-        Ok(groups.flat_map(|(shown, ids)| ids.chunks(size(shown)).map(Together::new)).collect())
+        let groups = groups(&round.asks, &round.view, recipe.eval.batch_size).into_iter();
+        let together = |group: Vec<usize>| {
+            let prompts = group.iter().map(|i| prompt(&round.asks[*i]));
+            Ok(Together::new(&prompts.collect::<Result<Vec<_>>>()?))
+        };
+        groups.map(together).collect()
     };
     let rounds = rounds(&recipe, &test, &train)?;
     let asked: Vec<Vec<Together>> = rounds.iter().map(together).collect::<Result<_>>()?;

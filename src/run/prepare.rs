@@ -16,7 +16,7 @@ use crate::data::variant::Shown;
 use crate::data::vlm4d::Format;
 use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
-use crate::eval::predict::{Ask, media_tokens};
+use crate::eval::predict::{Ask, Evaluator, media_tokens};
 use crate::eval::rounds::{Round, rounds};
 use crate::features::{Reader, Videos};
 use crate::hash;
@@ -51,6 +51,20 @@ pub struct Prepared {
     /// The questions that validate while the run trains, and their answers as samples.
     pub val: Vec<Entry>,
     pub held_back: Examples,
+}
+
+impl Prepared {
+    /// What asks `model`, which has no tape.
+    pub fn evaluator<'a>(&'a self, model: &'a QwenVl) -> Evaluator<'a> {
+        Evaluator {
+            model,
+            fixed: model.fixed(),
+            chat: &self.chat,
+            videos: &self.videos,
+            recipe: &self.recipe.eval,
+            eos_token_ids: self.eos_token_ids.clone(),
+        }
+    }
 }
 
 /// Samples with their labels, and the videos of each.

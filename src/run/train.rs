@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 use super::prepare::{Examples, Prepared};
 use crate::error::Result;
-use crate::eval::predict::{Ask, Evaluator, Prediction};
+use crate::eval::predict::{Ask, Prediction};
 use crate::eval::view::View;
 use crate::features::Videos;
 use crate::model::qwen_vl::QwenVl;
@@ -61,17 +61,9 @@ impl Validator for HeldBack<'_> {
 impl HeldBack<'_> {
     fn ask(&self, model: &QwenVl) -> Result<Vec<Prediction>> {
         let prepared = self.prepared;
-        let evaluator = Evaluator {
-            model,
-            fixed: model.fixed(),
-            chat: &prepared.chat,
-            videos: &prepared.videos,
-            recipe: &prepared.recipe.eval,
-            eos_token_ids: prepared.eos_token_ids.clone(),
-        };
         let asks = Ask::all(&prepared.val, &prepared.recipe.eval.formats);
         let bar = self.terminal.bar("validation", asks.len());
-        let predictions = evaluator.run(&asks, &View::PLAIN, |done| bar.set(done));
+        let predictions = prepared.evaluator(model).run(&asks, &View::PLAIN, |done| bar.set(done));
         bar.finish();
         predictions
     }
