@@ -373,15 +373,20 @@ fn a_loss_that_is_no_number_names_its_sample() {
     assert_eq!(error.exit_code(), 1);
 }
 
-#[test]
-fn dropout_is_the_same_when_a_layer_is_run_again() {
-    let _alone = alone();
-    let name = "tiny-qwen2-vl";
+/// A model whose adapter drops three inputs of ten.
+fn with_dropout(name: &str) -> QwenVl {
     let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors")).valid();
     for (_, layer) in model.linear_layers_mut() {
         layer.lora.iter_mut().for_each(|lora| lora.dropout = 0.3);
     }
-    let model = model.train();
+    model.train()
+}
+
+#[test]
+fn dropout_is_the_same_when_a_layer_is_run_again() {
+    let _alone = alone();
+    let name = "tiny-qwen2-vl";
+    let model = with_dropout(name);
     let file = format!("{name}/forward_video.safetensors");
     let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
     let gradients = |recompute: bool, dropout: bool, step: usize| {
@@ -634,11 +639,7 @@ fn each_sample_and_seed_drops_inputs_of_its_own() {
     assert_eq!(lanes::number(true, true, 8), 1);
     assert_eq!(lanes::number(true, false, 8), 2);
     let name = "tiny-qwen2-vl";
-    let mut model = with_adapter(name, &format!("{name}/lora_init.safetensors")).valid();
-    for (_, layer) in model.linear_layers_mut() {
-        layer.lora.iter_mut().for_each(|lora| lora.dropout = 0.3);
-    }
-    let model = model.train();
+    let model = with_dropout(name);
     let file = format!("{name}/forward_video.safetensors");
     let Batch { samples, rows } = Batch::read(&model, &file, &[], &["vid_exact".into()]);
     let batch =
