@@ -290,6 +290,12 @@ fn wrong_recipes_are_refused() {
         ),
         ("[lora]", "[lora]\nplus_ratio = 0.0", "`plus_ratio` is 0"),
         ("lr = 1e-3", "vision_lr = -1.0", "`vision_lr` is -1"),
+        ("lr = 1e-3", "vision_lr = 1e-4", "`vision_lr` is set, and the part is not trained"),
+        (
+            "[lora]\n[train]",
+            "[train]\nmerger_lr = 1e-4",
+            "`merger_lr` is set, and the part is not trained",
+        ),
         (
             "[video]",
             "test = [\"real\", \"real\"]\n[video]",

@@ -163,15 +163,20 @@ fn conversations_go_through_the_whole_run() {
     let dir = tempfile::tempdir().unwrap();
     let data = talks(dir.path(), false);
     let recipe = recipe(&tiny(), &data, "max_steps = 2\ngrad_accum = 1");
-    let place = Workplace::new(&with(&recipe, "train = [\"talks\"]\nmirror = 0.5"));
+    let place =
+        Workplace::new(&with(&recipe, "train = [\"talks\"]\nformats = [\"mc\"]\nmirror = 0.5"));
     let output = place.run();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let predictions = predictions(&place);
     assert_eq!(predictions.len(), 2, "two of ten conversations, freeform");
     assert!(predictions.iter().all(|p| p["format"] == "ff" && p["gold"] == "Left."));
     assert!(predictions.iter().all(|p| p["n_video_tokens"].as_u64().unwrap() > 0));
-    let note = "note   all 8 training questions can be mirrored";
-    assert!(text(&output.stdout).contains(note), "{}", text(&output.stdout));
+    for note in [
+        "note   conversations are freeform, whatever data.formats and eval.formats say",
+        "note   all 8 training questions can be mirrored",
+    ] {
+        assert!(text(&output.stdout).contains(note), "{}", text(&output.stdout));
+    }
     let refused = |data: &str, wanted: &str| {
         let place = Workplace::new(&with(&recipe, data));
         let output = place.run();

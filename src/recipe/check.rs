@@ -205,6 +205,29 @@ impl Recipe {
         check(ok, &["train", "freeze"], what, help)
     }
 
+    /// A part's own learning rate only has a meaning where the part is trained.
+    fn rate_checks(&self) -> Vec<Check> {
+        let trained = |part| match &self.lora {
+            // Which parts these layers are in is seen when the checkpoint is there.
+            Some(lora) if lora.from.is_some() || lora.target_modules.is_regex() => true,
+            Some(lora) => lora.scope().contains(&part),
+            None => !self.train.frozen().contains(&part),
+        };
+        let help = if self.lora.is_some() {
+            "add the part to lora.scope, or leave the rate out"
+        } else {
+            "leave the part out of train.freeze, or leave the rate out"
+        };
+        let rates: [(_, _, &'static [&'static str]); 2] = [
+            (Part::Vision, self.train.vision_lr, &["train", "vision_lr"]),
+            (Part::Merger, self.train.merger_lr, &["train", "merger_lr"]),
+        ];
+        let check = |(part, rate, keys): (Part, Option<f64>, &'static [&'static str])| {
+            check(rate.is_none() || trained(part), keys, "set, and the part is not trained", help)
+        };
+        rates.into_iter().map(check).collect()
+    }
+
     /// What only has a meaning where questions are held back.
     fn validation_checks(&self) -> Vec<Check> {
         // What a file of a split holds back is seen when it is read.
@@ -333,6 +356,7 @@ impl Source<'_> {
         checks.extend(recipe.train.checks());
         checks.extend(recipe.eval.checks());
         checks.push(recipe.freeze_check());
+        checks.extend(recipe.rate_checks());
         checks.extend(recipe.validation_checks());
         checks.extend(recipe.eval.judge.checks());
         checks.extend(recipe.lora.iter().flat_map(Lora::checks));

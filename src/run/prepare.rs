@@ -103,6 +103,7 @@ pub fn prepare(
     let (entries, mut notes) = entry::read(&data, &recipe.data.subsets())?;
     let Divided { split, train, val, test, notes: of_split } = divide(&recipe, &entries)?;
     notes.extend(of_split);
+    notes.extend(freeform_note(&recipe, &entries));
     let rounds = rounds(&recipe, &test, &train)?;
     let [learned, validating] = match purpose {
         Purpose::Run => [&train[..], &val[..]],
@@ -237,6 +238,15 @@ pub fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
             .help("leave train.best, patience and eval_steps out, or take a split with `val`"));
     }
     Ok(Divided { split, train, val, test, notes })
+}
+
+/// Conversations have no choices: a recipe that wants multiple choice alone gets something else.
+fn freeform_note(recipe: &Recipe, entries: &[Entry]) -> Option<String> {
+    let without = [&recipe.data.formats, &recipe.eval.formats];
+    let without = without.iter().any(|formats| !formats.contains(&Format::Ff));
+    let conversations = entries.iter().any(|e| e.formats(&[Format::Mc]) == [Format::Ff]);
+    let note = "conversations are freeform, whatever data.formats and eval.formats say";
+    (without && conversations).then(|| note.to_owned())
 }
 
 /// An adapter to start from decides rank, scale, kind and layers, whatever the recipe says; returns
