@@ -18,7 +18,7 @@ use vlm4d_train::train::validation::Track;
 use crate::model::{load, values};
 use crate::support::{CHECKPOINTS, golden};
 
-fn load_as(dir: &Path, dtype: DType) -> QwenVl {
+pub fn load_as(dir: &Path, dtype: DType) -> QwenVl {
     let files = TensorFiles::from_dir(dir).unwrap();
     weights::load(&Config::from_dir(dir).unwrap(), &files, dtype, &Device::flex()).unwrap()
 }

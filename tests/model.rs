@@ -6,7 +6,7 @@ use vlm4d_train::model::config::{Config, Family};
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::{vision, weights};
-use vlm4d_train::train::loss::{cross_entropy, predictions};
+use vlm4d_train::train::loss::{cross_entropy, predictions, total};
 
 use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
 
@@ -312,7 +312,7 @@ fn hidden_states_and_logits_equal_the_reference() {
             for row in &rows {
                 let positions =
                     Positions::new(&model.config, &row.input_ids, &row.grids()).unwrap();
-                let context = model.context(&positions, false);
+                let context = model.context(&[positions], false);
                 let mut x = model.embed(&row.input_ids, &row.features(&model)).unwrap();
                 for (i, layer) in model.model.layers.iter().enumerate() {
                     let want = cut(&states[i * per_layer..], &row.range, hidden);
@@ -350,7 +350,7 @@ fn loss_equals_the_reference() {
                 let n = at.len();
                 let at = Tensor::from_data(TensorData::new(at, [n]), &Device::flex());
                 let logits = model.logits(x.select(1, at).squeeze_dim::<2>(0));
-                sum += f64::from(values(cross_entropy(logits, &targets))[0]);
+                sum += total(&values(cross_entropy(logits, &targets)));
                 tokens += n;
             }
             let (got, want) = (sum / tokens as f64, f64::from(batch.f32("loss").0[0]));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use serde_json::Value;
 use vlm4d_train::error::Result;
 use vlm4d_train::model::parameters::{self, Named};
@@ -12,13 +12,16 @@ use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::weights::transposed;
 use vlm4d_train::recipe::{Lora, Loss, Part, Schedule, Train};
-use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Sample, add_sample};
+use vlm4d_train::train::batches::batches;
+use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples};
 use vlm4d_train::train::lanes;
 use vlm4d_train::train::log::Log;
+use vlm4d_train::train::loss::label_tokens;
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Course;
 use vlm4d_train::train::trainer::{Media, Setup, Standing, order};
 
+use crate::full::load_as;
 use crate::model::{Row, load, media, rows, values};
 use crate::support::{CHECKPOINTS, Golden, alone, golden, max_difference, relative_difference};
 
@@ -208,12 +211,28 @@ fn full_gradients_equal_the_reference() {
 const PLAIN: Method =
     Method { recompute: false, dropout_seed: None, logits_at_once: LOGITS_AT_ONCE, multiple: 1 };
 
+/// Adds the gradients of the samples `which`, a weight for each, which go through the model
+/// together; returns their losses.
+fn add(
+    model: &QwenVl,
+    batch: &Batch,
+    which: &[(usize, f64)],
+    method: Method,
+    sums: &mut Named,
+) -> Vec<f64> {
+    let weighted = which.iter().map(|&(i, weight)| {
+        let features = batch.features(model, i).unwrap();
+        Weighted { sample: &batch.samples[i], features, weight }
+    });
+    let weighted: Vec<Weighted> = weighted.collect();
+    add_samples(model, &weighted, method, sums).unwrap().read().unwrap()
+}
+
 /// Loss and gradients of the batch's first sample.
 fn of_first(model: &QwenVl, batch: &Batch, method: Method) -> (f64, Named) {
-    let features = batch.features(model, 0).unwrap();
     let mut sums = Named::new();
-    let loss = add_sample(model, &batch.samples[0], &features, 1.0, method, &mut sums).unwrap();
-    (loss, sums)
+    let losses = add(model, batch, &[(0, 1.0)], method, &mut sums);
+    (losses[0], sums)
 }
 
 fn assert_same_gradients(got: &Named, want: &Named, tolerance: f64) {
@@ -251,6 +270,79 @@ fn recomputing_cutting_the_logits_and_padding_change_nothing() {
     }
 }
 
+/// Samples of several lengths, each with a weight of its own, in one pass.
+#[test]
+fn samples_that_go_together_learn_as_alone() {
+    for name in CHECKPOINTS {
+        let adapted = with_adapter(name, &format!("{name}/lora_init.safetensors"));
+        let full = load(name).set_require_grad(true).train();
+        let meta = &json(&format!("{name}/summary.json"))["forward"]["batch"];
+        let (images, videos) = (strings(&meta["images"]), strings(&meta["videos"]));
+        for model in [adapted, full] {
+            let file = format!("{name}/forward_batch.safetensors");
+            let batch = Batch::read(&model, &file, &images, &videos);
+            let lengths: Vec<usize> = batch.samples.iter().map(|s| s.input_ids.len()).collect();
+            assert!(lengths.iter().any(|t| *t != lengths[0]), "{lengths:?}");
+            let weights: Vec<(usize, f64)> =
+                (0..lengths.len()).map(|i| (i, 1.0 / (1 + i) as f64)).collect();
+            let (mut losses, mut alone) = (vec![], Named::new());
+            for one in &weights {
+                losses.extend(add(&model, &batch, &[*one], PLAIN, &mut alone));
+            }
+            for (recompute, multiple, logits_at_once) in
+                [(false, 1, LOGITS_AT_ONCE), (true, 16, LOGITS_AT_ONCE), (true, 1, 1)]
+            {
+                let method = Method { recompute, multiple, logits_at_once, ..PLAIN };
+                let mut sums = Named::new();
+                let together = add(&model, &batch, &weights, method, &mut sums);
+                for (together, alone) in together.iter().zip(&losses) {
+                    assert!((together / alone - 1.0).abs() < 1e-6, "{name}: {together} {alone}");
+                }
+                assert_same_gradients(&sums, &alone, 5e-6);
+            }
+        }
+    }
+}
+
+/// As on a GPU: what is not f32 on the CPU is batched too.
+#[test]
+fn a_step_of_batches_has_the_gradients_of_its_samples() {
+    let name = "tiny-qwen2-vl";
+    let source = golden(&format!("ckpt/{name}"));
+    let mut model = load_as(&source, DType::BF16);
+    peft::attach(&mut model, &Lora::default(), 0).unwrap();
+    let model = model.train();
+    let file = format!("{name}/forward_batch.safetensors");
+    let batch = Batch::read(&model, &file, &[], &["vid_odd".into(), "vid_down".into()]).repeat(7);
+    // B is zero yet, and so is A's gradient: a step first.
+    let train = Train { batch_size: 7, grad_accum: 1, shuffle: false, ..Train::default() };
+    let setup = setup(&train, &batch.samples, &batch);
+    let (_, gradients) = setup.gradients(&model, 0).unwrap();
+    let model = AdamW::new(0.0).update(model, |_| 1e-2, &gradients);
+    let (loss, gradients) = setup.gradients(&model, 0).unwrap();
+    let (mut alone, mut sums) = (0.0, Named::new());
+    for (i, sample) in batch.samples.iter().enumerate() {
+        let weight = 1.0 / (7 * label_tokens(&sample.labels)) as f64;
+        alone += weight * add(&model, &batch, &[(i, weight)], PLAIN, &mut sums)[0];
+    }
+    assert!((loss / alone - 1.0).abs() < 1e-3, "{loss} {alone}");
+    assert_same_gradients(&gradients, &sums, 0.03);
+}
+
+#[test]
+fn batches_are_of_samples_that_are_about_as_long() {
+    let none: Vec<Vec<usize>> = vec![];
+    assert_eq!(batches(&[], 8, 8), none);
+    // As many as there is room for, the longest first.
+    let lengths = [100, 120, 130, 110, 50, 128];
+    assert_eq!(batches(&lengths, 1, 390), [vec![2, 5, 1], vec![3, 0], vec![4]]);
+    // As many as are asked for, whatever room there is.
+    assert_eq!(batches(&lengths, 2, 0), [vec![2, 5], vec![1, 3], vec![0], vec![4]]);
+    assert_eq!(batches(&lengths, 1, 0).len(), 6);
+    // Three quarters are no padding.
+    assert_eq!(batches(&[100, 75, 74], 8, 0), [vec![0, 1], vec![2]]);
+}
+
 #[test]
 fn what_lies_before_the_first_trained_layer_has_no_tape() {
     for name in CHECKPOINTS {
@@ -266,7 +358,7 @@ fn what_lies_before_the_first_trained_layer_has_no_tape() {
         let features = batch.features(&model, 0).unwrap();
         assert!(!features[0].is_tracked(), "the vision tower is frozen");
         let sample = &batch.samples[0];
-        let context = model.context(&sample.positions, true);
+        let context = model.context(std::slice::from_ref(&sample.positions), true);
         let embedded = model.embed(&sample.input_ids, &features).unwrap();
         let below = model.model.layers[0].forward(embedded, &context, None);
         assert!(!below.is_tracked(), "layer 0 is frozen");
@@ -342,9 +434,7 @@ fn lanes_add_up_to_the_samples_one_by_one() {
             let labels = sample.labels.iter().filter(|label| **label >= 0).count();
             let weight = 1.0 / (5.0 * labels as f64);
             let method = Method { recompute: true, ..PLAIN };
-            let features = batch.features(&model, i).unwrap();
-            alone +=
-                weight * add_sample(&model, sample, &features, weight, method, &mut sums).unwrap();
+            alone += weight * add(&model, &batch, &[(i, weight)], method, &mut sums)[0];
         }
         assert!((loss / alone - 1.0).abs() < 1e-9, "{loss} {alone}");
         assert_same_gradients(&gradients, &sums, 1e-6);

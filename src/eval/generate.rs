@@ -201,7 +201,7 @@ impl<'a> Branches<'a> {
         let b = rest.len();
         let x = model.embed_text(&padded);
         let hidden = x.dims()[1];
-        let context = model.batch_context(&positions);
+        let context = model.context(&positions, false);
         let x = model.model.forward(x.reshape([b, t, hidden]), &context, Some(cache));
         let last = lengths.iter().enumerate().map(|(row, length)| (row * t + length - 1) as i64);
         let last = TensorData::new(last.collect::<Vec<_>>(), [b]);
@@ -219,7 +219,7 @@ impl<'a> Branches<'a> {
         // A generated media pad is a token like any other.
         let x = model.embed_text(next);
         let [b, hidden] = x.dims();
-        let context = model.batch_context(&positions);
+        let context = model.context(&positions, false);
         let x = model.model.forward(x.reshape([b, 1, hidden]), &context, Some(cache));
         x.reshape([b, hidden])
     }

@@ -125,15 +125,10 @@ impl QwenVl {
         Ok(Tensor::cat(pieces, 0).unsqueeze())
     }
 
-    /// What all layers share for tokens at `positions`; `train` switches dropout on.
-    pub fn context(&self, positions: &Positions, train: bool) -> Context {
-        let batch = std::slice::from_ref(positions);
+    /// What all layers share for a batch of rows of equal length at these positions; `train`
+    /// switches dropout on.
+    pub fn context(&self, batch: &[Positions], train: bool) -> Context {
         Context { rotary: Rotary::text(&self.config.text, batch, &self.device()), train }
-    }
-
-    /// What all layers share for a batch of rows of equal length, without dropout.
-    pub fn batch_context(&self, batch: &[Positions]) -> Context {
-        Context { rotary: Rotary::text(&self.config.text, batch, &self.device()), train: false }
     }
 
     /// Hidden states after the final norm of one whole prompt: `[1, t, hidden]`.
@@ -149,7 +144,8 @@ impl QwenVl {
     ) -> Result<(Tensor<3>, Positions)> {
         let positions = Positions::new(&self.config, input_ids, media)?;
         let x = self.embed(input_ids, features)?;
-        Ok((self.model.forward(x, &self.context(&positions, false), cache), positions))
+        let context = self.context(std::slice::from_ref(&positions), false);
+        Ok((self.model.forward(x, &context, cache), positions))
     }
 
     /// `hidden: [n, hidden]` → `[n, vocab]`.

@@ -13,7 +13,8 @@ pub struct Train {
     /// Stops after this many optimiser steps, whatever `epochs` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<usize>,
-    /// Samples per micro-batch (LLaMA-Factory's example: 1).
+    /// Samples per micro-batch (LLaMA-Factory's example: 1). On a GPU so many of a step's go through
+    /// the model together, or more where that takes little memory.
     pub batch_size: usize,
     /// Micro-batches per optimiser step (LLaMA-Factory's example: 8).
     pub grad_accum: usize,

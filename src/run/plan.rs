@@ -25,6 +25,7 @@ use crate::model::rope::MediaGrid;
 use crate::model::weights;
 use crate::recipe::{Best, Part, Recipe};
 use crate::report::terminal::{self, Terminal, clock, size, thousands};
+use crate::train::batches::tokens_at_once;
 use crate::train::gradients::LOGITS_AT_ONCE;
 use crate::train::lanes;
 use crate::train::loss::label_tokens;
@@ -427,7 +428,15 @@ impl Facts {
         let layers = text.num_hidden_layers;
         let dropout = self.recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
         let on_cpu = self.on_cpu && self.width == 4;
-        let lanes = lanes::number(on_cpu, dropout, train.batch_size * train.grad_accum);
+        let step = train.batch_size * train.grad_accum;
+        let lanes = lanes::number(on_cpu, dropout, step);
+        // Of what goes through the model together: samples, and tokens of all.
+        let (joined, tokens) = if on_cpu || self.tower_is_trained() {
+            (1, longest)
+        } else {
+            let free = tokens_at_once(text, train.recompute, self.width);
+            (step, longest * train.batch_size.max((free / longest.max(1)).min(step)))
+        };
         let mut terms = self.held();
         terms.push(Term {
             what: "gradients and moments",
@@ -442,12 +451,16 @@ impl Facts {
             },
         });
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
-        let tape = lanes * self.width * longest * text.tape();
+        let tape = lanes * self.width * tokens * text.tape();
         if train.recompute {
-            let inputs = lanes * self.width * longest * layers * text.hidden_size;
-            terms.push(Term { what: "layer inputs", bytes: inputs, lower: SMALLER });
+            let lower = match joined > 1 && train.batch_size > 1 {
+                true => "lower train.batch_size, and raise train.grad_accum by as much",
+                false => SMALLER,
+            };
+            let inputs = lanes * self.width * tokens * layers * text.hidden_size;
+            terms.push(Term { what: "layer inputs", bytes: inputs, lower });
             let layer = "one layer and its gradients";
-            terms.push(Term { what: layer, bytes: 2 * tape, lower: SMALLER });
+            terms.push(Term { what: layer, bytes: 2 * tape, lower });
         } else {
             let lower = "set train.recompute = true";
             terms.push(Term { what: "activations", bytes: (layers + 1) * tape, lower });
@@ -455,10 +468,11 @@ impl Facts {
         if self.on_cpu != (self.width == 4) {
             // In f32: scores, weights, and the gradients of both; weights once more for the product.
             let at_once = if train.recompute { 1 } else { layers };
-            let bytes = at_once * 4 * (4 + usize::from(self.width < 4)) * text.scores(longest);
+            let scores = text.scores(longest) * tokens.div_ceil(longest.max(1));
+            let bytes = at_once * 4 * (4 + usize::from(self.width < 4)) * scores;
             terms.push(Term { what: "attention's scores", bytes, lower: SMALLER });
         }
-        let logits = (labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
+        let logits = (joined * labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
         terms.push(Term { what: "logits", bytes: lanes * 3 * 4 * logits, lower: SMALLER });
         if self.recipe.lora.is_none() && self.counts[&Part::Language].trained > 0 {
             let embedding = text.vocab_size * text.hidden_size;

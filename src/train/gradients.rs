@@ -1,17 +1,14 @@
-//! Gradients of one sample, block by block.
+//! Gradients of some samples, block by block.
 //!
 //! With `recompute` the forward keeps no tape, only each layer's input; the backward runs each
 //! layer again with a tape of its own. What lies before the first trained part has no tape and is
-//! not run again. Logits exist at labelled positions only, and of a few at a time. Letters: `t`
-//! tokens, `n` labelled positions.
-
-use std::borrow::Cow;
+//! not run again. Logits exist at labelled positions only, and of a few at a time. Letters: `b`
+//! samples, `t` tokens, `n` labelled positions.
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use super::loss::{cross_entropy, predictions};
-use crate::data::chat::IGNORE_INDEX;
+use super::loss::{cross_entropy, predictions, total};
 use crate::error::{Error, Result};
 use crate::model::host::host;
 use crate::model::language::Context;
@@ -26,7 +23,7 @@ pub struct Sample {
     pub id: String,
     /// `[t]`.
     pub input_ids: Vec<u32>,
-    /// `[t]`, [`IGNORE_INDEX`] where nothing is learned.
+    /// `[t]`, [`IGNORE_INDEX`](crate::data::chat::IGNORE_INDEX) where nothing is learned.
     pub labels: Vec<i64>,
     /// Where each token stands in time, height and width.
     pub positions: Positions,
@@ -37,11 +34,12 @@ pub struct Sample {
 pub struct Method {
     /// Recompute each layer in the backward pass.
     pub recompute: bool,
-    /// Seed of the sample's dropout; none where there is no dropout.
+    /// Seed of the dropout; none where there is no dropout.
     pub dropout_seed: Option<u64>,
     /// Most logits that exist at once ([`LOGITS_AT_ONCE`]); at least those of one position do.
     pub logits_at_once: usize,
-    /// Samples are padded on the right to one token less than a multiple of so many; 1 pads none.
+    /// Samples are padded on the right to one token less than a multiple of so many; with 1 only to
+    /// the longest of those that go together.
     pub multiple: usize,
 }
 
@@ -54,60 +52,124 @@ pub const GPU_MULTIPLE: usize = 64;
 pub const LOGITS_AT_ONCE: usize = 1 << 24;
 
 impl Sample {
-    /// This one with its last token repeated up to one token less than a multiple of `multiple`:
-    /// nothing before them sees them, and no loss is taken there.
-    fn padded(&self, multiple: usize) -> Cow<'_, Self> {
-        let t = (self.input_ids.len() + 1).next_multiple_of(multiple) - 1;
-        if t == self.input_ids.len() {
-            return Cow::Borrowed(self);
-        }
-        let mut padded = self.clone();
-        padded.input_ids.resize(t, self.input_ids.last().copied().unwrap_or_default());
-        padded.labels.resize(t, IGNORE_INDEX);
-        padded.positions = self.positions.part(0..t);
-        Cow::Owned(padded)
+    /// How long it is padded: one token less than a multiple of `multiple`.
+    pub fn padded_length(&self, multiple: usize) -> usize {
+        (self.input_ids.len() + 1).next_multiple_of(multiple) - 1
+    }
+
+    /// Its tokens with the last one repeated, and their positions, up to a length of `t`: nothing
+    /// before them sees them, and no loss is taken there.
+    fn padded(&self, t: usize) -> (Vec<u32>, Positions) {
+        let mut input_ids = self.input_ids.clone();
+        input_ids.resize(t, self.input_ids.last().copied().unwrap_or_default());
+        (input_ids, self.positions.part(0..t))
     }
 }
 
-/// Adds the gradients of `weight · Σ token losses` of `sample` to `sums`; returns `Σ token losses`.
+/// A sample as it enters an optimiser step.
+#[derive(Clone, Debug)]
+pub struct Weighted<'a> {
+    /// The sample.
+    pub sample: &'a Sample,
+    /// Those of its media, `[v, hidden]` each, with a tape where the vision tower is trained.
+    pub features: Vec<Tensor<2>>,
+    /// What each of its token losses counts in the loss of the step.
+    pub weight: f64,
+}
+
+/// The token losses of some samples. Nothing waits for the device until they are read.
+#[derive(Clone, Debug)]
+pub struct Losses {
+    /// All of them, one sample's after the other's: `[n]` in pieces.
+    pieces: Vec<Tensor<1>>,
+    /// How many of them are each sample's.
+    tokens: Vec<usize>,
+}
+
+impl Losses {
+    /// Σ token losses of each sample.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn read(self) -> Result<Vec<f64>> {
+        let pieces = self.pieces.into_iter().map(host).collect::<Result<Vec<_>>>()?.concat();
+        let mut rest = &pieces[..];
+        let of_sample = |tokens: &usize| {
+            let (own, others) = rest.split_at(*tokens);
+            rest = others;
+            total(own)
+        };
+        Ok(self.tokens.iter().map(of_sample).collect())
+    }
+}
+
+/// Adds the gradients of `Σ weight · Σ token losses` of `batch` to `sums`; returns the token losses.
 ///
-/// `model` is in its training form ([`Module::train`](burn::module::Module::train)); `features`
-/// are those of the sample's media, with a tape where the vision tower is trained.
+/// The samples go through `model` together, which is in its training form
+/// ([`Module::train`](burn::module::Module::train)), padded to the longest.
 ///
 /// # Errors
-/// Where the sample's tokens do not fit its media or the device fails.
-pub fn add_sample(
+/// Where a sample's tokens do not fit its media or the device fails.
+pub fn add_samples(
     model: &QwenVl,
-    sample: &Sample,
-    features: &[Tensor<2>],
-    weight: f64,
+    batch: &[Weighted],
     method: Method,
     sums: &mut Named,
-) -> Result<f64> {
-    let sample = sample.padded(method.multiple);
-    let pass = Pass { model, context: model.context(&sample.positions, true), method };
-    let embedded = model.embed(&sample.input_ids, features)?;
-    let (loss, tape, gradient) = if method.recompute {
+) -> Result<Losses> {
+    let lengths = batch.iter().map(|one| one.sample.padded_length(method.multiple));
+    let t = lengths.max().unwrap_or(0);
+    let (ids, positions): (Vec<_>, Vec<_>) = batch.iter().map(|one| one.sample.padded(t)).unzip();
+    let pass = Pass { model, context: model.context(&positions, true), method };
+    let embedded = batch.iter().zip(&ids).map(|(one, ids)| model.embed(ids, &one.features));
+    let embedded = Tensor::cat(embedded.collect::<Result<Vec<_>>>()?, 0);
+    let labelled = Labelled::new(batch, t);
+    let (losses, tape, gradient) = if method.recompute {
         let from = if embedded.is_tracked() { 0 } else { pass.first_trained() };
         let (inputs, last) = pass.forward_keeping_inputs(embedded.clone().inner(), from);
-        let (loss, mut gradient) = pass.head(last, &sample.labels, weight, sums)?;
+        let (losses, mut gradient) = pass.head(last, labelled, sums)?;
         for (i, input) in inputs.into_iter().enumerate().rev() {
             let through = i > 0 || embedded.is_tracked();
             gradient = pass.layer(from + i, input, gradient, through, sums);
         }
-        (loss, embedded, gradient)
+        (losses, embedded, gradient)
     } else {
         let last = pass.forward(embedded);
-        let (loss, gradient) = pass.head(last.clone().inner(), &sample.labels, weight, sums)?;
-        (loss, last, gradient)
+        let (losses, gradient) = pass.head(last.clone().inner(), labelled, sums)?;
+        (losses, last, gradient)
     };
     if tape.is_tracked() {
         add_gradients(model, "", &mut (tape * gradient).sum().backward(), sums);
     }
-    Ok(loss)
+    Ok(losses)
 }
 
-/// One sample's way through the model.
+/// Where a batch of rows of `t` tokens is learned from.
+struct Labelled {
+    /// Rows of `[b·t, hidden]` whose next token is labelled: `[n]`.
+    rows: Vec<i64>,
+    /// Those tokens: `[n]`.
+    targets: Vec<i64>,
+    /// What the loss at each counts: `[n]`.
+    weights: Vec<f32>,
+    /// How many of them are each sample's: `[b]`.
+    tokens: Vec<usize>,
+}
+
+impl Labelled {
+    fn new(batch: &[Weighted], t: usize) -> Self {
+        let mut all = Self { rows: vec![], targets: vec![], weights: vec![], tokens: vec![] };
+        for (row, one) in batch.iter().enumerate() {
+            let (rows, targets) = predictions(&one.sample.labels);
+            all.weights.extend(vec![one.weight as f32; rows.len()]);
+            all.tokens.push(rows.len());
+            all.rows.extend(rows.into_iter().map(|i| (row * t) as i64 + i));
+            all.targets.extend(targets);
+        }
+        all
+    }
+}
+
+/// A batch's way through the model.
 struct Pass<'a> {
     model: &'a QwenVl,
     context: Context,
@@ -115,7 +177,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// All layers with one tape: `[1, t, hidden]` → `[1, t, hidden]`.
+    /// All layers with one tape: `[b, t, hidden]` → `[b, t, hidden]`.
     fn forward(&self, embedded: Tensor<3>) -> Tensor<3> {
         self.model.model.layers.iter().enumerate().fold(embedded, |x, (i, layer)| {
             self.seed_dropout(i);
@@ -147,50 +209,52 @@ impl Pass<'_> {
         (inputs, last)
     }
 
-    /// Norm, logits and loss; returns the summed token losses and the gradient of their weighted
-    /// sum with respect to `last`, `[1, t, hidden]`.
+    /// Norm, logits and loss; returns the token losses and the gradient of their weighted sum with
+    /// respect to `last`, `[b, t, hidden]`.
     fn head(
         &self,
         last: Tensor<3>,
-        labels: &[i64],
-        weight: f64,
+        labelled: Labelled,
         sums: &mut Named,
-    ) -> Result<(f64, Tensor<3>)> {
-        let (rows, targets) = predictions(labels);
-        let n = rows.len();
+    ) -> Result<(Losses, Tensor<3>)> {
+        let Labelled { rows, targets, weights, tokens } = labelled;
+        let ([b, t, width], n) = (last.dims(), rows.len());
         let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &last.device());
         let last = last.autodiff().require_grad();
-        let hidden = self.model.model.norm.forward(last.clone().select(1, rows)).squeeze_dim(0);
+        let hidden = last.clone().reshape([b * t, width]).select(0, rows);
+        let hidden = self.model.model.norm.forward(hidden);
         let at_once = (self.method.logits_at_once / self.model.config.text.vocab_size).max(1);
-        let (mut value, mut pieces) = (0.0, Vec::new());
+        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
         self.seed_dropout(self.model.model.layers.len());
-        for (i, targets) in targets.chunks(at_once).enumerate() {
+        let pieces = targets.chunks(at_once).zip(weights.chunks(at_once));
+        for (i, (targets, weights)) in pieces.enumerate() {
             let piece = hidden.clone().inner().narrow(0, i * at_once, targets.len());
-            let (loss, gradient) = self.loss(piece, targets, weight, sums)?;
-            value += loss;
-            pieces.push(gradient);
+            let (loss, gradient) = self.loss(piece, targets, weights, sums)?;
+            losses.push(loss);
+            gradients.push(gradient);
         }
-        let mut gradients = (hidden * Tensor::cat(pieces, 0)).sum().backward();
+        let mut gradients = (hidden * Tensor::cat(gradients, 0)).sum().backward();
         let gradient = last.grad_remove(&mut gradients);
         add_gradients(self.model, "", &mut gradients, sums);
-        Ok((value, gradient.ok_or_else(no_gradient)?))
+        Ok((Losses { pieces: losses, tokens }, gradient.ok_or_else(no_gradient)?))
     }
 
-    /// The summed token losses at `hidden: [n, hidden]`, and the gradient of their weighted sum.
+    /// The token losses at `hidden: [n, hidden]`, and the gradient of their weighted sum.
     fn loss(
         &self,
         hidden: Tensor<2>,
         targets: &[i64],
-        weight: f64,
+        weights: &[f32],
         sums: &mut Named,
-    ) -> Result<(f64, Tensor<2>)> {
+    ) -> Result<(Tensor<1>, Tensor<2>)> {
+        let weights = TensorData::new(weights.to_vec(), [weights.len()]);
+        let weights = Tensor::<1>::from_data(weights, (&hidden.device(), DType::F32));
         let hidden = hidden.autodiff().require_grad();
-        let loss = cross_entropy(self.model.head(hidden.clone(), true), targets);
-        let value = host(loss.clone().inner())?[0];
-        let mut gradients = loss.mul_scalar(weight).backward();
+        let losses = cross_entropy(self.model.head(hidden.clone(), true), targets);
+        let mut gradients = (losses.clone() * weights.autodiff()).sum().backward();
         let gradient = hidden.grad_remove(&mut gradients).ok_or_else(no_gradient)?;
         add_gradients(self.model, "", &mut gradients, sums);
-        Ok((f64::from(value), gradient))
+        Ok((losses.inner(), gradient))
     }
 
     /// Runs layer `i` again on its `input` with a tape; `gradient` is that of its output. What
@@ -215,7 +279,7 @@ impl Pass<'_> {
     }
 
     /// Layer `i` (behind the last: the head) draws the same dropout each time it is run on this
-    /// sample.
+    /// batch.
     fn seed_dropout(&self, i: usize) {
         if let Some(seed) = self.method.dropout_seed {
             self.model.device().seed(seed.wrapping_add(i as u64 + 1));

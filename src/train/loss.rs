@@ -19,12 +19,17 @@ pub fn label_tokens(labels: &[i64]) -> usize {
     labels.iter().skip(1).filter(|label| **label != IGNORE_INDEX).count()
 }
 
-/// Sum of the negative log-likelihoods: `logits: [n, vocab]`, `targets: [n]` → `[1]`, f32.
+/// Negative log-likelihood of each target: `logits: [n, vocab]`, `targets: [n]` → `[n]`, f32.
 pub fn cross_entropy(logits: Tensor<2>, targets: &[i64]) -> Tensor<1> {
     let n = targets.len();
     let data = TensorData::new(targets.to_vec(), [n, 1]);
     let targets = Tensor::<2, Int>::from_data(data, &logits.device().inner());
-    log_softmax(cast(logits, DType::F32), 1).gather(1, targets).sum().neg()
+    log_softmax(cast(logits, DType::F32), 1).gather(1, targets).squeeze_dim::<1>(1).neg()
+}
+
+/// Sum of token losses, in f64.
+pub fn total(losses: &[f32]) -> f64 {
+    losses.iter().map(|loss| f64::from(*loss)).sum()
 }
 
 /// Weight of one token of each sample in the loss of an optimiser step.

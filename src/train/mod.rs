@@ -1,5 +1,6 @@
 //! Training: loss → gradients → optimiser step, with its log and checkpoints.
 
+pub mod batches;
 pub mod board;
 pub mod checkpoint;
 pub mod gradients;

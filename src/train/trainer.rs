@@ -10,8 +10,9 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::batches::{batches, tokens_at_once};
 use super::checkpoint;
-use super::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, add_sample};
+use super::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples};
 use super::lanes;
 use super::log::{Log, Record, memory_bytes};
 use super::loss::{label_tokens, token_weights};
@@ -22,7 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::model::cpu;
 use crate::model::host::host;
-use crate::model::parameters::{self, Named};
+use crate::model::parameters::{self, Named, any_trained};
 use crate::model::qwen_vl::QwenVl;
 use crate::recipe::{Lora, Part, Train};
 
@@ -128,46 +129,76 @@ impl Setup<'_> {
             token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
         let weighted: Vec<(usize, f64)> =
             micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect();
-        match lanes::number(on_cpu(model), self.has_dropout(), weighted.len()) {
-            1 => self.sum(model, step, weighted.into_iter()),
+        let batches = self.batches(model, &weighted);
+        match lanes::number(on_cpu(model), self.has_dropout(), batches.len()) {
+            1 => self.sum(model, step, batches.iter()),
             lanes => lanes::run(model, |model, lane| {
-                self.sum(model, step, weighted.iter().copied().skip(lane).step_by(lanes))
+                self.sum(model, step, batches.iter().skip(lane).step_by(lanes))
             }),
         }
+    }
+
+    /// The samples of a step, with their weights, as they go through the model: on the CPU, and
+    /// where the vision tower has a tape of its own for each, one by one.
+    fn batches(&self, model: &QwenVl, weighted: &[(usize, f64)]) -> Vec<Vec<(usize, f64)>> {
+        if on_cpu(model) || any_trained(&model.visual) {
+            return weighted.iter().map(|one| vec![*one]).collect();
+        }
+        let length = |(i, _): &(usize, f64)| self.samples[*i].padded_length(GPU_MULTIPLE);
+        let lengths: Vec<usize> = weighted.iter().map(length).collect();
+        let width = model.model.norm.weight.val().dtype().size();
+        let tokens = tokens_at_once(&model.config.text, self.train.recompute, width);
+        let batches = batches(&lengths, self.train.batch_size, tokens).into_iter();
+        batches.map(|batch| batch.into_iter().map(|i| weighted[i]).collect()).collect()
     }
 
     fn has_dropout(&self) -> bool {
         self.lora.is_some_and(|lora| lora.dropout > 0.0)
     }
 
-    /// Loss and summed gradients of some samples of optimiser step `step`, with their weights.
-    fn sum(
+    /// Loss and summed gradients of some of the batches of optimiser step `step`.
+    fn sum<'a>(
         &self,
         model: &QwenVl,
         step: usize,
-        samples: impl Iterator<Item = (usize, f64)>,
+        batches: impl Iterator<Item = &'a Vec<(usize, f64)>>,
     ) -> Result<(f64, Named)> {
-        let (mut loss, mut sums) = (0.0, Named::new());
-        for (i, weight) in samples {
-            let method = Method {
-                recompute: self.train.recompute,
-                dropout_seed: self.has_dropout().then(|| dropout_seed(self.seed, step, i)),
-                logits_at_once: LOGITS_AT_ONCE,
-                multiple: if on_cpu(model) { 1 } else { GPU_MULTIPLE },
-            };
+        let (mut sums, mut pending) = (Named::new(), Vec::new());
+        for batch in batches {
+            let method = self.method(model, step, batch[0].0);
             if let Some(seed) = method.dropout_seed {
                 // For the vision tower; each decoder layer is given a seed of its own.
                 model.device().seed(seed);
             }
-            let features = self.media.features(model, i)?;
-            let sample = &self.samples[i];
-            let total = add_sample(model, sample, &features, weight, method, &mut sums)?;
-            if !total.is_finite() {
-                return Err(self.broken(step, &format!("the loss of `{}` is {total}", sample.id)));
+            let weighted = batch.iter().map(|&(i, weight)| {
+                let features = self.media.features(model, i)?;
+                Ok(Weighted { sample: &self.samples[i], features, weight })
+            });
+            let weighted = weighted.collect::<Result<Vec<_>>>()?;
+            pending.push((batch, add_samples(model, &weighted, method, &mut sums)?));
+        }
+        // Read when all is launched: a GPU that is waited for in between has nothing to do next.
+        let mut loss = 0.0;
+        for (batch, losses) in pending {
+            for ((i, weight), total) in batch.iter().zip(losses.read()?) {
+                if !total.is_finite() {
+                    let what = format!("the loss of `{}` is {total}", self.samples[*i].id);
+                    return Err(self.broken(step, &what));
+                }
+                loss += weight * total;
             }
-            loss += weight * total;
         }
         Ok((loss, sums))
+    }
+
+    /// How the gradients of a batch are computed; `first` is its first sample.
+    fn method(&self, model: &QwenVl, step: usize, first: usize) -> Method {
+        Method {
+            recompute: self.train.recompute,
+            dropout_seed: self.has_dropout().then(|| dropout_seed(self.seed, step, first)),
+            logits_at_once: LOGITS_AT_ONCE,
+            multiple: if on_cpu(model) { 1 } else { GPU_MULTIPLE },
+        }
     }
 
     /// Trains `model` (in training form) to the end of the course, or until no validation gets

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::gradients::{LOGITS_AT_ONCE, Sample};
-use super::loss::{cross_entropy, label_tokens, predictions};
+use super::loss::{cross_entropy, label_tokens, predictions, total};
 use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::model::host::host;
@@ -116,7 +116,7 @@ pub fn held_out_loss(
 /// Sum of the token losses of one sample, without a tape.
 fn token_losses(model: &QwenVl, sample: &Sample, features: &[Tensor<2>]) -> Result<f64> {
     let embedded = model.embed(&sample.input_ids, features)?;
-    let context = model.context(&sample.positions, false);
+    let context = model.context(std::slice::from_ref(&sample.positions), false);
     let hidden = model.model.forward(embedded, &context, None);
     let (rows, targets) = predictions(&sample.labels);
     let at_once = (LOGITS_AT_ONCE / model.config.text.vocab_size).max(1);
@@ -125,7 +125,7 @@ fn token_losses(model: &QwenVl, sample: &Sample, features: &[Tensor<2>]) -> Resu
         let rows = TensorData::new(rows.to_vec(), [rows.len()]);
         let rows = Tensor::<1, Int>::from_data(rows, &hidden.device());
         let logits = model.logits(hidden.clone().select(1, rows).squeeze_dim(0));
-        sum += f64::from(host(cross_entropy(logits, targets))?[0]);
+        sum += total(&host(cross_entropy(logits, targets))?);
     }
     Ok(sum)
 }
