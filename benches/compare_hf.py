@@ -297,7 +297,9 @@ def parity(arguments):
         os.path.join(arguments.out, name),
     )
     save("forward.safetensors", {"features": features, "logits": logits})
-    model.gradients([sample])
+    for _ in range(model.accumulate):
+        model.gradients(model.next())
+    model.at = 0
     named = model.model.named_parameters()
     named = {name.replace(".default.", "."): p.grad for name, p in named if p.requires_grad}
     save("gradients.safetensors", named)

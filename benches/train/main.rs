@@ -117,7 +117,10 @@ struct Way {
     /// Recompute each layer in the backward pass.
     #[arg(long)]
     recompute: bool,
-    /// Samples of an optimiser step.
+    /// Samples of a micro-batch.
+    #[arg(long, default_value_t = 1)]
+    batch_size: usize,
+    /// Micro-batches of an optimiser step.
     #[arg(long, default_value_t = 1)]
     accumulate: usize,
 }
@@ -240,11 +243,17 @@ impl Model {
 impl Way {
     fn settings(&self) -> recipe::Train {
         recipe::Train {
+            batch_size: self.batch_size,
             grad_accum: self.accumulate,
             shuffle: false,
             recompute: self.recompute,
             ..recipe::Train::default()
         }
+    }
+
+    /// Samples of an optimiser step.
+    fn samples(&self) -> usize {
+        self.batch_size * self.accumulate
     }
 }
 
@@ -297,8 +306,8 @@ fn repeated(
     task: Task,
     case: &Case,
 ) -> Result<Value, Failure> {
-    let accumulate = if task == Task::Train { case.way.accumulate } else { 1 };
-    let n = (case.warmup + case.steps) * accumulate;
+    let of_step = if task == Task::Train { case.way.samples() } else { 1 };
+    let n = (case.warmup + case.steps) * of_step;
     let entries: Vec<Entry> = samples.into_iter().cycle().take(n).collect();
     let videos = Videos::new(model, &entries, case.way.fresh_features);
     let (all, losses) = match task {
@@ -312,7 +321,7 @@ fn repeated(
     let total: f64 = seconds.iter().sum();
     let mut sorted = seconds.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let measured = &entries[case.warmup * accumulate..];
+    let measured = &entries[case.warmup * of_step..];
     let tokens: usize = measured.iter().map(|e| e.input_ids.len()).sum();
     Ok(json!({
         "samples_per_s": measured.len() as f64 / total,
@@ -331,7 +340,7 @@ fn experiment(model: &QwenVl, entries: &[Entry], case: &Case) -> Result<Value, F
     model.device().sync().map_err(|e| Error::device(&format!("{e:?}")))?;
     let features_s = start.elapsed().as_secs_f64();
     let before_s = ask_all(model, entries, &videos)?;
-    let n = case.steps * case.way.accumulate;
+    let n = case.steps * case.way.samples();
     let trained: Vec<Entry> = entries.iter().cloned().cycle().take(n).collect();
     let (model, seconds, losses) = train(model, &trained, &videos.of_samples(&trained), case)?;
     let after_s = ask_all(&model.valid(), entries, &videos)?;
@@ -373,7 +382,7 @@ fn train(
     let setup = training(&settings, &samples, videos);
     let mut optimiser = AdamW::new(0.0);
     let (mut seconds, mut losses) = (vec![], vec![]);
-    for step in 0..entries.len() / case.way.accumulate {
+    for step in 0..entries.len() / case.way.samples() {
         let start = Instant::now();
         let (loss, mut gradients) = setup.gradients(&model, step)?;
         clip(&mut gradients, 1.0)?;

@@ -31,18 +31,19 @@ pub struct Parity {
     out: PathBuf,
     #[command(flatten)]
     way: Way,
-    /// Optimiser steps, of one sample each.
+    /// Optimiser steps.
     #[arg(long, default_value_t = 20)]
     steps: usize,
 }
 
 /// Writes into `out`: `forward.safetensors` (of the first sample: the vision tower's `features`
-/// and the `logits` at its labelled positions), `gradients.safetensors` (of its loss, by PEFT's
-/// names), and `parity.json` (the loss and gradient norm of each of the first steps).
+/// and the `logits` at its labelled positions), `gradients.safetensors` (of the first step's loss,
+/// by PEFT's names), and `parity.json` (the loss and gradient norm of each of the first steps).
 pub fn write(parity: &Parity) -> Result<Value, Failure> {
     let (model, chosen) = parity.model.load()?;
     let batches = Batches::read(&parity.model.batches)?;
-    let entries: Vec<Entry> = batches.samples.into_iter().cycle().take(parity.steps).collect();
+    let n = parity.steps * parity.way.samples();
+    let entries: Vec<Entry> = batches.samples.into_iter().cycle().take(n).collect();
     let videos = Videos::new(&model, &entries, parity.way.fresh_features);
     let samples: Vec<Sample> =
         entries.iter().map(|entry| entry.sample(&model)).collect::<Result<_, Failure>>()?;
