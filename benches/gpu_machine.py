@@ -98,25 +98,63 @@ def nvrtc_library(folders, newest):
     )
 
 
-def compile_probe(nvrtc, include):
-    """The compiler's log where it cannot compile a small kernel with the headers of `include`."""
+def compile_probe(nvrtc, include, architecture):
+    """The PTX of a small kernel with the headers of `include`, or none and the compiler's log."""
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), KERNEL, b"probe.cu", 0, None, None)
-    options = [b"--gpu-architecture=sm_80", b"--include-path=" + str(include).encode()]
-    options.append(b"--include-path=" + str(include / "cccl").encode())
+    options = [f"--gpu-architecture={architecture}", f"--include-path={include}", f"--include-path={include / 'cccl'}"]
+    options = [option.encode() for option in options]
     code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    if code == 0:
-        return None
     size = ctypes.c_size_t()
+    if code == 0:
+        nvrtc.nvrtcGetPTXSize(program, ctypes.byref(size))
+        ptx = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetPTX(program, ptx)
+        return ptx.raw, None
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
     lines = log.value.decode(errors="replace").splitlines()
-    return next((line for line in lines if "error" in line), f"code {code}")
+    return None, next((line for line in lines if "error" in line), f"code {code}")
 
 
-def toolkit(driver_version, work):
-    """Environment that a program needs to find NVRTC and its headers, and NVRTC's version.
+def gpu(index):
+    """The driver, its GPU `index`, and what burn has kernels for that compiled for."""
+    cuda, device = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+    return cuda, device, f"sm_{major.value}{minor.value}" + ("a" if major.value >= 9 else "")
+
+
+def link_probe(index, ptx):
+    """Why GPU `index` cannot load `ptx` by way of the driver's linker, as burn does; none where it can."""
+    cuda, device, _ = gpu(index)
+    log, context, state, code, module = ctypes.create_string_buffer(16384), *(ctypes.c_void_p() for _ in range(4))
+    # CU_JIT_ERROR_LOG_BUFFER and _SIZE_BYTES
+    options, values = (ctypes.c_int * 2)(5, 6), (ctypes.c_void_p * 2)(ctypes.addressof(log), len(log))
+    size, ref, kind_ptx = ctypes.c_size_t(), ctypes.byref, 1
+    steps = {
+        "cuDevicePrimaryCtxRetain": lambda: cuda.cuDevicePrimaryCtxRetain(ref(context), device),
+        "cuCtxSetCurrent": lambda: cuda.cuCtxSetCurrent(context),
+        "cuLinkCreate": lambda: cuda.cuLinkCreate_v2(2, options, values, ref(state)),
+        "cuLinkAddData": lambda: cuda.cuLinkAddData_v2(
+            state, kind_ptx, ptx, ctypes.c_size_t(len(ptx)), b"probe", 0, None, None),
+        "cuLinkComplete": lambda: cuda.cuLinkComplete(state, ref(code), ref(size)),
+        "cuModuleLoadData": lambda: cuda.cuModuleLoadData(ref(module), code),
+    }
+    failed = ((name, result) for name, step in steps.items() if (result := step()))
+    name, result = next(failed, (None, 0))
+    # The context would else hold memory for as long as this process lives.
+    cuda.cuDevicePrimaryCtxRelease_v2(device)
+    return f"{name} returns {result} {log.value.decode(errors='replace')}".strip() if name else None
+
+
+def toolkit(driver_version, work, index=0):
+    """Environment that a program needs to find NVRTC and its headers, and NVRTC's version; a kernel
+    for GPU `index` is compiled and loaded.
 
     Headers that lie in several folders are linked together in one under `work`."""
     folders = candidates()
@@ -130,18 +168,25 @@ def toolkit(driver_version, work):
             f"install the CUDA toolkit {version(driver_version)} or older, `{sys.executable} -m pip install {wheels(driver_version)}`, or a newer driver",
         )
     includes = [folder / "include" for folder in folders if (folder / "include").is_dir()]
-    log = "no folder with headers"
+    target = gpu(index)[2] if driver_version else "sm_80"
+    ptx, log = None, "no folder with headers"
     for include in includes:
-        log = compile_probe(nvrtc, include)
-        if log is None:
+        ptx, log = compile_probe(nvrtc, include, target)
+        if ptx:
             break
     else:
         include = joined(includes, work / "cuda" / "include")
-        log = compile_probe(nvrtc, include) if includes else log
+        ptx, log = compile_probe(nvrtc, include, target) if includes else (ptx, log)
     if log is not None:
         raise Missing(
             f"NVRTC {version(found)} cannot compile a kernel: {log}",
             f"the headers of CUDA are missing or of another version: install the toolkit {version(found)}, or `{sys.executable} -m pip install {wheels(found)}`",
+        )
+    refused = link_probe(index, ptx) if driver_version else None
+    if refused:
+        raise Missing(
+            f"the driver (CUDA {version(driver_version)}) does not load a kernel that NVRTC {version(found)} compiled for {target}: {refused}",
+            "install a newer driver, or another CUDA toolkit",
         )
     environment = {"CUDA_PATH": str(include.parent)}
     if folder:

@@ -64,7 +64,7 @@ pub fn choose(model: &Model) -> Result<Chosen> {
         return Ok(Chosen { device: Device::flex(), name: "cpu".into(), dtype, note });
     };
     let dtype = if model.dtype == Dtype::F32 { DType::F32 } else { DType::BF16 };
-    prepare_cuda(gpus.len(), dtype)?;
+    prepare_cuda(gpus.len(), index, dtype)?;
     match gpus.into_iter().nth(index) {
         Some(device) => Ok(Chosen { device, name: format!("cuda:{index}"), dtype, note: None }),
         None => Err(no_such_gpu(index)),
@@ -102,10 +102,10 @@ fn gpus() -> Vec<Device> {
 /// Checks what kernels need, and lets f32 be f32: products of f32 matrices would else be rounded
 /// to TF32 (10 bits), which PyTorch by default does not do either.
 #[cfg(feature = "cuda")]
-fn prepare_cuda(gpus: usize, dtype: DType) -> Result<()> {
+fn prepare_cuda(gpus: usize, index: usize, dtype: DType) -> Result<()> {
     use cubek::config::{CubekConfig, MatmulConfig, RuntimeConfig};
 
-    cuda::find(gpus).check()?;
+    cuda::find(gpus, index).check()?;
     let allow_tf32 = dtype != DType::F32;
     // Set once in a process: a second run in it has the first one's.
     if !CubekConfig::try_set(CubekConfig { matmul: MatmulConfig { allow_tf32 } })
@@ -119,14 +119,14 @@ fn prepare_cuda(gpus: usize, dtype: DType) -> Result<()> {
 
 #[cfg(not(feature = "cuda"))]
 #[expect(clippy::unnecessary_wraps, reason = "as with CUDA")]
-fn prepare_cuda(_gpus: usize, _dtype: DType) -> Result<()> {
+fn prepare_cuda(_gpus: usize, _index: usize, _dtype: DType) -> Result<()> {
     Ok(())
 }
 
 /// Why a program for GPUs uses none.
 #[cfg(feature = "cuda")]
 fn why_no_gpu() -> Option<String> {
-    cuda::find(0).check().err().map(|e| format!("runs on the CPU: {e}"))
+    cuda::find(0, 0).check().err().map(|e| format!("runs on the CPU: {e}"))
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -41,6 +41,10 @@ fn each_missing_part_is_named_with_its_cure() {
     let log = "probe.cu(3): catastrophic error: cannot open source file \"mma.h\"";
     let refused = said(&Found { refused: Some(log.into()), ..WHOLE });
     assert!(refused.contains(log) && refused.contains("CUDA_PATH"));
+    let log = "nvrtc: error: invalid value for --gpu-architecture (-arch)";
+    let unknown = said(&Found { refused: Some(log.into()), ..WHOLE });
+    assert!(unknown.contains("NVRTC 12.8 does not know this GPU"), "{unknown}");
+    assert!(unknown.contains("newer CUDA toolkit; the driver takes 13.0"), "{unknown}");
 }
 
 #[test]

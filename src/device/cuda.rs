@@ -97,6 +97,13 @@ impl Found {
         }
         match &self.refused {
             None => Ok(()),
+            Some(log) if log.contains("--gpu-architecture") => missing(
+                format!("NVRTC {} does not know this GPU: {log}", version(nvrtc)),
+                format!(
+                    "install a newer CUDA toolkit; the driver takes {} or older",
+                    version(driver)
+                ),
+            ),
             Some(log) => missing(
                 format!("NVRTC {} cannot compile a kernel: {log}", version(nvrtc)),
                 format!(
@@ -124,9 +131,10 @@ fn version(number: u32) -> String {
     format!("{}.{}", number / 1000, number % 1000 / 10)
 }
 
-/// Looks for all of it, by the names under which it will be loaded.
+/// Looks for all of it, by the names under which it will be loaded; `index` is the GPU that is to be
+/// used, of `gpus`.
 #[cfg(feature = "cuda")]
-pub fn find(gpus: usize) -> Found {
+pub fn find(gpus: usize, index: usize) -> Found {
     use cudarc::{driver, nvrtc};
 
     // SAFETY: asks whether a library can be loaded, which runs the library's own start-up code
@@ -144,13 +152,40 @@ pub fn find(gpus: usize) -> Found {
         (driver.then_some(number as u32), nvrtc.then_some((1000 * major + 10 * minor) as u32))
     };
     let built_for = driver::sys::CUDA_VERSION;
-    let refused = nvrtc.and_then(|_| compile().err());
+    let refused = nvrtc.and_then(|_| {
+        // Without a driver nothing may be asked of it.
+        let [own, family] = architectures((driver.is_some() && index < gpus).then_some(index));
+        // As burn: a GPU that is newer than the compiler has what the first of its family has.
+        let error = compile(&own).err()?;
+        if own == family { Some(error) } else { compile(&family).err() }
+    });
     Found { built_for, driver, gpus, nvrtc, refused }
 }
 
-/// Compiles a kernel that includes what those of burn do.
+/// What burn has kernels for GPU `index` compiled for, by NVRTC's names: the GPU itself, and the
+/// first of its family. The oldest with tensor cores for bf16 where there is no GPU.
 #[cfg(feature = "cuda")]
-fn compile() -> std::result::Result<(), String> {
+fn architectures(index: Option<usize>) -> [String; 2] {
+    use cudarc::driver::result::device;
+    use cudarc::driver::sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+
+    let of = |attribute| {
+        let gpu = device::get(index? as i32).ok()?;
+        // SAFETY: the driver has just named the device.
+        unsafe { device::get_attribute(gpu, attribute).ok() }
+    };
+    let (major, minor) = of(MAJOR).zip(of(MINOR)).unwrap_or((8, 0));
+    let own = if major >= 9 { "a" } else { "" };
+    let first = if major > 9 { 0 } else { minor };
+    [minor, first].map(|minor| format!("sm_{major}{minor}{own}"))
+}
+
+/// Compiles a kernel for `architecture` that includes what those of burn do.
+#[cfg(feature = "cuda")]
+fn compile(architecture: &str) -> std::result::Result<(), String> {
     use cudarc::nvrtc::{CompileError, CompileOptions, compile_ptx_with_opts};
 
     let kernel = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n#include <mma.h>\n\
@@ -162,8 +197,8 @@ fn compile() -> std::result::Result<(), String> {
     let include = toolkit.join("include");
     let include_paths =
         [&include, &include.join("cccl")].map(|path| path.display().to_string()).to_vec();
-    let options =
-        CompileOptions { include_paths, arch: Some("sm_80"), ..CompileOptions::default() };
+    let options = vec![format!("--gpu-architecture={architecture}")];
+    let options = CompileOptions { include_paths, options, ..CompileOptions::default() };
     match compile_ptx_with_opts(kernel, options) {
         Ok(_) => Ok(()),
         Err(CompileError::CompileError { log, .. }) => {
