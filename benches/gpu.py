@@ -43,6 +43,8 @@ from gpu_machine import Missing
 HERE = pathlib.Path(__file__).resolve().parent
 STAGES = ["build", "write", "parity", "speed", "answers", "experiment"]
 SHAPES = ["2b", "7b", "2.5-3b", "2.5-7b", "nano", "2.5-nano", "tiny", "2.5-tiny"]
+# Samples of a step whose numbers are compared: ours go through the model together.
+PARITY_ACCUMULATE = 2
 # The first bar: our tokens/s over transformers', at no more memory.
 BAR = 0.7
 # bf16 with f32 accumulation, no sparsity. Source: NVIDIA's data sheets.
@@ -59,6 +61,7 @@ OURS = {
     "features kept, recomputed": ["--recompute"],
     "features kept, activations kept": [],
     "features anew, recomputed": ["--fresh-features", "--recompute"],
+    "batches of 4, activations kept": ["--batch-size", "4"],
 }
 THEIRS = {
     "checkpointing": ["--checkpointing"],
@@ -90,14 +93,14 @@ class Runner:
         kept = read(path)
         again = again or self.arguments.again
         if kept and kept.get("command") == stamp and "error" not in kept and not again:
-            print(f"{shape:>9} {name:<46} kept", flush=True)
+            print(f"{shape:>9} {name:<46} kept")
             return self.keep(shape, name, kept)
         if self.arguments.budget and time.monotonic() - self.start > self.arguments.budget:
             self.failures.append(f"{shape} {name}: not begun, --budget is used up")
             raise Failed
         if before:
             before()
-        print(f"{shape:>9} {name:<46} ", end="", flush=True)
+        print(f"{shape:>9} {name:<46} ", end="")
         begun = time.monotonic()
         with machine.Watch(self.nvml) as watch:
             code, out, err = limited(command, self.environment, self.arguments.limit)
@@ -107,10 +110,10 @@ class Runner:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1))
         if "error" in result:
-            print(f"failed after {seconds:.0f} s\n    {result['error']}", flush=True)
+            print(f"failed after {seconds:.0f} s\n    {result['error']}")
             self.failures.append(f"{shape} {name}: {path}")
             raise Failed
-        print(f"{seconds:.0f} s", flush=True)
+        print(f"{seconds:.0f} s")
         return self.keep(shape, name, result)
 
     def keep(self, shape, name, result):
@@ -182,7 +185,7 @@ def build(arguments, environment):
     command = ["cargo", "bench", "--no-run", "--locked", "--bench", "train", "--message-format", "json"]
     command += [] if arguments.device == "cpu" else ["--features", "cuda"]
     command += ["--offline"] if arguments.offline else []
-    print("build:", " ".join(command), flush=True)
+    print("build:", " ".join(command))
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=os.environ | environment,
     )
@@ -239,12 +242,13 @@ def write(runner, shape):
 def parity(runner, shape, folder, before):
     arguments, out = runner.arguments, runner.out / shape
     where = lambda device, dtype: ["--device", device, "--dtype", dtype, "--adapter", folder / "adapter"]
-    to = lambda name, steps: ["--out", out / name, "--steps", steps]
+    to = lambda name, steps: ["--out", out / name, "--steps", steps, "--accumulate", PARITY_ACCUMULATE]
     files = [folder, folder / "batches.json"]
     commands = {
         "ours cpu f32": [*runner.ours, "parity", *files, *where("cpu", "f32"), *to("ours_cpu_f32", arguments.cpu_steps)]
     }
-    for dtype in ("f32", "bf16"):
+    # bf16, which a run has, comes first: time may run out.
+    for dtype in ("bf16", "f32"):
         name = f"ours {arguments.device} {dtype} recomputed"
         files_of = [*where(arguments.device, dtype), *to(f"ours_{dtype}", arguments.parity_steps)]
         commands[name] = [*runner.ours, "parity", *files, *files_of, "--recompute"]
@@ -259,7 +263,9 @@ def measure(runner, shape, folder, before):
     arguments = runner.arguments
     where = ["--device", arguments.device, "--dtype", arguments.dtype]
     counts = ["--steps", arguments.steps, "--warmup", arguments.warmup]
-    steps = [*counts, "--accumulate", arguments.accumulate]
+    # As many samples a step, however many a forward pass takes.
+    passes = lambda name: max(1, arguments.accumulate // (4 if "batches of 4" in name else 1))
+    steps = lambda name: [*counts, "--accumulate", passes(name)]
     adapter = ["--adapter", folder / "adapter"]
     our = lambda file, *more: [*runner.ours, "measure", folder, folder / file, *where, *adapter, *more]
     their = lambda file, *more: hf("measure", folder, folder / file, *where, *adapter, *more)
@@ -267,12 +273,9 @@ def measure(runner, shape, folder, before):
         for round_ in range(1, arguments.rounds + 1):
             commands = {}
             for name, more in OURS.items():
-                commands[f"train, ours, {name}, {round_}"] = our("speed.json", *steps, *more)
+                commands[f"train, ours, {name}, {round_}"] = our("speed.json", *steps(name), *more)
             for name, more in {} if arguments.without_hf else THEIRS.items():
-                # As many samples a step, however many a forward pass takes.
-                passes = max(1, arguments.accumulate // (4 if "batches of 4" in name else 1))
-                some = [*counts, "--accumulate", passes, *more]
-                commands[f"train, transformers, {name}, {round_}"] = their("speed.json", *some)
+                commands[f"train, transformers, {name}, {round_}"] = their("speed.json", *steps(name), *more)
             runner.each(shape, commands, before)
     if "answers" in arguments.stage:
         for task in ("freeform", "letter"):
@@ -282,7 +285,7 @@ def measure(runner, shape, folder, before):
                 commands[f"{task}, transformers"] = their("speed.json", *more)
             runner.each(shape, commands, before)
     if "experiment" in arguments.stage:
-        more = ["--task", "experiment", *steps]
+        more = ["--task", "experiment", *steps("experiment")]
         commands = {"experiment, ours": our("experiment.json", *more, "--recompute")}
         if not arguments.without_hf:
             commands["experiment, transformers"] = their("experiment.json", *more, "--checkpointing")
@@ -425,7 +428,8 @@ def speed_rows(runner, shape, folder, gpu):
         rate = rates[len(rates) // 2]
         flops = rate * kept["flops_per_token"] if kept else None
         on_gpu = runner.arguments.device != "cpu"
-        memory = max(result["gpu_peak_bytes" if on_gpu else "peak_bytes"] for result in results)
+        # Of the last round: while burn tunes, it takes up to 2 GiB for a while.
+        memory = results[-1]["gpu_peak_bytes" if on_gpu else "peak_bytes"]
         table.append({
             "name": name, "tokens_per_s": rate, "least": rates[0], "most": rates[-1],
             "tflops": flops and flops / 1e12, "mfu": flops / peak if flops and peak else None,
@@ -438,7 +442,7 @@ def print_speed(runner, shape, table):
     if not table:
         return None
     theirs = {row["name"]: row for row in table}.get("transformers, checkpointing")
-    print(f"\n{shape}: training, {runner.arguments.dtype}, steps of {runner.arguments.accumulate} micro-batches")
+    print(f"\n{shape}: training, {runner.arguments.dtype}, steps of {runner.arguments.accumulate} samples")
     print(f"{'':<44}{'tokens/s':>10}{'(least, most)':>18}{'TFLOP/s':>9}{'MFU':>7}{'peak GiB':>10}{'warm-up s':>11}{'ratio':>7}")
     for row in table:
         share = f"{row['mfu']:.1%}" if row["mfu"] else ""
@@ -473,21 +477,29 @@ def print_rest(results):
         print(f"{name:<44}" + "".join(f"{part:>9.1f}" for part in parts))
 
 
-def summary(runner, machine_facts):
-    gpu, whole = machine_facts.get("gpu", ""), {"machine": machine_facts, "shapes": {}}
-    for shape in runner.arguments.shape:
-        folder = runner.arguments.models / shape
-        rows = verdicts(runner, shape) if "parity" in runner.arguments.stage else []
-        if rows:
-            print_parity(runner, shape, rows)
-        table = speed_rows(runner, shape, folder, gpu)
-        bar = print_speed(runner, shape, table)
-        print_rest(runner.results.get(shape, {}))
-        of_shape = {"parity": rows, "speed": table, "bar": bar, "commands": runner.results.get(shape, {})}
-        whole["shapes"][shape] = of_shape
-    whole["failures"] = runner.failures
-    (runner.out / "results.json").write_text(json.dumps(whole, indent=1))
-    print(f"\nall of it: {runner.out / 'results.json'}")
+class Summary:
+    """The tables, printed as soon as they are there, and all of it as JSON."""
+
+    def __init__(self, runner, facts):
+        self.runner, self.gpu = runner, facts.get("gpu", "")
+        self.whole = {"machine": facts, "shapes": {}}
+
+    def add(self, shape, **parts):
+        of_shape = self.whole["shapes"].setdefault(shape, {})
+        of_shape |= parts | {"commands": self.runner.results.get(shape, {})}
+        self.whole["failures"] = self.runner.failures
+        (self.runner.out / "results.json").write_text(json.dumps(self.whole, indent=1))
+
+    def parity(self, shape):
+        rows = verdicts(self.runner, shape)
+        print_parity(self.runner, shape, rows)
+        self.add(shape, parity=rows)
+
+    def measured(self, shape):
+        table = speed_rows(self.runner, shape, self.runner.arguments.models / shape, self.gpu)
+        bar = print_speed(self.runner, shape, table)
+        print_rest(self.runner.results.get(shape, {}))
+        self.add(shape, speed=table, bar=bar)
 
 
 def options():
@@ -510,30 +522,35 @@ def options():
     parser.add_argument("--parity-steps", type=int, default=20)
     parser.add_argument("--cpu-steps", type=int, help="of the CPU's reference [default: 20; 3 where a model has 7B]")
     parser.add_argument("--rounds", type=int, default=2, help="of the speed stage")
-    parser.add_argument("--accumulate", type=int, default=8, help="micro-batches of a step")
+    parser.add_argument("--accumulate", type=int, default=8, help="samples of a step")
     parser.add_argument("--steps", type=int, default=4)
-    # With 8 micro-batches a step, 4 steps see each of the 32 samples' lengths once.
+    # With 8 samples a step, 4 steps see each of the 32 samples' lengths once.
     parser.add_argument("--warmup", type=int, default=4)
     parser.add_argument("--questions", type=int, default=16, help="of answers and experiment")
     return parser.parse_args()
 
 
 def main():
+    # As Ctrl-C: what runs is ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.stdout.reconfigure(line_buffering=True)
     arguments = options()
     arguments.out = arguments.out.resolve()
     arguments.models = (arguments.models or arguments.out / "models").resolve()
     facts, environment, nvml = {"python": sys.version.split()[0]}, {}, None
     if arguments.device != "cpu":
         cuda = machine.driver()
-        environment, nvrtc = machine.toolkit(cuda, arguments.out)
-        nvml = machine.Nvml(int(arguments.device.split(":")[1]))
+        index = int(arguments.device.split(":")[1])
+        environment, nvrtc = machine.toolkit(cuda, arguments.out, index)
+        nvml = machine.Nvml(index)
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         facts |= {"driver": machine.version(cuda), "nvrtc": machine.version(nvrtc), "gpu": machine.tell(query)}
     facts |= check_python(arguments)
     facts["commit"] = machine.tell(["git", "-C", HERE, "describe", "--always", "--dirty"])
-    print("  ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
+    print("  ".join(f"{key} {value}" for key, value in facts.items()))
     arguments.ours = build(arguments, environment)
     runner = Runner(arguments, environment, nvml)
+    summary = Summary(runner, facts)
     for shape in arguments.shape:
         steps = arguments.cpu_steps
         arguments.cpu_steps = steps or (3 if "7b" in shape else 20)
@@ -547,12 +564,13 @@ def main():
                 continue
         if "parity" in arguments.stage:
             parity(runner, shape, folder, before)
+            summary.parity(shape)
         measure(runner, shape, folder, before)
-        speed_rows(runner, shape, folder, "")
+        summary.measured(shape)
         if not arguments.keep and folder.exists():
             shutil.rmtree(folder)
         arguments.cpu_steps = steps
-    summary(runner, facts)
+    print(f"\nall of it: {runner.out / 'results.json'}")
     if runner.failures:
         print("failed:\n  " + "\n  ".join(runner.failures))
         sys.exit(1)
