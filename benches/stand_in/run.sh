@@ -34,8 +34,9 @@ if [ -z "$(find "$library" -newer "$here/driver.cpp" 2>/dev/null)" ] ||
     mv "$library.new" "$library"
     for name in libcuda.so libnvidia-ml.so.1; do ln -sf libcuda.so.1 "$out/$name"; done
 fi
-if [ "${STAND_IN_COUNT:-0}" != 0 ]; then
-    # Nothing is compiled either, and what is kept of that must not meet what is.
+[ -z "${STAND_IN_KEEP:-}" ] || mkdir -p "$STAND_IN_KEEP"
+if [ "${STAND_IN_COUNT:-0}" != 0 ] && [ "${STAND_IN_COMPILE:-0}" = 0 ]; then
+    # What is kept of nothing compiled must not meet what is.
     mkdir -p "$out/count"
     g++ -std=c++20 -O2 -Wall -fPIC -fvisibility=hidden -shared "$here/nvrtc.cpp" -o "$out/count/libnvrtc.so"
     for major in 12 13; do ln -sf libnvrtc.so "$out/count/libnvrtc.so.$major"; done
