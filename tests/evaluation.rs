@@ -12,6 +12,7 @@ use vlm4d_train::eval::predict::{Ask, Prediction};
 use vlm4d_train::eval::rounds::{Round, rounds};
 use vlm4d_train::eval::view::View;
 use vlm4d_train::recipe::{Control, Recipe};
+use vlm4d_train::report::controls;
 
 /// Entries of a made-up question file: `videos` per source, `questions` on each.
 fn entries(dir: &Path, sources: &[(&str, usize)], questions: usize) -> Vec<Entry> {
@@ -194,6 +195,21 @@ fn circular_accuracy_wants_every_rotation_right() {
     // Other questions: nothing to pair.
     assert!(all.controls["train"][&Format::Mc].gain.is_none());
     assert!(!all.controls.contains_key("circular"));
+}
+
+#[test]
+fn what_the_video_is_worth_is_told_of_questions_that_have_one() {
+    let of = |all: &[(&str, bool)]| -> Vec<Prediction> {
+        all.iter().map(|(id, correct)| prediction(id, None, *correct)).collect()
+    };
+    let plain = of(&[("x", true), ("y", false), ("z", true), ("words alone", true)]);
+    let blind = of(&[("x", false), ("y", false), ("z", true)]);
+    let all = metrics(&plain, &BTreeMap::from([("no_video".to_owned(), blind)]), 1);
+    let worth = controls::worth(&[("after", all)], Format::Mc).unwrap();
+    assert!(
+        worth.contains("after +33.3 [") && worth.contains("(66.7 with it, 33.3 without)"),
+        "{worth}"
+    );
 }
 
 #[test]

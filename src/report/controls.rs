@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::eval::metrics::{Metrics, metrics};
 use crate::eval::predict::{self, Prediction};
 use crate::eval::rounds::TRAIN;
-use crate::eval::stats::{Metric, Paired};
+use crate::eval::stats::{Metric, Paired, share};
 
 /// The metrics of an evaluation whose questions as they are got `plain`, and whose other rounds lie
 /// in `dir`.
@@ -92,12 +92,15 @@ pub fn section(stages: &[Stage], format: Format) -> String {
 /// `after +7.5 [+2.1, +13.0] (53.5 with it, 46.0 without)`.
 fn gain((stage, metrics): &Stage, format: Format) -> Option<String> {
     let blind = metrics.controls.get("no_video")?.get(&format)?;
-    let plain = metrics.formats.get(&format)?;
+    let gain = blind.gain?;
+    let without = blind.breakdown.overall;
+    // Of the same questions: those that have no video are not asked without it.
+    let with = share(without.correct + gain.fixed - gain.broken, without.n);
     Some(format!(
         "{stage} {} ({:.1} with it, {:.1} without)",
-        points(&blind.gain?),
-        100.0 * plain.breakdown.overall.accuracy,
-        100.0 * blind.breakdown.overall.accuracy
+        points(&gain),
+        100.0 * with,
+        100.0 * without.accuracy
     ))
 }
 
