@@ -61,7 +61,26 @@ fn a_wrong_video_is_another_one_of_the_same_source() {
     }
     let one: Vec<Entry> = entries.into_iter().filter(|e| e.source == "own").collect();
     let error = View::of(Control::WrongVideo, one.iter(), 1).unwrap_err();
-    assert!(error.to_string().contains("needs two test videos"), "{error}");
+    assert!(error.to_string().contains("too few other videos for `real/own_0_0`"), "{error}");
+}
+
+#[test]
+fn a_wrong_video_is_none_of_the_questions_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries = entries(dir.path(), &[("davis", 3), ("ego4d", 2)], 1);
+    // Each shows the next one's video too: all are tied together.
+    let videos: Vec<PathBuf> = entries.iter().map(|e| e.videos[0].clone()).collect();
+    let next = videos.iter().cycle().skip(1).cloned();
+    entries.iter_mut().zip(next).for_each(|(entry, video)| entry.videos.push(video));
+    for seed in 0..50 {
+        let view = View::of(Control::WrongVideo, entries.iter(), seed).unwrap();
+        for entry in &entries {
+            let shown: BTreeSet<PathBuf> =
+                view.shown(entry).into_iter().map(|shown| shown.video).collect();
+            assert_eq!(shown.len(), 2, "seed {seed}");
+            assert!(entry.videos.iter().all(|own| !shown.contains(own)), "seed {seed}");
+        }
+    }
 }
 
 #[test]

@@ -20,8 +20,8 @@ pub enum View {
     Videos(Variant),
     /// Nothing: the questions are asked blind.
     Nothing,
-    /// Other videos, each in the place of one.
-    Others(BTreeMap<PathBuf, PathBuf>),
+    /// In the place of an entry's videos, as many that are not among them.
+    Others(BTreeMap<Vec<PathBuf>, Vec<PathBuf>>),
 }
 
 impl View {
@@ -31,7 +31,7 @@ impl View {
     /// What `control` shows in the place of the videos of `entries`.
     ///
     /// # Errors
-    /// A wrong video where there is only one.
+    /// Wrong videos where there are too few others.
     pub fn of<'a>(
         control: Control,
         entries: impl Iterator<Item = &'a Entry>,
@@ -50,10 +50,9 @@ impl View {
         match self {
             Self::Videos(variant) => Shown::all(&entry.videos, *variant),
             Self::Nothing => vec![],
-            Self::Others(other) => {
-                let videos: Vec<PathBuf> =
-                    entry.videos.iter().map(|v| other.get(v).unwrap_or(v).clone()).collect();
-                Shown::all(&videos, Variant::Plain)
+            Self::Others(others) => {
+                let videos = others.get(&entry.videos).unwrap_or(&entry.videos);
+                Shown::all(videos, Variant::Plain)
             }
         }
     }
@@ -64,32 +63,41 @@ impl View {
     }
 }
 
-/// Another video for each video of `entries`: the next of the same source in an order drawn from
-/// the seed; of any source where its own has no other. Each stands in for one video at most, but
-/// for those of such lonely sources.
+/// Other videos for those of each entry, by its own: for each the next of the same source in an
+/// order drawn from the seed, of any source where its own has no other. Where entries have one video
+/// each, every one stands in for one at most, but for those of such lonely sources.
 fn others<'a>(
     entries: impl Iterator<Item = &'a Entry>,
     seed: u64,
-) -> Result<BTreeMap<PathBuf, PathBuf>> {
-    let mut sources: BTreeMap<&str, BTreeSet<&PathBuf>> = BTreeMap::new();
+) -> Result<BTreeMap<Vec<PathBuf>, Vec<PathBuf>>> {
+    let entries: Vec<&Entry> = entries.collect();
+    let all: BTreeSet<(&str, &PathBuf)> = entries.iter().copied().flat_map(videos).collect();
+    let mut order: Vec<(&str, &PathBuf)> = all.into_iter().collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let places: BTreeMap<(&str, &PathBuf), usize> = order.iter().copied().zip(0..).collect();
+    let mut others: BTreeMap<Vec<PathBuf>, Vec<PathBuf>> = BTreeMap::new();
     for entry in entries {
-        sources.entry(&entry.source).or_default().extend(&entry.videos);
+        let mut chosen: Vec<PathBuf> = Vec::new();
+        for video in videos(entry) {
+            let (before, from) = order.split_at(places[&video]);
+            let ring = from.iter().chain(before);
+            let near = ring.clone().filter(|(source, _)| *source == entry.source);
+            let mut nearest = near.chain(ring).map(|(_, video)| *video);
+            let other = nearest.find(|v| !entry.videos.contains(v) && !chosen.contains(v));
+            chosen.push(other.ok_or_else(|| too_few(entry))?.clone());
+        }
+        others.insert(entry.videos.clone(), chosen);
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut ring = |videos: &BTreeSet<&PathBuf>| -> Vec<(PathBuf, PathBuf)> {
-        let mut videos: Vec<&PathBuf> = videos.iter().copied().collect();
-        videos.shuffle(&mut rng);
-        let next = videos.iter().cycle().skip(1);
-        videos.iter().zip(next).map(|(a, b)| ((*a).clone(), (*b).clone())).collect()
-    };
-    let all: BTreeSet<&PathBuf> = sources.values().flatten().copied().collect();
-    if all.len() == 1 {
-        return Err(Error::input("eval.controls: `wrong_video` needs two test videos or more")
-            .help("leave it out, or raise data.split.test"));
-    }
-    let mut other: BTreeMap<PathBuf, PathBuf> = ring(&all).into_iter().collect();
-    for videos in sources.values().filter(|videos| videos.len() > 1) {
-        other.extend(ring(videos));
-    }
-    Ok(other)
+    Ok(others)
+}
+
+/// The videos of an entry with their source.
+fn videos(entry: &Entry) -> impl Iterator<Item = (&str, &PathBuf)> {
+    entry.videos.iter().map(|video| (&*entry.source, video))
+}
+
+fn too_few(entry: &Entry) -> Error {
+    let what =
+        format!("eval.controls: `wrong_video` finds too few other videos for `{}`", entry.id);
+    Error::input(what).help("leave it out, or raise data.split.test")
 }
