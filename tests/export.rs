@@ -12,6 +12,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use vlm4d_train::data::vlm4d::Format;
+use vlm4d_train::eval::predict;
 use vlm4d_train::export::{KeySpelling, Options, dtype, export, size};
 use vlm4d_train::hash;
 use vlm4d_train::model::config::Config;
@@ -267,6 +269,25 @@ fn the_card_tells_data_recipe_and_numbers() {
         assert_eq!(card.contains("PeftModel"), !merge);
         assert!(!card.contains("base_model:"), "a path on this machine is no model on the hub");
     }
+}
+
+#[test]
+fn the_card_claims_what_the_run_did() {
+    let run = trained("tiny-qwen2-vl", "");
+    let card = |to: &str| {
+        let dir = written(&run, to, |_| ());
+        std::fs::read_to_string(dir.join("README.md")).unwrap()
+    };
+    let by_rules = card("rules");
+    assert!(by_rules.contains("Graded: MC by rules; FF by rules."), "{by_rules}");
+    let path = run.dir.join("after/predictions.jsonl");
+    let mut after = predict::read(&path).unwrap();
+    for p in after.iter_mut().filter(|p| p.format == Format::Mc) {
+        p.grader = "logprob".into();
+    }
+    predict::write(&path, &after).unwrap();
+    let by_letters = card("letters");
+    assert!(by_letters.contains("Graded: MC by logprob; FF by rules."), "{by_letters}");
 }
 
 #[test]

@@ -57,6 +57,9 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         Some(format!("{}:\n\n{}", title(*format), controls::section(&stages, *format)))
     });
     let controls: Vec<String> = controls.collect();
+    let graders = after
+        .iter()
+        .map(|(format, of)| format!("{} by {}", format_name(*format).to_uppercase(), of.grader));
     let context = context! {
         base_id,
         base => serde_json::to_string(&base).unwrap_or_default(),
@@ -75,7 +78,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         version => env!("CARGO_PKG_VERSION"),
         accuracies => table.markdown(),
         chance => chance.map(|chance| format!("{:.1}", 100.0 * chance)),
-        grader => after.values().next().map_or("", |metrics| &*metrics.grader),
+        graders => graders.collect::<Vec<_>>().join("; "),
         controls => controls.join("\n"),
         recipe => recipe.to_toml()?,
     };
