@@ -12,6 +12,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use vlm4d_train::data::split::By;
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::eval::predict;
 use vlm4d_train::export::{KeySpelling, Options, dtype, export, size};
@@ -279,7 +280,17 @@ fn the_card_claims_what_the_run_did() {
         std::fs::read_to_string(dir.join("README.md")).unwrap()
     };
     let by_rules = card("rules");
-    assert!(by_rules.contains("Graded: MC by rules; FF by rules."), "{by_rules}");
+    for part in [
+        "questions of real that it was not\ntrained on, split by video.",
+        "Graded: MC by rules; FF by rules.",
+        "✻ marks fewer than 30 videos",
+    ] {
+        assert!(by_rules.contains(part), "no `{part}` in\n{by_rules}");
+    }
+    let path = run.dir.join("recipe.toml");
+    let mut recipe = Recipe::from_file(&path).unwrap();
+    recipe.data.split.by = By::Question;
+    std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
     let path = run.dir.join("after/predictions.jsonl");
     let mut after = predict::read(&path).unwrap();
     for p in after.iter_mut().filter(|p| p.format == Format::Mc) {
@@ -287,7 +298,9 @@ fn the_card_claims_what_the_run_did() {
     }
     predict::write(&path, &after).unwrap();
     let by_letters = card("letters");
-    assert!(by_letters.contains("Graded: MC by logprob; FF by rules."), "{by_letters}");
+    for part in ["trained on, split by question.", "Graded: MC by logprob; FF by rules."] {
+        assert!(by_letters.contains(part), "no `{part}` in\n{by_letters}");
+    }
 }
 
 #[test]

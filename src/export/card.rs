@@ -9,9 +9,10 @@ use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::paired;
-use crate::report::accuracy::{interval, p, title};
+use crate::report::accuracy::{interval, p, small, title};
 use crate::report::controls;
 use crate::report::finished::Finished;
+use crate::report::split;
 use crate::report::table::Table;
 use crate::report::terminal::format_name;
 use crate::run::places;
@@ -57,6 +58,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         Some(format!("{}:\n\n{}", title(*format), controls::section(&stages, *format)))
     });
     let controls: Vec<String> = controls.collect();
+    let (split, _) = split::told(&run.dir, recipe)?;
     let graders = after
         .iter()
         .map(|(format, of)| format!("{} by {}", format_name(*format).to_uppercase(), of.grader));
@@ -75,9 +77,11 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         },
         trained_on => recipe.data.train.join(" + "),
         tested_on => recipe.data.test_subsets().join(" + "),
+        split,
         version => env!("CARGO_PKG_VERSION"),
         accuracies => table.markdown(),
         chance => chance.map(|chance| format!("{:.1}", 100.0 * chance)),
+        small => small(),
         graders => graders.collect::<Vec<_>>().join("; "),
         controls => controls.join("\n"),
         recipe => recipe.to_toml()?,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::table::Table;
 use crate::data::vlm4d::Format;
 use crate::eval::metrics::FormatMetrics;
-use crate::eval::stats::{Breakdown, Metric, Paired};
+use crate::eval::stats::{Breakdown, Metric, Paired, SMALL};
 
 /// A format's name as a title.
 pub fn title(format: Format) -> &'static str {
@@ -13,6 +13,11 @@ pub fn title(format: Format) -> &'static str {
         Format::Mc => "Multiple choice (MC)",
         Format::Ff => "Freeform (FF)",
     }
+}
+
+/// What the mark of an [`interval`] says.
+pub fn small() -> String {
+    format!("✻ marks fewer than {SMALL} videos: too few for a sound interval")
 }
 
 /// `31.0 [25.1, 37.4]`, marked where there are too few videos for the interval.

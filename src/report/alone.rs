@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::accuracy::{interval, title};
+use super::accuracy::{interval, small, title};
 use super::controls;
 use super::published::{HUMAN_OVERALL, human};
 use super::table::Table;
@@ -11,7 +11,6 @@ use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::eval::metrics::FormatMetrics;
 use crate::eval::predict;
-use crate::eval::stats::SMALL;
 use crate::files;
 use crate::recipe::Recipe;
 
@@ -37,8 +36,8 @@ pub fn write(dir: &Path, of: &str, recipe: &Recipe) -> Result<String> {
     }
     let note = format!(
         "Accuracies are percentages with a 95 % interval from a bootstrap over videos; a response \
-         without an answer counts as wrong. ✻ marks fewer than {SMALL} videos: too few for a sound \
-         interval."
+         without an answer counts as wrong. {}.",
+        small()
     );
     files::write(&dir.join("report.md"), format!("# {of}\n\n{tables}{note}\n"))?;
     Ok(format!("\n{tables}{note}"))

@@ -70,8 +70,8 @@ fn report(
         }
         writeln!(
             text,
-            "## How to read this\n\nAccuracies are percentages of all test questions; a response without an answer counts as wrong. Intervals are 95 % percentiles of a bootstrap over videos. The change is taken on the same questions; p is McNemar's exact test. ✻ marks fewer than {} videos: too few for a sound interval.",
-            crate::eval::stats::SMALL
+            "## How to read this\n\nAccuracies are percentages of all test questions; a response without an answer counts as wrong. Intervals are 95 % percentiles of a bootstrap over videos. The change is taken on the same questions; p is McNemar's exact test. {}.",
+            accuracy::small()
         )
     })();
     formatted.map_err(|e| Error::run(format!("the report could not be written: {e}")))?;

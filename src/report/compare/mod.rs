@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use self::settings::{label, of_evaluation};
+use super::accuracy;
 use super::finished::Finished;
 use super::published::{self, Published};
 use super::split;
@@ -402,10 +403,7 @@ fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<S
         ));
     }
     if rows.iter().flat_map(|row| row.scores.values()).any(|score| score.overall.small) {
-        notes.push(format!(
-            "✻ marks fewer than {} videos: too few for a sound interval.",
-            stats::SMALL
-        ));
+        notes.push(format!("{}.", accuracy::small()));
     }
     let tests = differences.iter().flat_map(|d| d.changes.values()).filter(|c| c.single).count();
     if tests > 0 {

@@ -12,7 +12,7 @@ use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::eval::metrics::paired;
 use crate::eval::predict::Prediction;
-use crate::eval::stats::{self, Breakdown, Metric};
+use crate::eval::stats::{Breakdown, Metric};
 use crate::files;
 use crate::recipe::Recipe;
 use crate::report::accuracy;
@@ -92,7 +92,7 @@ fn page(
             confusions,
             data => picture(&dir.join(crate::report::data::PICTURE)),
             recipe => recipe.to_toml()?,
-            small => stats::SMALL,
+            small => accuracy::small(),
             n_questions => thousands(after.len()),
             questions,
             script => include_str!("report.js"),
