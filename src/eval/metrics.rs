@@ -17,7 +17,7 @@ pub struct Metrics {
     /// `mc` and `ff`.
     #[serde(flatten)]
     pub formats: BTreeMap<Format, FormatMetrics>,
-    /// The same under each control; `train` are questions that were trained on.
+    /// The same under each control; `train` are training questions.
     pub controls: BTreeMap<String, BTreeMap<Format, FormatMetrics>>,
 }
 

@@ -13,7 +13,7 @@ use crate::recipe::Recipe;
 
 /// Name of the round with rotated choices.
 pub const CIRCULAR: &str = "circular";
-/// Name of the round of questions that were trained on.
+/// Name of the round of training questions.
 pub const TRAIN: &str = "train";
 
 /// Questions that are asked under one view.

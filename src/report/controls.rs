@@ -106,7 +106,7 @@ fn gain((stage, metrics): &Stage, format: Format) -> Option<String> {
 
 fn title(control: &str) -> String {
     match control {
-        TRAIN => "questions that were trained on".into(),
+        TRAIN => "training questions".into(),
         "no_video" => "without the video".into(),
         "shuffled" => "frames shuffled".into(),
         "reversed" => "video reversed".into(),
