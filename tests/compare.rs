@@ -158,7 +158,7 @@ fn the_table_is_the_papers() {
 }
 
 #[test]
-fn seeds_are_a_mean_and_a_deviation() {
+fn seeds_are_pooled_with_a_deviation() {
     let root = TempDir::new().unwrap();
     let dirs: Vec<PathBuf> = [(1, 5), (2, 6), (3, 7)]
         .into_iter()
@@ -177,6 +177,19 @@ fn seeds_are_a_mean_and_a_deviation() {
     assert_eq!(score.overall.n, 3 * QUESTIONS);
     let change = comparison.differences[0].changes[&Format::Ff];
     assert!((change.paired.difference - 0.3).abs() < 1e-12 && !change.single);
+}
+
+#[test]
+fn all_test_sets_are_told() {
+    let root = TempDir::new().unwrap();
+    let dirs = [(1, 0), (2, 20)].map(|(seed, first)| {
+        RunFolder { seed, first, split: "", ..RunFolder::default() }
+            .write(root.path(), &format!("seed_{seed}"))
+    });
+    let comparison = compared(&dirs);
+    let wanted = "100 questions on 50 videos of real in 2 test sets, split by video";
+    assert_eq!(comparison.tested_on, wanted);
+    assert_eq!(comparison.rows[1].scores[&Format::Mc].overall.n_videos, 50);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Several finished runs → the paper's Table 2 (models × what they were trained on) with intervals,
 //! and the differences on the questions that they share.
 //!
-//! Runs that differ in nothing but the seed make one row, as mean ± standard deviation. Runs that
-//! were not tested on the same questions are refused.
+//! Runs that differ in nothing but the seed make one row: the accuracy over the answers of all ± the
+//! standard deviation over the runs. Runs that were not tested on the same questions are refused.
 
 mod questions;
 mod settings;
@@ -372,18 +372,23 @@ fn change(from: &RowRuns, to: &RowRuns, format: Format) -> Option<Change> {
 }
 
 fn tested_on(rows: &[RowRuns]) -> Result<String> {
-    let Some(stage) = rows.first().and_then(|row| row.stages.first()) else {
+    let stages: Vec<&Stage> = rows.iter().flat_map(|row| &row.stages).collect();
+    let Some(Stage { run, .. }) = stages.first() else {
         return Ok(String::new());
     };
-    let recipe = &stage.run.recipe;
-    let ids: BTreeSet<&str> = stage.predictions.iter().map(|p| &*p.id).collect();
-    let videos: BTreeSet<&str> = stage.predictions.iter().map(|p| &*p.video).collect();
-    let (split, _) = split::told(&stage.run.dir, recipe)?;
+    let asked = || stages.iter().flat_map(|stage| stage.predictions);
+    let ids: BTreeSet<&str> = asked().map(|p| &*p.id).collect();
+    let videos: BTreeSet<&str> = asked().map(|p| &*p.video).collect();
+    let sets = match test_sets(rows) {
+        ..2 => String::new(),
+        n => format!(" in {n} test sets"),
+    };
+    let (split, _) = split::told(&run.dir, &run.recipe)?;
     Ok(format!(
-        "{} questions on {} videos of {}, {split}",
+        "{} questions on {} videos of {}{sets}, {split}",
         super::terminal::thousands(ids.len()),
         super::terminal::thousands(videos.len()),
-        recipe.data.test_subsets().join(" + "),
+        run.recipe.data.test_subsets().join(" + "),
     ))
 }
 
@@ -393,10 +398,10 @@ fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<S
     ];
     if rows.iter().any(|row| row.runs.len() > 1) {
         notes.push(
-            "± is the standard deviation over runs that differ in the seed only; their number stands under runs.".into(),
+            "An accuracy of several runs is that of all their answers; ± is the standard deviation over the runs, which differ in the seed only and whose number stands under runs.".into(),
         );
     }
-    let sets: usize = grouped.iter().map(test_sets).max().unwrap_or(1);
+    let sets = test_sets(grouped);
     if sets > 1 {
         notes.push(format!(
             "The seeds drew {sets} different test sets; every row rests on all of them. Set data.split.seed to keep the questions while the seed changes."
@@ -421,17 +426,21 @@ fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<S
     notes
 }
 
-fn test_sets(row: &RowRuns) -> usize {
-    let mut seen: Vec<&Stage> = Vec::new();
-    for stage in &row.stages {
-        let alike = |s: &&Stage| {
-            FORMATS.iter().all(|f| questions::same(s.predictions, stage.predictions, *f))
-        };
-        if !seen.iter().any(alike) {
-            seen.push(stage);
+/// Most test sets that a row rests on.
+fn test_sets(rows: &[RowRuns]) -> usize {
+    let of = |row: &RowRuns| {
+        let mut seen: Vec<&Stage> = Vec::new();
+        for stage in &row.stages {
+            let alike = |s: &&Stage| {
+                FORMATS.iter().all(|f| questions::same(s.predictions, stage.predictions, *f))
+            };
+            if !seen.iter().any(alike) {
+                seen.push(stage);
+            }
         }
-    }
-    seen.len()
+        seen.len()
+    };
+    rows.iter().map(of).max().unwrap_or(0)
 }
 
 /// Settings in which the trained rows differ although the table's columns do not show it.
