@@ -205,6 +205,20 @@ fn other_settings_make_another_row() {
 }
 
 #[test]
+fn what_is_asked_beside_the_test_questions_makes_no_row() {
+    let root = TempDir::new().unwrap();
+    let write = |name: &str, train: &[&str], extra: &str| {
+        RunFolder { train, extra, ..RunFolder::default() }.write(root.path(), name)
+    };
+    let asked = "[eval]\ncontrols = []\ncircular = true\ntrain_share = 0.5";
+    let comparison = compared(&[write("a", &["real"], ""), write("b", &["synthetic"], asked)]);
+    let rows: Vec<_> =
+        comparison.rows.iter().map(|row| (&*row.trained_on, &*row.settings)).collect();
+    assert_eq!(rows, [("original", ""), ("R", ""), ("S", "")]);
+    assert!(!comparison.notes.iter().any(|note| note.starts_with("The runs differ in")));
+}
+
+#[test]
 fn differences_between_models_name_the_settings_of_both() {
     let root = TempDir::new().unwrap();
     let write = |name: &str, model: &str, extra: &str| {

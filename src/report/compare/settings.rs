@@ -6,9 +6,18 @@ use crate::error::Result;
 use crate::recipe::{Recipe, Values};
 
 /// What does not make two runs differ: where things lie, what ran them, what they were trained on
-/// (that is the table's own column), and the seeds.
-const NO_SETTING: [&str; 6] =
-    ["model.path", "model.device", "data.path", "data.train", "seed", "data.split.seed"];
+/// (that is the table's own column), the seeds, and what is asked beside the test questions.
+const NO_SETTING: [&str; 9] = [
+    "model.path",
+    "model.device",
+    "data.path",
+    "data.train",
+    "seed",
+    "data.split.seed",
+    "eval.controls",
+    "eval.circular",
+    "eval.train_share",
+];
 
 /// The settings of a recipe.
 ///
