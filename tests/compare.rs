@@ -247,6 +247,7 @@ fn the_command_prints_and_writes() {
         "tested on 80 questions on 40 videos of real, split by video",
         "FF paper",
         "R − original",
+        "it takes questions as independent",
         "60.0 [",
     ] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");

@@ -284,6 +284,7 @@ fn the_card_claims_what_the_run_did() {
         "questions of real that it was not\ntrained on, split by video.",
         "Graded: MC by rules; FF by rules.",
         "✻ marks fewer than 30 videos",
+        "it takes questions as independent",
     ] {
         assert!(by_rules.contains(part), "no `{part}` in\n{by_rules}");
     }

@@ -180,6 +180,8 @@ fn one_file_holds_everything() {
         "human, VLM4D",
         "guessing",
         "right answer",
+        "it takes questions as independent",
+        "where all videos score alike",
     ] {
         assert!(html.contains(part), "no `{part}`");
     }

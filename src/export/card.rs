@@ -9,7 +9,7 @@ use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::paired;
-use crate::report::accuracy::{interval, p, small, title};
+use crate::report::accuracy::{INTERVALS, P, interval, p, small, title};
 use crate::report::controls;
 use crate::report::finished::Finished;
 use crate::report::split;
@@ -81,6 +81,8 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         version => env!("CARGO_PKG_VERSION"),
         accuracies => table.markdown(),
         chance => chance.map(|chance| format!("{:.1}", 100.0 * chance)),
+        intervals => INTERVALS,
+        p => P,
         small => small(),
         graders => graders.collect::<Vec<_>>().join("; "),
         controls => controls.join("\n"),

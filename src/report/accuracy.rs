@@ -7,6 +7,14 @@ use crate::data::vlm4d::Format;
 use crate::eval::metrics::FormatMetrics;
 use crate::eval::stats::{Breakdown, Metric, Paired, SMALL};
 
+/// What an [`interval`] is.
+pub const INTERVALS: &str = "95 % intervals from a bootstrap over videos, or Clopper and Pearson's \
+                             where all videos score alike";
+
+/// What `p` is.
+pub const P: &str =
+    "p is McNemar's exact test: it takes questions as independent, the interval does not";
+
 /// A format's name as a title.
 pub fn title(format: Format) -> &'static str {
     match format {

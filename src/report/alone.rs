@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::accuracy::{interval, small, title};
+use super::accuracy::{INTERVALS, interval, small, title};
 use super::controls;
 use super::published::{HUMAN_OVERALL, human};
 use super::table::Table;
@@ -35,8 +35,8 @@ pub fn write(dir: &Path, of: &str, recipe: &Recipe) -> Result<String> {
         }
     }
     let note = format!(
-        "Accuracies are percentages with a 95 % interval from a bootstrap over videos; a response \
-         without an answer counts as wrong. {}.",
+        "Accuracies are percentages of all test questions; a response without an answer counts as \
+         wrong. Brackets are {INTERVALS}. {}.",
         small()
     );
     files::write(&dir.join("report.md"), format!("# {of}\n\n{tables}{note}\n"))?;

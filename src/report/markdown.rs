@@ -70,7 +70,9 @@ fn report(
         }
         writeln!(
             text,
-            "## How to read this\n\nAccuracies are percentages of all test questions; a response without an answer counts as wrong. Intervals are 95 % percentiles of a bootstrap over videos. The change is taken on the same questions; p is McNemar's exact test. {}.",
+            "## How to read this\n\nAccuracies are percentages of all test questions; a response without an answer counts as wrong. Brackets are {}. The change is taken on the same questions; {}. {}.",
+            accuracy::INTERVALS,
+            accuracy::P,
             accuracy::small()
         )
     })();

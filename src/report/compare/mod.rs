@@ -393,9 +393,10 @@ fn tested_on(rows: &[RowRuns]) -> Result<String> {
 }
 
 fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<String> {
-    let mut notes = vec![
-        "Accuracies are percentages of all test questions; a response without an answer counts as wrong. Brackets are 95 % intervals, resampled over videos.".to_owned(),
-    ];
+    let mut notes = vec![format!(
+        "Accuracies are percentages of all test questions; a response without an answer counts as wrong. Brackets are {}.",
+        accuracy::INTERVALS
+    )];
     if rows.iter().any(|row| row.runs.len() > 1) {
         notes.push(
             "An accuracy of several runs is that of all their answers; ± is the standard deviation over the runs, which differ in the seed only and whose number stands under runs.".into(),
@@ -413,7 +414,8 @@ fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<S
     let tests = differences.iter().flat_map(|d| d.changes.values()).filter(|c| c.single).count();
     if tests > 0 {
         notes.push(format!(
-            "Differences are taken on the same questions; p is McNemar's exact test, not corrected for the {tests} comparisons made here."
+            "Differences are taken on the same questions; {}. No p is corrected for the {tests} comparisons made here.",
+            accuracy::P
         ));
     }
     if rows.iter().any(|row| row.published.is_some()) {

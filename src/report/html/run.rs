@@ -92,6 +92,8 @@ fn page(
             confusions,
             data => picture(&dir.join(crate::report::data::PICTURE)),
             recipe => recipe.to_toml()?,
+            intervals => accuracy::INTERVALS,
+            p => accuracy::P,
             small => accuracy::small(),
             n_questions => thousands(after.len()),
             questions,
