@@ -3,6 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vlm4d_train::eval::stats::{self, Outcome, Pair};
+use vlm4d_train::report::terminal::percent;
 
 fn outcome(video: &str, correct: bool) -> Outcome<'_> {
     Outcome {
@@ -64,6 +65,18 @@ fn all_alike_is_not_certain() {
     let [none, all] = [wrong, right].map(|outcomes| stats::metric(&outcomes, 0).ci95);
     assert!(close(none[0], 0.0) && (none[1] - 0.2646).abs() < 1e-4, "{none:?}");
     assert!(close(all[1], 1.0) && (all[0] - 0.7354).abs() < 1e-4, "{all:?}");
+}
+
+#[test]
+fn one_sided_intervals_are_told_by_their_ends() {
+    let told = |right: usize| {
+        let names: Vec<String> = (0..40).map(|i| i.to_string()).collect();
+        let outcomes = names.iter().enumerate().map(|(i, name)| outcome(name, i < right));
+        percent(&stats::metric(&outcomes.collect::<Vec<_>>(), 1))
+    };
+    assert_eq!(told(0), "0.0 [0.0, 8.8] (n 40)");
+    assert_eq!(told(40), "100.0 [91.2, 100.0] (n 40)");
+    assert!(told(20).starts_with("50.0 ±"), "{}", told(20));
 }
 
 #[test]
