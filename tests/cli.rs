@@ -304,6 +304,11 @@ fn wrong_recipes_are_refused() {
         ("lr = 1e-3", "max_grad_norm = -1.0", "`max_grad_norm` is -1"),
         ("lr = 1e-3", "batch_size = 9223372036854775807", "a million at most"),
         ("lr = 1e-3", "epochs = 1e300", "a million at most"),
+        (
+            "max_new_tokens = 4",
+            "circular = true\nformats = [\"ff\"]",
+            "recipes/r.toml:13:1: `circular` is set, and `formats` has no \"mc\"",
+        ),
     ] {
         assert!(good.contains(from));
         refused(&good.replacen(from, to, 1), wanted);

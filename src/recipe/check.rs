@@ -9,7 +9,7 @@ use super::{
     Data, Eval, Judge, JudgeKind, Lora, Model, Part, Recipe, Scoring, Split, Train, Video,
 };
 use crate::data::hub::{Kind, Repo};
-use crate::data::vlm4d::PromptStyle;
+use crate::data::vlm4d::{Format, PromptStyle};
 use crate::error::{Error, Result};
 
 /// Whether a value can be; where it stands, what is wrong with it and how to fix it.
@@ -262,6 +262,12 @@ impl Eval {
                 &["eval", "scoring"],
                 "\"logprob\" with prompt = \"cot\"",
                 "a chain of thought does not start with its letter: set prompt = \"do\"",
+            ),
+            check(
+                !self.circular || self.formats.contains(&Format::Mc),
+                &["eval", "circular"],
+                "set, and `formats` has no \"mc\"",
+                "only choices can be rotated: leave it out, or add \"mc\" to `formats`",
             ),
             once(&self.formats, &["eval", "formats"]),
             once(&self.controls, &["eval", "controls"]),
