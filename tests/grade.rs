@@ -130,6 +130,11 @@ fn the_last_conclusion_counts() {
         ("Final answer: A. I hope that this answer is of help on the right way.", "A"),
         ("The truck drives to the right. Therefore, the final answer is:", "C"),
         ("It drives to the right.\t\r\n***\n. Therefore, the final answer is:\t", "C"),
+        ("I choose A.", "A"),
+        ("I think it's A!", "A"),
+        ("The correct one is A.", "A"),
+        ("So it must be A", "A"),
+        ("The truck turns.\nTherefore A", "A"),
     ] {
         assert_eq!(mc(response, DIRECTIONS).as_deref(), Some(letter), "{response:?}");
     }

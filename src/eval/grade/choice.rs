@@ -56,8 +56,8 @@ fn answer(text: &str, choices: &[String]) -> Answer {
 
 /// An answer in a response that announces none.
 fn unmarked(text: &str, choices: &[String]) -> Answer {
-    static AT_END: LazyLock<Regex> =
-        LazyLock::new(|| rule(r"^[^.:]*\s\(?([B-Z]|\([A-Z])\)?[.!]?$"));
+    // An article has a word behind it: an `A` at the end is a letter.
+    static AT_END: LazyLock<Regex> = LazyLock::new(|| rule(r"^[^.:]*\s\(?([A-Z])\)?[.!]?$"));
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     let (Some(&first), Some(&last)) = (lines.first(), lines.last()) else {
         return Answer::Absent;
