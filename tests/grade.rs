@@ -135,6 +135,11 @@ fn the_last_conclusion_counts() {
         ("The correct one is A.", "A"),
         ("So it must be A", "A"),
         ("The truck turns.\nTherefore A", "A"),
+        ("A seems right.", "A"),
+        ("A would be my choice.", "A"),
+        ("C. A is wrong.", "C"),
+        ("C. A seems wrong.", "C"),
+        ("A truck appears on the right.", "C"),
     ] {
         assert_eq!(mc(response, DIRECTIONS).as_deref(), Some(letter), "{response:?}");
     }
@@ -180,6 +185,10 @@ fn no_answer_and_two_answers_are_none() {
         "A truck passes by.",
         "The answer is 'left' or 'right'.",
         "Option A is incorrect.",
+        "A seems wrong.",
+        "B would be incorrect.",
+        "B appears to be wrong.",
+        "B can be ruled out.",
         "The final answer is: A\nB: right",
         "must be only one of the options (A or B or C or D). Think step by step before answering.",
         "<think>The answer is C",

@@ -119,7 +119,8 @@ fn is_word(name: u8, rest: &str) -> bool {
     if next.len() == rest.len() || !next.starts_with(char::is_alphanumeric) {
         return false;
     }
-    let verdict = ["because", "since", "as", "is", "or", "and"];
+    let verdict =
+        ["because", "since", "as", "is", "or", "and", "seems", "looks", "appears", "would", "must"];
     let is_letter = next.starts_with(char::is_uppercase)
         || words(next).first().is_some_and(|word| verdict.contains(&word.as_str()));
     name.is_ascii_lowercase() || name == b'I' || !is_letter
@@ -128,9 +129,10 @@ fn is_word(name: u8, rest: &str) -> bool {
 /// Whether a letter is named only to be rejected: `Option A is incorrect`.
 fn denied(rest: &str) -> bool {
     static DENIAL: LazyLock<Regex> = LazyLock::new(|| {
-        rule(
-            r"(?i)^[^a-z]*(?:\([^)]*\)\s*)?(?:is|are|can|does)\s*(?:n't|not|incorrect|wrong|excluded|ruled)",
-        )
+        rule(concat!(
+            r"(?i)^[^a-z]*(?:\([^)]*\)\s*)?(?:is|are|can|does|seems|looks|appears|would|must)\s*",
+            r"(?:(?:to\s+)?be\s+)?(?:n't|not|incorrect|wrong|excluded|ruled)",
+        ))
     });
     DENIAL.is_match(rest)
 }
@@ -146,8 +148,8 @@ fn another(rest: &str, index: usize, choices: &[String]) -> bool {
     });
     if let Some(more) = MORE.captures(after_text(rest, &choices[index])) {
         let name = more["letter"].as_bytes()[0];
-        let other = usize::from(name - b'A');
-        if other != index && other < choices.len() && !is_word(name, &more["rest"]) {
+        let (other, rest) = (usize::from(name - b'A'), &more["rest"]);
+        if other != index && other < choices.len() && !is_word(name, rest) && !denied(rest) {
             return true;
         }
     }
