@@ -310,6 +310,7 @@ fn directions_are_told_from_answers() {
         ("to his left", Some("left")),
         ("from left to right", Some("right")),
         ("Right to left", Some("left")),
+        ("left-to-right", Some("right")),
         ("left then right", None),
         ("Both left and right", None),
         ("right hand", None),

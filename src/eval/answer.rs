@@ -19,13 +19,20 @@ pub const NAMES: [&str; 11] = [
     "not moving",
 ];
 
+/// A way from one side to the other, and where it leads.
+static ACROSS: LazyLock<[(Regex, &str); 2]> = LazyLock::new(|| {
+    [
+        (r"\b(?:from )?(?:the )?left[ -]to[ -](?:the )?right\b", "right"),
+        (r"\b(?:from )?(?:the )?right[ -]to[ -](?:the )?left\b", "left"),
+    ]
+    .map(|(pattern, name)| (Regex::new(pattern).expect("a constant, tested"), name))
+});
+
 /// What names each, tried in this order; what one has matched is taken out before the next.
 static DIRECTIONS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
-        // "left to right" is one direction, and none of these speaks of motion.
+        // None of these speaks of motion.
         (r"\b(?:left|right)[ -]hand\b|\bpick(?:s|ed|ing)? up\b", ""),
-        (r"\b(?:from )?(?:the )?left to (?:the )?right\b", "right"),
-        (r"\b(?:from )?(?:the )?right to (?:the )?left\b", "left"),
         (r"\b(?:counter|anti)[ -]?clockwise\b", "counter-clockwise"),
         (r"\bclockwise\b", "clockwise"),
         (r"\bmoving straight and not turning\b", "forwards"),
@@ -55,9 +62,17 @@ pub fn direction(text: &str) -> Option<&'static str> {
     }
 }
 
+/// A text in small letters, with a way across as the one direction that it is: `from left to right`
+/// as `right`.
+pub fn across(text: &str) -> String {
+    let replace =
+        |text: String, (way, to): &(Regex, &str)| way.replace_all(&text, *to).into_owned();
+    ACROSS.iter().fold(text.to_lowercase(), replace)
+}
+
 /// The directions that a text names.
 fn directions(text: &str) -> Vec<&'static str> {
-    let mut rest = text.to_lowercase();
+    let mut rest = across(text);
     let mut found = Vec::new();
     for (rule, name) in DIRECTIONS.iter() {
         if rule.is_match(&rest) {

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::{CONCLUSION, Verdict, grade_mc, plain, rule};
+use crate::eval::answer::across;
 
 /// Grades a response to a freeform question; `gold` is the right choice's text. A gold of one
 /// letter (`B`) is a choice that only the question's text spells out: the response has to name it.
@@ -13,7 +14,11 @@ pub fn grade_ff(response: &str, gold: &str) -> Verdict {
         let unknown = vec![String::new(); 26];
         return grade_mc(response, &unknown, &[usize::from(letter - b'A')]);
     }
-    let (said, gold) = (Form::of(&conclusion(response)), Form::of(gold));
+    let (response, gold) = (conclusion(response), Form::of(gold));
+    // `From right to left` answers `left`. Not the reverse: a gold answer with both sides is one to
+    // "from which end to which", or to "in which order".
+    let one_side = gold.family(SIDES).len() == 1;
+    let said = Form::of(&if one_side { across(&response) } else { response });
     let correct = said.answers(&gold);
     Verdict::new((!said.words.is_empty()).then(|| said.words.join(" ").to_lowercase()), correct)
 }
@@ -193,11 +198,14 @@ const FILLERS: &[&str] = &[
 /// The family of plain answers to a yes-or-no question.
 const YES_NO: &[&str] = &["YES", "NO"];
 
+/// The family of sides.
+const SIDES: &[&str] = &["LEFT", "RIGHT"];
+
 /// Families of words of the normal form that exclude each other: an answer with the gold word and
 /// another one of its family is a different answer.
 const FAMILIES: &[&[&str]] = &[
     YES_NO,
-    &["LEFT", "RIGHT"],
+    SIDES,
     &["UP", "DOWN"],
     &["UPHILL", "DOWNHILL"],
     &["FORWARD", "BACKWARD", "STRAIGHT"],
