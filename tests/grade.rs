@@ -457,7 +457,11 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
         ],
     ),
     ("0", &["zero", "0", "0 times", "None.", "never"], &["1", "10", "no", "nothing at all, 1"]),
-    ("1", &["once", "one", "1 time", "Exactly one"], &["twice", "11", "two", "neither one or two"]),
+    (
+        "1",
+        &["once", "one", "1 time", "Exactly one", "Only one.", "only 1", "Only one car is moving."],
+        &["twice", "11", "two", "neither one or two"],
+    ),
     ("Once", &["1", "one time"], &["2"]),
     (
         "2 logs",

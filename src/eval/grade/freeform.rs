@@ -407,7 +407,7 @@ fn tokens(text: &str) -> Vec<String> {
     // A `one` that stands for a thing is no number.
     for i in 1..found.len() {
         if found[i] == "1"
-            && ["left", "right", "no", "which", "other", "only"].contains(&found[i - 1].as_str())
+            && ["left", "right", "no", "which", "other"].contains(&found[i - 1].as_str())
         {
             "one".clone_into(&mut found[i]);
         }
