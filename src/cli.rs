@@ -5,7 +5,7 @@ mod data;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use safetensors::Dtype;
 
 use self::data::DataCommand;
@@ -179,6 +179,7 @@ fn gib(text: &str) -> std::result::Result<f64, String> {
 }
 
 fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
+    check_no_command(&args.recipes)?;
     interrupt::catch()?;
     let several = args.recipes.len() > 1;
     let mut folders = BTreeMap::new();
@@ -208,6 +209,17 @@ fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
         [_] => Ok(()),
         dirs => compare::finish(dirs, Some(&compare::common_folder(dirs)?), terminal),
     }
+}
+
+/// A command behind an option is read as a recipe.
+fn check_no_command(recipes: &[PathBuf]) -> Result<()> {
+    let commands = Cli::command();
+    let is_command = |path: &&PathBuf| commands.find_subcommand(path).is_some() && !path.exists();
+    recipes.iter().find(is_command).map_or(Ok(()), |path| {
+        let name = path.display();
+        Err(Error::input(format!("`{name}` is a command and no recipe"))
+            .help(format!("the command comes first, its options behind it: vlm4d-train {name} …")))
+    })
 }
 
 fn init(config: &Path, out: &Path, seed: u64, terminal: &Terminal) -> Result<()> {

@@ -439,6 +439,17 @@ fn the_cache_changes_no_number() {
 }
 
 #[test]
+fn a_command_behind_an_option_is_told() {
+    let place = Workplace::new("");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
+    command.current_dir(place.0.path()).args(["--runs", "runs", "eval", "recipes/r.toml"]);
+    let output = command.output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("error: `eval` is a command and no recipe\n  help: "), "{stderr}");
+}
+
+#[test]
 fn several_recipes_end_in_the_comparison() {
     let short = recipe(&tiny(), demo_data(), "max_steps = 1\ngrad_accum = 2");
     let place = Workplace::new(&short);
