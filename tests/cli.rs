@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vlm4d_train::data::demo::{self, DemoOptions};
+use vlm4d_train::model::weights::TensorFiles;
 use vlm4d_train::recipe::Recipe;
 use vlm4d_train::run;
 
@@ -380,6 +381,9 @@ fn damaged_checkpoints_are_refused() {
     std::fs::write(model.join(index), "{\"weight_map\": {\"a\": \"model-1-of-2.safetensors\"}}")
         .unwrap();
     refused(&recipe, "model-1-of-2.safetensors: no such file, named by");
+    // Beside a single file an index is what was left there.
+    std::fs::write(&weights, &bytes).unwrap();
+    TensorFiles::from_dir(&model).unwrap();
 }
 
 #[test]

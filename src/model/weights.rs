@@ -1,9 +1,9 @@
 //! Checkpoint files → model: each tensor is read, cast and transposed by itself, so that no
 //! second copy of the model is ever held.
 //!
-//! Reads `model.safetensors` or the shards of `model.safetensors.index.json`; f32, f16 or bf16;
-//! names as on the hub (`model.layers.…`, `visual.…`) or as transformers ≥ 4.52 holds them
-//! (`model.language_model.layers.…`, `model.visual.…`).
+//! Reads `model.safetensors`, else the shards of `model.safetensors.index.json`, in transformers'
+//! order; f32, f16 or bf16; names as on the hub (`model.layers.…`, `visual.…`) or as transformers
+//! ≥ 4.52 holds them (`model.language_model.layers.…`, `model.visual.…`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -53,7 +53,9 @@ impl TensorFiles {
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
-        if index.is_file() {
+        if single.is_file() {
+            Self::open([single])
+        } else if index.is_file() {
             let text = std::fs::read_to_string(&index)
                 .map_err(|e| Error::input(format!("{}: {e}", index.display())))?;
             let shards = shard_names(&text).ok_or_else(|| {
@@ -70,8 +72,6 @@ impl TensorFiles {
                 .help("download the missing shard"));
             }
             Self::open(shards.iter().map(|name| dir.join(name)))
-        } else if single.is_file() {
-            Self::open([single])
         } else {
             Err(Error::input(format!(
                 "{}: no model.safetensors and no model.safetensors.index.json",
