@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
 use vlm4d_train::model::config::{Config, Family};
+use vlm4d_train::model::host::{Outline, write_file};
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::{vision, weights};
@@ -372,4 +373,27 @@ fn every_tensor_of_a_checkpoint_has_one_place() {
         }
         assert_eq!(config.family == Family::Qwen2Vl, name == "tiny-qwen2-vl");
     }
+}
+
+#[test]
+fn a_head_that_is_tied_must_be_the_embedding() {
+    let checkpoint = golden("ckpt/tiny-qwen2.5-vl");
+    let config = Config::from_dir(&checkpoint).unwrap();
+    let own = weights::TensorFiles::from_dir(&checkpoint).unwrap();
+    let embedding = "model.embed_tokens.weight";
+    let tensor = Outline { name: "lm_head.weight".into(), ..own.outline(embedding).unwrap() };
+    let dir = tempfile::tempdir().unwrap();
+    let head = dir.path().join("head.safetensors");
+    let load = |bytes: Vec<u8>| {
+        write_file(&head, std::slice::from_ref(&tensor), |_| Ok(bytes.clone())).unwrap();
+        let shards = (1..=3).map(|i| checkpoint.join(format!("model-{i:05}-of-00003.safetensors")));
+        let files = weights::TensorFiles::open(shards.chain([head.clone()])).unwrap();
+        weights::load(&config, &files, DType::F32, &Device::flex()).map(drop)
+    };
+    let mut bytes = own.bytes(embedding).unwrap();
+    load(bytes.clone()).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let error = load(bytes).unwrap_err().to_string();
+    assert!(error.contains("head.safetensors: `lm_head.weight` differs"), "{error}");
+    assert!(error.ends_with("set `tie_word_embeddings` to false in config.json"), "{error}");
 }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,10 @@ use super::vision::{
 };
 use crate::error::{Error, Result};
 use crate::files::io_reason;
+
+/// Hub names of the two tensors that a checkpoint may tie.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const LM_HEAD: &str = "lm_head.weight";
 
 /// One open safetensors file.
 struct Shard {
@@ -165,11 +170,36 @@ struct Found<'a> {
     info: &'a TensorInfo,
 }
 
+/// Bytes of two tensors that are compared at a time.
+const PIECE: usize = 1 << 20;
+
 impl Found<'_> {
-    fn bytes(&self) -> Result<Vec<u8>> {
+    fn len(&self) -> usize {
         let (start, end) = self.info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        let at = self.shard.data_start + start as u64;
+        end - start
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>> {
+        self.piece(0..self.len())
+    }
+
+    /// Whether the other one holds the same, bit for bit.
+    fn equals(&self, other: &Found<'_>) -> Result<bool> {
+        if (self.info.dtype, &self.info.shape) != (other.info.dtype, &other.info.shape) {
+            return Ok(false);
+        }
+        for start in (0..self.len()).step_by(PIECE) {
+            let piece = start..self.len().min(start + PIECE);
+            if self.piece(piece.clone())? != other.piece(piece)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn piece(&self, range: Range<usize>) -> Result<Vec<u8>> {
+        let at = self.shard.data_start + (self.info.data_offsets.0 + range.start) as u64;
+        let mut bytes = vec![0; range.len()];
         self.shard.file.read_exact_at(&mut bytes, at).map_err(|e| {
             Error::run(format!("{}: cannot be read: {e}", self.shard.path.display()))
         })?;
@@ -261,13 +291,16 @@ struct Loader<'a> {
 /// `dtype` is the type of weights and activations, whatever the files hold.
 ///
 /// # Errors
-/// Where a tensor is missing, has another shape than `config` says, or is left over.
+/// Where a tensor is missing, has another shape than `config` says, or is left over, or where
+/// `config` ties two that differ.
 pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device) -> Result<QwenVl> {
+    if config.tie_word_embeddings {
+        check_tied(files)?;
+    }
     let mut loader = Loader { source: Source::Files(files), dtype, device, taken: BTreeMap::new() };
     let model = loader.model(config)?;
-    let ignored = |name: &str| {
-        name.ends_with(".inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
-    };
+    let ignored =
+        |name: &str| name.ends_with(".inv_freq") || (config.tie_word_embeddings && name == LM_HEAD);
     let left_over = files.names().find(|name| !loader.taken.contains_key(*name) && !ignored(name));
     match left_over {
         None => Ok(model),
@@ -276,6 +309,18 @@ pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device)
         ))
         .help("config.json and the weights come from different models")),
     }
+}
+
+/// Checks that a tied head is the embedding, where the files have both: two that differ are not
+/// tied by transformers, whatever config.json says.
+fn check_tied(files: &TensorFiles) -> Result<()> {
+    let Ok(head) = files.find(LM_HEAD) else { return Ok(()) };
+    if head.equals(&files.find(EMBEDDING)?)? {
+        return Ok(());
+    }
+    let what = format!("`{LM_HEAD}` differs from `{EMBEDDING}`, to which config.json ties it");
+    Err(Error::input(format!("{}: {what}", head.shard.path.display()))
+        .help("set `tie_word_embeddings` to false in config.json"))
 }
 
 /// Hub name and hub shape of every tensor of a model, without a weight being allocated.
@@ -361,8 +406,7 @@ impl Loader<'_> {
         let text = &config.text;
         let (hidden, vocab) = (text.hidden_size, text.vocab_size);
         let shape = [vocab, hidden];
-        let embed_tokens =
-            Embedding { weight: self.tensor("model.embed_tokens.weight", &shape, shape, false)? };
+        let embed_tokens = Embedding { weight: self.tensor(EMBEDDING, &shape, shape, false)? };
         let layers = (0..text.num_hidden_layers)
             .map(|l| self.decoder_layer(config, &format!("model.layers.{l}")))
             .collect::<Result<_>>()?;
