@@ -1,7 +1,7 @@
 //! Every stage of the model against HF transformers, for both families.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use serde_json::Value;
+use serde_json::{Value, json};
 use vlm4d_train::model::config::{Config, Family};
 use vlm4d_train::model::host::{Outline, write_file};
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -129,6 +129,44 @@ fn scaled_positions_are_refused() {
     for key in ["type", "rope_type"] {
         let what = config(key, "yarn").unwrap_err();
         assert!(what.starts_with("`rope_scaling` is of type \"yarn\""), "{what}");
+    }
+}
+
+#[test]
+fn what_is_not_computed_is_refused() {
+    for (name, act) in [("tiny-qwen2-vl", "quick_gelu"), ("tiny-qwen2.5-vl", "silu")] {
+        let text = std::fs::read_to_string(golden(&format!("ckpt/{name}/config.json"))).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let with = |pointer: &str, key: &str, value: Value| {
+            let mut json = json.clone();
+            json.pointer_mut(pointer).unwrap()[key] = value;
+            Config::from_json(&json).err()
+        };
+        let vision = |key: &str, value: Value| with("/vision_config", key, value);
+        let theta = |theta: f64| vision("rope_parameters", json!({"rope_theta": theta}));
+        let accepted = [
+            with("", "hidden_act", "swish".into()),
+            vision("hidden_act", act.into()),
+            vision("in_chans", 1.into()),
+            vision("window_size", 28.into()),
+            theta(10_000.0),
+        ];
+        assert!(accepted.iter().all(Option::is_none), "{accepted:?}");
+        let gelu = with("", "hidden_act", "gelu".into()).unwrap();
+        assert_eq!(gelu, "`hidden_act` is \"gelu\", only `silu` is supported");
+        for (what, wanted) in [
+            (
+                vision("hidden_act", "gelu".into()),
+                format!("is \"gelu\", only `{act}` is supported"),
+            ),
+            (vision("in_channels", 1.into()), "`in_channels` is 1, and ".into()),
+            (theta(500.0), "`rope_theta` is 500, only 10000 is supported".into()),
+        ] {
+            let what = what.unwrap();
+            assert!(what.starts_with("`vision_config`: ") && what.contains(&wanted), "{what}");
+        }
+        let small = vision("window_size", 27.into());
+        assert_eq!(small.is_some(), name == "tiny-qwen2.5-vl", "{small:?}");
     }
 }
 

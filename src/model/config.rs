@@ -11,6 +11,10 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::files::read_json;
 
+/// Base of the vision tower's rotary frequencies.
+/// Source: `VisionRotaryEmbedding`.
+pub const VISION_ROPE_THETA: f64 = 10_000.0;
+
 /// Which of the two architectures a checkpoint has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -131,7 +135,8 @@ impl Config {
         Ok(Self {
             family,
             text: TextConfig::read(&text)?,
-            vision: VisionConfig::read(family, &Fields { object: vision, parent: None })?,
+            vision: VisionConfig::read(family, &Fields { object: vision, parent: None })
+                .map_err(|what| format!("`vision_config`: {what}"))?,
             image_token_id: top.usize("image_token_id", Some(151_655))? as u32,
             video_token_id: top.usize("video_token_id", Some(151_656))? as u32,
             tie_word_embeddings: text.bool("tie_word_embeddings", false)?,
@@ -147,13 +152,11 @@ impl TextConfig {
         if fields.bool("use_sliding_window", false)? {
             return Err("`use_sliding_window` is true; sliding windows are not supported".into());
         }
+        fields.only("hidden_act", &["silu", "swish"])?;
         let kv_heads = fields.usize("num_key_value_heads", Some(num_attention_heads))?;
         divides("num_attention_heads", num_attention_heads, "hidden_size", hidden_size)?;
         divides("num_key_value_heads", kv_heads, "num_attention_heads", num_attention_heads)?;
-        let rope = ["rope_parameters", "rope_scaling"]
-            .iter()
-            .find_map(|key| fields.value(key).filter(|v| v.is_object()))
-            .ok_or("lacks `rope_scaling` with `mrope_section`")?;
+        let rope = fields.rope().ok_or("lacks `rope_scaling` with `mrope_section`")?;
         let plain = |kind: &&Value| kind.is_null() || **kind == "default" || **kind == "mrope";
         let mut kinds = ["rope_type", "type"].iter().filter_map(|key| rope.get(key));
         if let Some(kind) = kinds.find(|kind| !plain(kind)) {
@@ -175,10 +178,6 @@ impl TextConfig {
                 "`mrope_section` {mrope_section:?} must sum to half of the head width {head_dim}"
             ));
         }
-        let rope_theta = match rope.get("rope_theta").and_then(Value::as_f64) {
-            Some(theta) => theta,
-            None => fields.f64("rope_theta", Some(1_000_000.0))?,
-        };
         Ok(Self {
             hidden_size,
             intermediate_size: fields.usize("intermediate_size", None)?,
@@ -189,7 +188,7 @@ impl TextConfig {
             vocab_size: fields.usize("vocab_size", None)?,
             max_position_embeddings: fields.usize("max_position_embeddings", Some(32_768))?,
             rms_norm_eps: fields.f64("rms_norm_eps", Some(1e-5))?,
-            rope_theta,
+            rope_theta: fields.rope_theta(1_000_000.0)?,
             mrope_section,
             initializer_range: fields.f64("initializer_range", Some(0.02))?,
         })
@@ -211,25 +210,46 @@ impl VisionConfig {
                 Some(list) => list.iter().filter_map(|n| n.as_u64().map(|n| n as usize)).collect(),
                 None => vec![7, 15, 23, 31],
             };
-        let channels = fields.usize("in_chans", Some(3))?;
         let num_heads = fields.usize("num_heads", Some(16))?;
         // The rotary embedding splits a head into height and width, each into pairs.
-        divides(
-            "vision_config.num_heads × 4",
-            4 * num_heads,
-            "the vision tower's width",
-            embed_dim,
+        divides("num_heads × 4", 4 * num_heads, "the vision tower's width", embed_dim)?;
+        fields.only(
+            "hidden_act",
+            match family {
+                Family::Qwen2Vl => &["quick_gelu"],
+                Family::Qwen2_5Vl => &["silu", "swish"],
+            },
         )?;
+        let rope_theta = fields.rope_theta(VISION_ROPE_THETA)?;
+        if rope_theta != VISION_ROPE_THETA {
+            return Err(format!(
+                "`rope_theta` is {rope_theta}, only {VISION_ROPE_THETA} is supported"
+            ));
+        }
+        // `in_chans`, which the hub's files have too, is no key of transformers.
+        let in_channels = fields.usize("in_channels", Some(3))?;
+        if in_channels != 3 {
+            return Err(format!("`in_channels` is {in_channels}, and a video's frames have 3"));
+        }
+        let patch_size = fields.usize("patch_size", Some(14))?;
+        let spatial_merge_size = fields.usize("spatial_merge_size", Some(2))?;
+        let window_size = fields.usize("window_size", Some(112))?;
+        if family == Family::Qwen2_5Vl && window_size < patch_size * spatial_merge_size {
+            return Err(format!(
+                "`window_size` ({window_size}) is below `patch_size` × `spatial_merge_size` \
+                 ({patch_size} × {spatial_merge_size})"
+            ));
+        }
         Ok(Self {
             depth: fields.usize("depth", Some(32))?,
             embed_dim,
             intermediate_size,
             num_heads,
-            in_channels: fields.usize("in_channels", Some(channels))?,
-            patch_size: fields.usize("patch_size", Some(14))?,
+            in_channels,
+            patch_size,
             temporal_patch_size: fields.usize("temporal_patch_size", Some(2))?,
-            spatial_merge_size: fields.usize("spatial_merge_size", Some(2))?,
-            window_size: fields.usize("window_size", Some(112))?,
+            spatial_merge_size,
+            window_size,
             fullatt_block_indexes,
             tokens_per_second: fields.f64("tokens_per_second", Some(4.0))?,
         })
@@ -264,6 +284,29 @@ impl<'a> Fields<'a> {
     fn value(&self, key: &str) -> Option<&'a Value> {
         let own = self.object.get(key).filter(|v| !v.is_null());
         own.or_else(|| self.parent.and_then(|p| p.get(key)).filter(|v| !v.is_null()))
+    }
+
+    /// What a file says of rotary embedding, beside a plain `rope_theta`.
+    fn rope(&self) -> Option<&'a Value> {
+        let keys = ["rope_parameters", "rope_scaling"].iter();
+        keys.filter_map(|key| self.value(key)).find(|value| value.is_object())
+    }
+
+    fn rope_theta(&self, default: f64) -> Result<f64, String> {
+        match self.rope().and_then(|rope| rope.get("rope_theta")?.as_f64()) {
+            Some(theta) => Ok(theta),
+            None => self.f64("rope_theta", Some(default)),
+        }
+    }
+
+    /// Checks that `key`, where it is there, is one of `names`.
+    fn only(&self, key: &str, names: &[&str]) -> Result<(), String> {
+        match self.value(key) {
+            Some(value) if names.iter().all(|name| *value != **name) => {
+                Err(format!("`{key}` is {value}, only `{}` is supported", names[0]))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn usize(&self, key: &str, default: Option<usize>) -> Result<usize, String> {

@@ -7,7 +7,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::config::{Config, Family, TextConfig, VisionConfig};
+use super::config::{Config, Family, TextConfig, VISION_ROPE_THETA, VisionConfig};
 use super::cpu;
 use crate::error::{Error, Result};
 
@@ -153,8 +153,7 @@ impl Rotary {
     /// Tables of the vision tower for patches at `(y, x)`: `[1, patches, 1, d]`.
     pub fn vision(head_dim: usize, patches: &[(usize, usize)], device: &Device) -> Self {
         let quarter = head_dim / 4;
-        // 10,000: the base of `VisionRotaryEmbedding`.
-        let frequencies = inverse_frequencies(10_000.0, quarter);
+        let frequencies = inverse_frequencies(VISION_ROPE_THETA, quarter);
         let angles = patches.iter().flat_map(|&(y, x)| {
             let along = |p: usize| frequencies.iter().map(move |f| p as f32 * f);
             along(y).chain(along(x)).collect::<Vec<_>>()
