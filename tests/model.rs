@@ -182,6 +182,46 @@ fn missing_keys_have_the_defaults_of_transformers() {
     let vision = config.vision;
     assert_eq!((vision.embed_dim, vision.intermediate_size, vision.depth), (3584, 3420, 32));
     assert_eq!((vision.window_size, vision.tokens_per_second), (112, 4.0));
+    // 8 does not divide the 4 heads; null is as many as these.
+    json.as_object_mut().unwrap().remove("num_key_value_heads").unwrap();
+    let what = Config::from_json(&json).unwrap_err();
+    assert!(what.starts_with("`num_key_value_heads` (8) does not divide"), "{what}");
+    json["num_key_value_heads"] = Value::Null;
+    assert_eq!(Config::from_json(&json).unwrap().text.num_key_value_heads, 4);
+}
+
+/// As transformers 5.23 reads them.
+#[test]
+fn nested_keys_are_those_of_the_language_model() {
+    let path = golden("shapes/qwen2_5_vl_nested_tied_bf16/config.json");
+    let text = std::fs::read_to_string(path).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let read = |change: &dyn Fn(&mut Value)| {
+        let mut json = json.clone();
+        change(&mut json);
+        Config::from_json(&json).unwrap()
+    };
+    let outer = read(&|json| {
+        let text = json["text_config"].as_object_mut().unwrap();
+        text.remove("rms_norm_eps").unwrap();
+        text["rope_parameters"].as_object_mut().unwrap().remove("rope_theta").unwrap();
+        json["rms_norm_eps"] = 0.5.into();
+        json["rope_theta"] = 500.0.into();
+    });
+    assert_eq!((outer.text.rms_norm_eps, outer.text.rope_theta), (1e-5, 1e6));
+    let both = read(&|json| {
+        json["text_config"]["rope_scaling"] = json!({"type": "mrope", "mrope_section": [2, 1, 1]});
+    });
+    assert_eq!(both.text.mrope_section, [2, 1, 1]);
+    for (outer, inner, tied) in
+        [(true, false, true), (false, true, true), (false, false, false), (true, true, true)]
+    {
+        let config = read(&|json| {
+            json["tie_word_embeddings"] = outer.into();
+            json["text_config"]["tie_word_embeddings"] = inner.into();
+        });
+        assert_eq!(config.tie_word_embeddings, tied, "{outer} {inner}");
+    }
 }
 
 #[test]

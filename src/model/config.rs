@@ -1,8 +1,9 @@
 //! `config.json` → [`Config`]: the shapes of a Qwen2-VL or Qwen2.5-VL checkpoint.
 //!
 //! Accepts the flat layout of the hub and the nested one that transformers ≥ 4.52 writes
-//! (`text_config`, `rope_parameters`). A missing key takes the default of the family's
-//! configuration class in transformers, where that class has one.
+//! (`text_config`, `rope_parameters`), of which the outer keys say nothing of the language model.
+//! A missing key takes the default of the family's configuration class in transformers, where that
+//! class has one.
 
 use std::path::Path;
 
@@ -129,17 +130,19 @@ impl Config {
                 "the checkpoint is quantised (`quantization_config`); take the bf16 one".into()
             );
         }
-        let top = Fields { object: json, parent: None };
-        let text = Fields { object: json.get("text_config").unwrap_or(json), parent: Some(json) };
+        let top = Fields(json);
+        let text = Fields(top.value("text_config").unwrap_or(json));
         let vision = json.get("vision_config").ok_or("lacks `vision_config`")?;
+        // transformers 4 writes it into one of the two, and 5 ties where either says so.
+        let tied = |fields: &Fields| fields.bool("tie_word_embeddings", false);
         Ok(Self {
             family,
             text: TextConfig::read(&text)?,
-            vision: VisionConfig::read(family, &Fields { object: vision, parent: None })
+            vision: VisionConfig::read(family, &Fields(vision))
                 .map_err(|what| format!("`vision_config`: {what}"))?,
             image_token_id: top.usize("image_token_id", Some(151_655))? as u32,
             video_token_id: top.usize("video_token_id", Some(151_656))? as u32,
-            tie_word_embeddings: text.bool("tie_word_embeddings", false)?,
+            tie_word_embeddings: tied(&top)? || tied(&text)?,
         })
     }
 }
@@ -153,7 +156,11 @@ impl TextConfig {
             return Err("`use_sliding_window` is true; sliding windows are not supported".into());
         }
         fields.only("hidden_act", &["silu", "swish"])?;
-        let kv_heads = fields.usize("num_key_value_heads", Some(num_attention_heads))?;
+        // Null is as many as heads, and a missing key the class's 8.
+        let kv_heads = match fields.0.get("num_key_value_heads") {
+            Some(Value::Null) => num_attention_heads,
+            _ => fields.usize("num_key_value_heads", Some(8))?,
+        };
         divides("num_attention_heads", num_attention_heads, "hidden_size", hidden_size)?;
         divides("num_key_value_heads", kv_heads, "num_attention_heads", num_attention_heads)?;
         let rope = fields.rope().ok_or("lacks `rope_scaling` with `mrope_section`")?;
@@ -274,21 +281,18 @@ fn divides(part_name: &str, part: usize, whole_name: &str, whole: usize) -> Resu
     }
 }
 
-/// A JSON object with typed access; a key that is missing (or null) is looked up in `parent`.
-struct Fields<'a> {
-    object: &'a Value,
-    parent: Option<&'a Value>,
-}
+/// A JSON object with typed access; null is as if the key were missing.
+struct Fields<'a>(&'a Value);
 
 impl<'a> Fields<'a> {
     fn value(&self, key: &str) -> Option<&'a Value> {
-        let own = self.object.get(key).filter(|v| !v.is_null());
-        own.or_else(|| self.parent.and_then(|p| p.get(key)).filter(|v| !v.is_null()))
+        self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// What a file says of rotary embedding, beside a plain `rope_theta`.
+    /// What a file says of rotary embedding, beside a plain `rope_theta`: the older key, where both
+    /// are there, as in transformers.
     fn rope(&self) -> Option<&'a Value> {
-        let keys = ["rope_parameters", "rope_scaling"].iter();
+        let keys = ["rope_scaling", "rope_parameters"].iter();
         keys.filter_map(|key| self.value(key)).find(|value| value.is_object())
     }
 
