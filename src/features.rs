@@ -20,8 +20,9 @@ use crate::data::processor::{
     Patches, PixelBudget, PreprocessorConfig, fit, fitted_size, patchify,
 };
 use crate::data::variant::{Shown, Variant};
-use crate::data::video::{self, Frames, VideoOptions};
+use crate::data::video::{self, FRAME_FACTOR, Frames, Sampling, VideoOptions};
 use crate::error::{Error, Result};
+use crate::model::config::VisionConfig;
 use crate::model::parameters;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
@@ -45,12 +46,23 @@ pub struct Reader {
 const RULES: u32 = 1;
 
 impl Reader {
-    /// The recipe's `[video]` with the checkpoint's processor.
+    /// The recipe's `[video]` with the processor of `checkpoint`, whose tower is `vision`.
     ///
     /// # Errors
-    /// Where the processor's settings are missing or malformed, or the two do not agree.
-    pub fn new(recipe: &recipe::Video, checkpoint: &Path) -> Result<Self> {
-        let config = PreprocessorConfig::from_dir(checkpoint)?;
+    /// Where the processor's settings are missing or malformed, or do not agree with recipe or
+    /// tower.
+    pub fn new(recipe: &recipe::Video, checkpoint: &Path, vision: &VisionConfig) -> Result<Self> {
+        let (path, config) = PreprocessorConfig::located(checkpoint)?;
+        check_patches(&path, &config, vision)?;
+        if recipe.sampling == Sampling::Hf && config.temporal_patch_size != FRAME_FACTOR {
+            let n = config.temporal_patch_size;
+            return Err(Error::input(format!(
+                "{}: `temporal_patch_size` is {n}, and sampling `hf` takes multiples of \
+                 {FRAME_FACTOR} frames",
+                path.display()
+            ))
+            .help("take another video.sampling"));
+        }
         let (sampling, fps, max_frames) = (recipe.sampling, recipe.fps, recipe.max_frames);
         let budget = PixelBudget::new(sampling, recipe.min_pixels, recipe.max_pixels, &config)?;
         let options = VideoOptions { sampling, fps, max_frames, upright: recipe.upright };
@@ -105,6 +117,24 @@ impl Reader {
     fn key(&self, content: &str) -> Key {
         let made_by = (env!("CARGO_PKG_VERSION"), video::decoder_version(), RULES);
         Key::new("frames", &(content, made_by, self))
+    }
+}
+
+/// Checks that the processor whose settings stand in `path` cuts patches that the vision tower
+/// takes.
+fn check_patches(path: &Path, cut: &PreprocessorConfig, vision: &VisionConfig) -> Result<()> {
+    let sizes = [
+        ("patch_size", cut.patch_size, vision.patch_size),
+        ("temporal_patch_size", cut.temporal_patch_size, vision.temporal_patch_size),
+        ("merge_size", cut.merge_size, vision.spatial_merge_size),
+    ];
+    match sizes.into_iter().find(|(_, cut, taken)| cut != taken) {
+        None => Ok(()),
+        Some((name, cut, taken)) => Err(Error::input(format!(
+            "{}: `{name}` is {cut}, and the vision tower's in config.json {taken}",
+            path.display()
+        ))
+        .help("the two files come from different models")),
     }
 }
 

@@ -153,7 +153,8 @@ fn shown() -> Vec<Shown> {
 }
 
 fn read(model: &QwenVl, dir: &Path, video: &Video, cache: Cache) -> Videos {
-    let reader = Reader::new(video, &golden("ckpt/tiny-qwen2.5-vl")).unwrap();
+    let checkpoint = golden("ckpt/tiny-qwen2.5-vl");
+    let reader = Reader::new(video, &checkpoint, &model.config.vision).unwrap();
     Videos::read(model, &reader, dir, &shown(), cache, |_| ()).unwrap()
 }
 

@@ -387,6 +387,37 @@ fn damaged_checkpoints_are_refused() {
 }
 
 #[test]
+fn files_of_different_models_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copy_dir(&golden("ckpt/tiny-qwen2-vl"), &model);
+    let recipe = recipe(&model, demo_data(), "");
+    // Returns what the file held.
+    let change = |file: &str, pointer: &str, key: &str, value: u32| {
+        let own = std::fs::read_to_string(model.join(file)).unwrap();
+        let mut json: Value = serde_json::from_str(&own).unwrap();
+        json.pointer_mut(pointer).unwrap()[key] = value.into();
+        std::fs::write(model.join(file), json.to_string()).unwrap();
+        own
+    };
+    for (file, key, value, wanted) in [
+        ("config.json", "video_token_id", 10, "config.json: `video_token_id` is 10, and the"),
+        ("preprocessor_config.json", "merge_size", 1, "`merge_size` is 1, and the vision tower's"),
+        ("preprocessor_config.json", "patch_size", 16, "`patch_size` is 16, and the vision"),
+        ("preprocessor_config.json", "temporal_patch_size", 1, "`temporal_patch_size` is 1, and"),
+    ] {
+        let own = change(file, "", key, value);
+        refused(&recipe, wanted);
+        std::fs::write(model.join(file), own).unwrap();
+    }
+    // `hf` would take another number of frames.
+    change("config.json", "/vision_config", "temporal_patch_size", 1);
+    change("preprocessor_config.json", "", "temporal_patch_size", 1);
+    let hf = recipe.replacen("[video]", "[video]\nsampling = \"hf\"", 1);
+    refused(&hf, "`temporal_patch_size` is 1, and sampling `hf` takes multiples of 2 frames");
+}
+
+#[test]
 fn damaged_data_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

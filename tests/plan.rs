@@ -19,6 +19,7 @@ use crate::support::{CHECKPOINTS, golden};
 fn headers_give_the_grid_that_reading_gives() {
     let checkpoint = tiny();
     let config = PreprocessorConfig::from_dir(&checkpoint).unwrap();
+    let vision = Config::from_dir(&checkpoint).unwrap().vision;
     let folder = demo_data().join("videos_real/davis");
     let clips = [golden("llamafactory/data/a.mp4"), golden("llamafactory/data/b.mp4")];
     let demo = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -32,7 +33,7 @@ fn headers_give_the_grid_that_reading_gives() {
                 max_pixels,
                 ..vlm4d_train::recipe::Video::default()
             };
-            let reader = Reader::new(&video, &checkpoint).unwrap();
+            let reader = Reader::new(&video, &checkpoint, &vision).unwrap();
             let budget = PixelBudget::new(sampling, None, max_pixels, &config).unwrap();
             for path in &videos {
                 let (grid, bytes) = reader.outline(path).unwrap();

@@ -7,7 +7,7 @@
 //!
 //! Shape legend: `t` temporal patches, `h`×`w` patches of `patch_size` pixels.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -105,6 +105,14 @@ impl PreprocessorConfig {
     /// Where there is none of these files, one cannot be read, a key is missing, a value is out of
     /// range, or a step that this processor always takes is switched off.
     pub fn from_dir(checkpoint: &Path) -> Result<Self> {
+        Ok(Self::located(checkpoint)?.1)
+    }
+
+    /// As [`from_dir`](Self::from_dir), with the file that they stand in.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn located(checkpoint: &Path) -> Result<(PathBuf, Self)> {
         let [of_all, of_videos, of_images] =
             ["processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"]
                 .map(|name| checkpoint.join(name));
@@ -126,7 +134,10 @@ impl PreprocessorConfig {
             let raw = read_json(&path)?;
             (path, raw)
         };
-        raw.check().map_err(|what| Error::input(format!("{}: {what}", path.display())))
+        match raw.check() {
+            Ok(config) => Ok((path, config)),
+            Err(what) => Err(Error::input(format!("{}: {what}", path.display()))),
+        }
     }
 
     /// Side in pixels of what becomes one language token.

@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
 
-use super::prepare::{Divided, adopt_adapter, all_shown, divide, plan_samples};
+use super::prepare::{Divided, adopt_adapter, all_shown, divide, plan_samples, read_checkpoint};
 use super::{folder, places};
 use crate::data::augment::Samples;
-use crate::data::chat::Chat;
 use crate::data::entry;
 use crate::data::variant::Shown;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::predict::{Ask, groups, media_tokens};
 use crate::eval::rounds::{Round, rounds};
-use crate::features::{AHEAD, IN_MEMORY, Reader};
+use crate::features::{AHEAD, IN_MEMORY};
 use crate::model::config::Config;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
@@ -215,9 +214,7 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
     recipe.model.path = place.path;
     let checkpoint = place.dir;
-    let config = Config::from_dir(&checkpoint)?;
-    let chat = Chat::load(&checkpoint)?;
-    let reader = Reader::new(&recipe.video, &checkpoint)?;
+    let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe.video)?;
     let place = places::questions(&recipe.data.path, terminal)?;
     let data = place.dir.clone();
     let (entries, _) = entry::read(&data, &recipe.data.subsets())?;

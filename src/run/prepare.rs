@@ -25,7 +25,7 @@ use crate::model::peft::{self, AdapterConfig};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::Positions;
 use crate::model::weights::{self, TensorFiles};
-use crate::recipe::{Provenance, Recipe};
+use crate::recipe::{Provenance, Recipe, Video};
 use crate::report::terminal::{self, Terminal};
 use crate::train::gradients::Sample;
 use crate::train::schedule::Course;
@@ -94,9 +94,7 @@ pub fn prepare(
     }
     let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
     recipe.model.path = path;
-    let config = Config::from_dir(&checkpoint)?;
-    let chat = Chat::load(&checkpoint)?;
-    let reader = Reader::new(&recipe.video, &checkpoint)?;
+    let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe.video)?;
     let place = places::questions(&recipe.data.path, terminal)?;
     recipe.data.path.clone_from(&place.path);
     let data = place.dir.clone();
@@ -172,6 +170,26 @@ pub fn prepare(
         held_back,
     };
     Ok((model, prepared))
+}
+
+/// What a checkpoint holds beside its weights, of which all must be of one model.
+pub fn read_checkpoint(checkpoint: &Path, video: &Video) -> Result<(Config, Chat, Reader)> {
+    let config = Config::from_dir(checkpoint)?;
+    let chat = Chat::load(checkpoint)?;
+    for (key, id, token) in [
+        ("image_token_id", config.image_token_id, "<|image_pad|>"),
+        ("video_token_id", config.video_token_id, "<|video_pad|>"),
+    ] {
+        let own = chat.tokenizer.token_id(token)?;
+        if own != id {
+            let path = checkpoint.join("config.json");
+            let what = format!("`{key}` is {id}, and the tokenizer's `{token}` {own}");
+            return Err(Error::input(format!("{}: {what}", path.display()))
+                .help("config.json and the tokenizer come from different models"));
+        }
+    }
+    let reader = Reader::new(video, checkpoint, &config.vision)?;
+    Ok((config, chat, reader))
 }
 
 /// Every video that is needed, once for each way in which it is shown.

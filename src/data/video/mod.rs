@@ -20,7 +20,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use video_rs::ffmpeg::{codec, software::scaling};
 
-pub use self::sampling::Sampling;
+pub use self::sampling::{FRAME_FACTOR, Sampling};
 use self::stream::Stream;
 use self::timeline::Timeline;
 use crate::error::Result;

@@ -7,8 +7,9 @@ use super::VideoInfo;
 
 /// Fewest frames that qwen-vl-utils (`FPS_MIN_FRAMES`) and Hugging Face (`min_frames`) take.
 const MIN_FRAMES: usize = 4;
-/// Both round the number of frames down to a multiple of the temporal patch.
-const FRAME_FACTOR: usize = 2;
+/// Both round the number of frames down to a multiple of this: qwen-vl-utils always, Hugging Face
+/// for the temporal patch that all checkpoints have.
+pub const FRAME_FACTOR: usize = 2;
 
 /// Whose rule chooses the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
