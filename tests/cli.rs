@@ -418,6 +418,26 @@ fn files_of_different_models_are_refused() {
 }
 
 #[test]
+fn a_token_without_an_embedding_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copy_dir(&golden("ckpt/tiny-qwen2-vl"), &model);
+    let path = model.join("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    let last = added.last().unwrap().clone();
+    for id in 654..=704 {
+        let mut token = last.clone();
+        token["id"] = id.into();
+        token["content"] = if id == 704 { "Question:".into() } else { json!(format!("<|{id}|>")) };
+        added.push(token);
+    }
+    std::fs::write(&path, json.to_string()).unwrap();
+    let wanted = "the token `Question:` has the id 704, and the model's embedding 704 rows";
+    refused(&recipe(&model, demo_data(), ""), wanted);
+}
+
+#[test]
 fn damaged_data_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

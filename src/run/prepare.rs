@@ -381,7 +381,7 @@ fn encode(
         let tokens = media_tokens(&config.vision, &grids);
         let encoded = chat.encode_sft(&entry.training(format), &tokens);
         let encoded = encoded.map_err(|e| e.of(&entry.id))?;
-        check_length(config, &entry.id, encoded.input_ids.len())?;
+        check_tokens(config, chat, &entry.id, &encoded.input_ids, 0)?;
         let positions = Positions::new(config, &encoded.input_ids, &grids)?;
         let (input_ids, labels) = (encoded.input_ids, encoded.labels);
         examples.samples.push(Sample { id: entry.id, input_ids, labels, positions });
@@ -407,15 +407,31 @@ fn check_prompts<'a>(
         };
         for ask in &round.asks {
             let id = &ask.entry.id;
-            let tokens = prompt(ask).map_err(|e| e.of(id))?.len() + recipe.eval.max_new_tokens();
-            check_length(config, id, tokens)?;
+            let input_ids = prompt(ask).map_err(|e| e.of(id))?;
+            check_tokens(config, chat, id, &input_ids, recipe.eval.max_new_tokens())?;
         }
     }
     Ok(())
 }
 
-fn check_length(config: &Config, id: &str, tokens: usize) -> Result<()> {
-    let most = config.text.max_position_embeddings;
+/// Checks that the model has an embedding for each token of the question `id`, and room for them
+/// and a response.
+fn check_tokens(
+    config: &Config,
+    chat: &Chat,
+    id: &str,
+    input_ids: &[u32],
+    response: usize,
+) -> Result<()> {
+    let rows = config.text.vocab_size;
+    if let Some(&token) = input_ids.iter().find(|token| **token as usize >= rows) {
+        let text = chat.tokenizer.decode(&[token], false)?;
+        return Err(Error::input(format!(
+            "`{id}`: the token `{text}` has the id {token}, and the model's embedding {rows} rows"
+        ))
+        .help("resize the model's embedding for the tokens that were added to its tokenizer"));
+    }
+    let (tokens, most) = (input_ids.len() + response, config.text.max_position_embeddings);
     if tokens <= most {
         return Ok(());
     }
