@@ -27,6 +27,10 @@ const LLAMAFACTORY_MIN_SIDE: usize = 28;
 const MAX_ASPECT_RATIO: usize = 200;
 const LLAMAFACTORY_ASPECT_RATIO: usize = 180;
 
+/// transformers' `OPENAI_CLIP_MEAN` and `OPENAI_CLIP_STD`, as f32 has them.
+const CLIP_MEAN: [f32; 3] = [0.481_454_67, 0.457_827_5, 0.408_210_72];
+const CLIP_STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
+
 /// What a checkpoint says about resizing, normalising and cutting a video's frames.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreprocessorConfig {
@@ -102,8 +106,8 @@ impl PreprocessorConfig {
     /// videos and before that one for images and videos alike.
     ///
     /// # Errors
-    /// Where there is none of these files, one cannot be read, a key is missing, a value is out of
-    /// range, or a step that this processor always takes is switched off.
+    /// Where there is none of these files, one cannot be read, has no bounds on pixels or a value
+    /// out of range, or a step that this processor always takes is switched off.
     pub fn from_dir(checkpoint: &Path) -> Result<Self> {
         Ok(Self::located(checkpoint)?.1)
     }
@@ -154,6 +158,7 @@ struct Processor {
 
 /// The keys in all their spellings.
 #[derive(Deserialize)]
+#[serde(default)]
 struct RawConfig {
     min_pixels: Option<usize>,
     max_pixels: Option<usize>,
@@ -168,6 +173,27 @@ struct RawConfig {
     do_normalize: Option<bool>,
     resample: Option<u8>,
     rescale_factor: Option<f64>,
+}
+
+/// The defaults of `Qwen2VLImageProcessor` and `Qwen2VLVideoProcessor`; those for `size` differ.
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            min_pixels: None,
+            max_pixels: None,
+            size: None,
+            patch_size: 14,
+            temporal_patch_size: 2,
+            merge_size: 2,
+            image_mean: CLIP_MEAN,
+            image_std: CLIP_STD,
+            do_resize: None,
+            do_rescale: None,
+            do_normalize: None,
+            resample: None,
+            rescale_factor: None,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
