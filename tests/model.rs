@@ -1,6 +1,7 @@
 //! Every stage of the model against HF transformers, for both families.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::Dtype;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::{Config, Family};
 use vlm4d_train::model::host::{Outline, write_file};
@@ -474,4 +475,18 @@ fn a_head_that_is_tied_must_be_the_embedding() {
     let error = load(bytes).unwrap_err().to_string();
     assert!(error.contains("head.safetensors: `lm_head.weight` differs"), "{error}");
     assert!(error.ends_with("set `tie_word_embeddings` to false in config.json"), "{error}");
+}
+
+#[test]
+fn weights_of_another_type_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("weights.safetensors");
+    for (dtype, fix) in [(Dtype::F64, "; cast it to f32"), (Dtype::I8, " that is not quantised")] {
+        let tensor = Outline { name: "w".into(), dtype, shape: vec![2] };
+        let bytes = vec![0; tensor.bytes()];
+        write_file(&file, &[tensor], |_| Ok(bytes.clone())).unwrap();
+        let files = weights::TensorFiles::open([file.clone()]).unwrap();
+        let error = files.f32("w").unwrap_err().to_string();
+        assert!(error.contains(&format!("`w` is {dtype:?}")) && error.ends_with(fix), "{error}");
+    }
 }

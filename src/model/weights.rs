@@ -266,9 +266,12 @@ fn numbers<E, const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> E) -> Vec<
 }
 
 fn wrong_type(path: &Path, name: &str, dtype: Dtype) -> Error {
-    Error::input(format!("{}: `{name}` is {dtype:?}", path.display())).help(
-        "only f32, f16 and bf16 weights can be loaded; take the checkpoint that is not quantised",
-    )
+    let other = match dtype {
+        Dtype::F64 => "cast it to f32",
+        _ => "take the checkpoint that is not quantised",
+    };
+    Error::input(format!("{}: `{name}` is {dtype:?}", path.display()))
+        .help(format!("only f32, f16 and bf16 weights can be loaded; {other}"))
 }
 
 /// Where a model's weights come from.
