@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use serde_json::Value;
 use vlm4d_train::error::Result;
+use vlm4d_train::model::norm::LayerNorm;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -583,6 +584,28 @@ fn five_adamw_steps_equal_pytorch() {
                 assert!(difference < 1e-4, "{name} {key}.{suffix}: {difference:e}");
             }
         }
+    }
+}
+
+/// Numbers of `torch.optim.AdamW(lr=0.1)`, with a weight decay of 0.5 for `weight` alone.
+#[test]
+fn a_parameter_without_a_gradient_takes_no_step() {
+    let one = || Param::from_tensor(Tensor::<1>::from_floats([1.0], &Device::flex()));
+    let mut norm = LayerNorm { weight: one(), bias: one(), eps: 0.0 }.train();
+    let mut optimiser = AdamW::new(0.5);
+    for (weight, bias, want) in [
+        (Some(1.0), 1.0, [0.85, 0.9]),
+        (None, -2.0, [0.85, 0.936_610_4]),
+        (Some(-2.0), 4.0, [0.844_110_37, 0.894_644_86]),
+        (Some(4.0), 0.5, [0.759_939_3, 0.854_165_1]),
+    ] {
+        let gradients = [("weight", weight), ("bias", Some(bias))].into_iter();
+        let gradients = gradients.filter_map(|(name, gradient)| {
+            Some((name.to_owned(), Tensor::from_floats([gradient?], &Device::flex())))
+        });
+        norm = optimiser.update(norm, |_| 0.1, &gradients.collect());
+        let got = [&norm.weight, &norm.bias].map(|p| values(p.val())[0]);
+        assert!(max_difference(&got, &want) < 1e-6, "{got:?} {want:?}");
     }
 }
 

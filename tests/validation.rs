@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::error::{Error, Result};
-use vlm4d_train::model::parameters;
+use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::recipe::{Best, Loss, Train};
 use vlm4d_train::train::checkpoint;
@@ -172,6 +172,23 @@ fn a_checkpoint_is_whole_before_any_gradient() {
         checkpoint::load(&checkpoint::path(dir.path(), 0), model(), 0.0).unwrap();
     assert_eq!((optimiser.step, optimiser.moments.len()), (0, 0));
     assert_eq!(adapter(&read), adapter(&model()));
+}
+
+#[test]
+fn a_checkpoint_knows_the_steps_of_each_parameter() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = model();
+    let ones = parameters::trained_values(&model, "").into_iter();
+    let mut gradients: Named = ones.map(|(name, value)| (name, value.ones_like())).collect();
+    let mut optimiser = AdamW::new(0.0);
+    model = optimiser.update(model, |_| 1e-3, &gradients);
+    let (once, _) = gradients.pop_first().unwrap();
+    model = optimiser.update(model, |_| 1e-3, &gradients);
+    checkpoint::save(dir.path(), &model, &optimiser, &Track::default(), 1).unwrap();
+    let at = checkpoint::path(dir.path(), 2);
+    let restored = checkpoint::load(&at, self::model(), 0.0).unwrap().1;
+    assert_eq!((restored.step, restored.steps[&once]), (2, 1));
+    assert_eq!(restored.steps, optimiser.steps);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! A checkpoint is written to a temporary folder and renamed: what is there is whole.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -24,6 +25,8 @@ const PREFIX: &str = "step-";
 struct State {
     /// Optimiser steps taken; with the recipe's seed this is the place in the data too.
     step: usize,
+    /// Those of each parameter that has moments.
+    steps: BTreeMap<String, usize>,
     /// How the validations have gone.
     #[serde(default)]
     track: Track,
@@ -78,8 +81,10 @@ pub fn save(
         let moment = optimiser.moments.iter().map(|(name, m)| (name.clone(), m[i].clone()));
         write(&temporary.join(file), &moment.collect())?;
     }
-    let state = serde_json::to_string(&State { step: optimiser.step, track: track.clone() });
-    files::write(&temporary.join("state.json"), state.map_err(|e| Error::run(e.to_string()))?)?;
+    let state =
+        State { step: optimiser.step, steps: optimiser.steps.clone(), track: track.clone() };
+    let state = serde_json::to_string(&state).map_err(|e| Error::run(e.to_string()))?;
+    files::write(&temporary.join("state.json"), state)?;
     files::replace_dir(&temporary, &whole)?;
     let mut kept = steps(checkpoints)?;
     kept.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
@@ -113,15 +118,19 @@ pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, Ada
     let [first, second] = MOMENTS.map(|file| read(&dir.join(file), &device));
     let (mut first, mut second) = (first?, second?);
     let names = parameters::list(&model, "").into_iter().filter(|p| p.trained).map(|p| p.name);
-    let moments = names.filter_map(|name| match (first.remove(&name), second.remove(&name)) {
-        (Some(a), Some(b)) => Some(Ok((name, [a, b]))),
-        // What has had no gradient has none: a vision tower before the first video.
-        (None, None) => None,
-        _ => Some(Err(damaged(dir, &format!("lacks a moment of `{name}`")))),
+    let moments = names.filter_map(|name| {
+        let steps = state.steps.contains_key(&name);
+        match (steps, first.remove(&name), second.remove(&name)) {
+            (true, Some(a), Some(b)) => Some(Ok((name, [a, b]))),
+            // What has had no gradient has none: a vision tower before the first video.
+            (false, None, None) => None,
+            _ => Some(Err(damaged(dir, &format!("lacks a moment or the steps of `{name}`")))),
+        }
     });
     let moments = moments.collect::<Result<_>>()?;
     let (model, masters) = load_weights(dir, model)?;
-    Ok((model, AdamW { weight_decay, step: state.step, moments, masters }, state.track))
+    let State { step, steps, track } = state;
+    Ok((model, AdamW { weight_decay, step, steps, moments, masters }, track))
 }
 
 /// Puts the weights of a checkpoint into a model (in training form) that has the same trained

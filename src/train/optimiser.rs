@@ -27,6 +27,9 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Steps taken.
     pub step: usize,
+    /// Those of them in which a parameter had a gradient, by its name: as in PyTorch, its moments are
+    /// corrected by these alone.
+    pub steps: BTreeMap<String, usize>,
     /// First and second moment by parameter name, flat.
     pub moments: BTreeMap<String, [Tensor<1>; 2]>,
     /// f32 values of the parameters that the model holds in bf16, whose steps would else be
@@ -48,11 +51,13 @@ impl AdamW {
         gradients: &Named,
     ) -> M {
         self.step += 1;
-        let exponent = self.step as i32;
-        let corrections = [BETAS.0, BETAS.1].map(|beta| 1.0 - beta.powi(exponent));
         parameters::replace(model, "", |name, value| {
             let gradient = gradients.get(name)?.clone();
             let decay = if decays(name, gradients) { self.weight_decay } else { 0.0 };
+            let steps = self.steps.entry(name.to_owned()).or_default();
+            *steps += 1;
+            let exponent = *steps as i32;
+            let corrections = [BETAS.0, BETAS.1].map(|beta| 1.0 - beta.powi(exponent));
             let step = Step { lr: lr(name), decay, corrections };
             let moments = self.moments.remove(name).unwrap_or_else(|| {
                 let zeros = gradient.zeros_like();
