@@ -33,11 +33,14 @@ use crate::support::{Golden, golden, max_difference, pythons, skipped};
 use crate::train::Batch;
 
 /// Kinds of adapters: name and `[lora]`.
-const KINDS: [(&str, &str); 5] = [
+const KINDS: [(&str, &str); 6] = [
     ("lora", ""),
     ("everywhere", "scope = [\"language\", \"vision\", \"merger\"]"),
     ("vision", "scope = [\"vision\"]"),
     ("rslora", "use_rslora = true\ntarget_modules = [\"q_proj\", \"down_proj\"]"),
+    // Matches modules that are no linear layers, and where embeddings are tied a head that has no
+    // adapter.
+    ("regex", r"target_modules = '.*visual\..*|.*\.mlp\..*|.*(lm_head|q_proj)'"),
     ("dora", "use_dora = true\nscope = [\"language\", \"vision\", \"merger\"]"),
 ];
 

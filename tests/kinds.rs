@@ -268,6 +268,15 @@ fn an_adapter_is_told_of_by_the_names_that_it_is_written_with() {
     }
 }
 
+/// The folder of a new adapter, and its configuration as it is read again.
+fn saved(checkpoint: &str, recipe: &Lora) -> (tempfile::TempDir, AdapterConfig) {
+    let (mut model, dir) = (load(checkpoint), tempfile::tempdir().unwrap());
+    peft::attach(&mut model, recipe, 0).unwrap();
+    peft::save(&model.train(), &AdapterConfig::new(recipe, "base"), dir.path()).unwrap();
+    let config = AdapterConfig::from_dir(dir.path()).unwrap();
+    (dir, config)
+}
+
 /// Hub names of the layers to which `recipe` gives an adapter.
 fn attached(checkpoint: &str, recipe: &Lora) -> Vec<String> {
     let mut model = load(checkpoint);
@@ -350,6 +359,18 @@ fn scope_and_targets_say_which_layers_adapt() {
         let found = attached(checkpoint, &Lora { target_modules: regex, ..Lora::default() });
         assert!(found.contains(&"model.layers.1.self_attn.q_proj".to_owned()), "{found:?}");
         assert!(found.iter().all(|n| n.contains("layers.1.") || n.contains("blocks.0.")));
+    }
+}
+
+#[test]
+fn a_regular_expression_is_written_as_the_layers_that_it_finds() {
+    for checkpoint in CHECKPOINTS {
+        let target_modules = TargetModules::Pattern(r".*visual\..*|.*(lm_head|q_proj)".into());
+        let recipe = Lora { target_modules, ..Lora::default() };
+        let layers = attached(checkpoint, &recipe);
+        let mut want: Vec<String> = layers.iter().map(|name| module_name(name)).collect();
+        want.sort();
+        assert_eq!(json!(saved(checkpoint, &recipe).1.target_modules), json!(want));
     }
 }
 

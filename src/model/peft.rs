@@ -135,7 +135,12 @@ impl AdapterConfig {
             r: recipe.r,
             lora_alpha: recipe.alpha(),
             lora_dropout: recipe.dropout,
-            target_modules: Value::String(pattern(recipe)),
+            target_modules: match recipe.target_modules.is_regex() {
+                // It may match what is no linear layer, which PEFT refuses to adapt: `naming` lists
+                // those that it found.
+                true => Value::Null,
+                false => Value::String(pattern(recipe)),
+            },
             bias: none(),
             use_rslora: recipe.use_rslora,
             use_dora: recipe.use_dora,
