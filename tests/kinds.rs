@@ -9,16 +9,18 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::Config;
+use vlm4d_train::model::host::{HostTensors, write_tensors};
 use vlm4d_train::model::lora::Lora as Adapter;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft::{self, AdapterConfig};
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::weights::{module_name, to_hub};
+use vlm4d_train::model::weights::{TensorFiles, module_name, to_hub};
 use vlm4d_train::recipe::{Lora, Part, TargetModules, Train};
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Rates;
 
 use crate::cli::{Workplace, copy_dir, demo_data, recipe, text, tiny};
+use crate::full::load_as;
 use crate::model::{load, values};
 use crate::support::{CHECKPOINTS, Golden, alone, golden, max_difference, relative_difference};
 use crate::train::{Batch, one_batch, setup};
@@ -371,6 +373,55 @@ fn a_regular_expression_is_written_as_the_layers_that_it_finds() {
         let mut want: Vec<String> = layers.iter().map(|name| module_name(name)).collect();
         want.sort();
         assert_eq!(json!(saved(checkpoint, &recipe).1.target_modules), json!(want));
+    }
+}
+
+/// PEFT saves the weight of a head beside its adapter.
+#[test]
+fn an_adapter_of_the_head_comes_with_the_checkpoints_own_weight() {
+    let [untied, tied] = CHECKPOINTS;
+    let recipe = Lora { target_modules: names(&["lm_head"]), ..Lora::default() };
+    let (dir, _) = saved(untied, &recipe);
+    let path = dir.path().join("adapter_model.safetensors");
+    let adapter = TensorFiles::open([path.clone()]).unwrap();
+    let tensors = adapter.names().map(|name| (name.to_owned(), adapter.f32(name).unwrap()));
+    let mut tensors: HostTensors = tensors.collect();
+    let source = golden(&format!("ckpt/{untied}"));
+    let weight = TensorFiles::from_dir(&source).unwrap().f32("lm_head.weight").unwrap();
+    let key = "base_model.model.lm_head.base_layer.weight";
+    tensors.insert(key.to_owned(), weight);
+    write_tensors(&path, &tensors).unwrap();
+    let read = |mut model: QwenVl| {
+        peft::load(&mut model, dir.path(), 0.0).map(drop).map_err(|e| e.to_string())
+    };
+    for dtype in [DType::F32, DType::BF16] {
+        assert_eq!(read(load_as(&source, dtype)), Ok(()));
+    }
+    let sizes = peft::sizes(
+        &Lora { from: Some(dir.path().to_owned()), ..recipe },
+        &Config::from_dir(&source).unwrap(),
+    );
+    assert_eq!(sizes.unwrap().len(), 2);
+    let error = read(load(tied)).unwrap_err();
+    assert!(error.contains("has no place in the model"), "{error}");
+    assert!(error.contains("embeddings are tied"), "{error}");
+    tensors.get_mut(key).unwrap().0[7] += 0.5;
+    write_tensors(&path, &tensors).unwrap();
+    let error = read(load(untied)).unwrap_err();
+    assert!(error.contains(&format!("`{key}` is not the checkpoint's weight")), "{error}");
+}
+
+#[test]
+fn where_embeddings_are_tied_the_head_can_have_no_adapter() {
+    let everywhere = vec![Part::Language, Part::Vision, Part::Merger];
+    for target_modules in
+        [names(&["q_proj", "lm_head"]), TargetModules::Pattern("(.*\\.)?lm_head".into())]
+    {
+        for scope in [None, Some(everywhere.clone())] {
+            let recipe = Lora { target_modules: target_modules.clone(), scope, ..Lora::default() };
+            let error = peft::attach(&mut load("tiny-qwen2.5-vl"), &recipe, 0).unwrap_err();
+            assert!(error.to_string().contains("embeddings are tied"), "{error}");
+        }
     }
 }
 

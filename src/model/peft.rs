@@ -11,12 +11,13 @@ use burn::tensor::{DType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use regex::Regex;
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::Config;
 use super::host::{HostTensors, host, write_tensors};
-use super::lora::Lora;
+use super::lora::{Linear, Lora};
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
 use super::weights::{TensorFiles, hub_name, module_name, shapes, to_hub, transposed};
@@ -66,6 +67,10 @@ const KEEP_BASE: [&str; 4] = ["eva", "gaussian", "mica", "orthogonal"];
 
 /// What `target_modules` may be.
 const A_TARGET: &str = "\"all-linear\", or names such as [\"q_proj\", \"v_proj\"]";
+
+/// Why no adapter is on `lm_head` where the model has none of its own.
+const TIED: &str =
+    "the checkpoint's embeddings are tied: its head can have no adapter, leave `lm_head` out";
 
 /// What PEFT puts before the names of modules.
 pub const PREFIX: &str = "base_model.model.";
@@ -334,6 +339,9 @@ fn targets(recipe: &recipe::Lora, layers: &[String]) -> Result<BTreeSet<String>>
     let none = |pattern: &str| {
         Error::input(format!("`lora.target_modules`: `{pattern}` matches no linear layer"))
     };
+    let fix = |recipe: &recipe::Lora| -> Result<&'static str> {
+        Ok(if matcher(recipe)?.is_match("lm_head") { TIED } else { A_TARGET })
+    };
     if let TargetModules::Names(names) = &recipe.target_modules {
         for name in names {
             let target_modules = TargetModules::Names(vec![name.clone()]);
@@ -342,16 +350,16 @@ fn targets(recipe: &recipe::Lora, layers: &[String]) -> Result<BTreeSet<String>>
                 continue;
             }
             let scope = Some(vec![Part::Language, Part::Vision, Part::Merger]);
-            let elsewhere = !found(&recipe::Lora { scope, ..alone })?.is_empty();
-            return Err(none(name).help(match elsewhere {
-                true => "it is in another part of the model: add that to `lora.scope`",
-                false => A_TARGET,
+            let anywhere = recipe::Lora { scope, ..alone };
+            return Err(none(name).help(match found(&anywhere)?.is_empty() {
+                false => "it is in another part of the model: add that to `lora.scope`",
+                true => fix(&anywhere)?,
             }));
         }
     }
     let targets = found(recipe)?;
     match targets.is_empty() {
-        true => Err(none(&pattern(recipe)).help(A_TARGET)),
+        true => Err(none(&pattern(recipe)).help(fix(recipe)?)),
         false => Ok(targets),
     }
 }
@@ -363,7 +371,8 @@ fn targets(recipe: &recipe::Lora, layers: &[String]) -> Result<BTreeSet<String>>
 pub fn sizes(recipe: &recipe::Lora, config: &Config) -> Result<Vec<(String, usize)>> {
     if let Some(dir) = &recipe.from {
         let files = TensorFiles::open([dir.join("adapter_model.safetensors")])?;
-        let sizes = files.names().map(|name| {
+        let adapter = files.names().filter(|name| name.contains(".lora_"));
+        let sizes = adapter.map(|name| {
             let module = name.strip_prefix(PREFIX).unwrap_or(name);
             (hub_name(module), files.shape(name).unwrap_or_default().iter().product())
         });
@@ -424,11 +433,14 @@ pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfi
     };
     let mut left: BTreeSet<String> = files.names().map(str::to_owned).collect();
     for (name, layer) in model.linear_layers_mut() {
-        let mut tensor = |part: &str, shape: &[usize]| -> Result<Option<Vec<f32>>> {
+        let mut key = |part: &str| {
             let spelling = |module: &str| format!("{PREFIX}{module}.{part}");
             let keys = [spelling(&module_name(&name)), spelling(&name)];
-            let Some(key) = keys.iter().find(|key| left.remove(*key)) else { return Ok(None) };
-            let (values, found) = files.f32(key)?;
+            keys.into_iter().find(|key| left.remove(key))
+        };
+        let mut tensor = |part: &str, shape: &[usize]| -> Result<Option<Vec<f32>>> {
+            let Some(key) = key(part) else { return Ok(None) };
+            let (values, found) = files.f32(&key)?;
             match found == shape {
                 true => Ok(Some(values)),
                 false => Err(wrong(format!("`{key}` is {found:?}, the model wants {shape:?}"))),
@@ -462,12 +474,43 @@ pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfi
                 )));
             }
         });
+        // PEFT saves the weight of a head beside its adapter.
+        if let Some(key) = key("base_layer.weight")
+            && !is_weight(layer, &files, &key)?
+        {
+            return Err(wrong(format!("`{key}` is not the checkpoint's weight")).help(
+                "the adapter was made for another model, or changes this weight too: then merge it \
+                 in PEFT and take that checkpoint",
+            ));
+        }
     }
     match left.first() {
-        Some(name) => Err(wrong(format!("`{name}` has no place in the model"))),
+        Some(name) => {
+            let error = wrong(format!("`{name}` has no place in the model"));
+            let of_head = name.starts_with(&format!("{PREFIX}lm_head."));
+            Err(if of_head && model.lm_head.is_none() { error.help(TIED) } else { error })
+        }
         None if files.names().next().is_none() => Err(wrong("the adapter is empty".into())),
         None => Ok(config),
     }
+}
+
+/// Whether the tensor `key` is the weight of `layer`, as far as the types tell in which the file and
+/// the model hold them.
+fn is_weight(layer: &Linear, files: &TensorFiles, key: &str) -> Result<bool> {
+    let ([i, o], weight) = (layer.shape(), layer.weight.val());
+    let (values, shape) = files.f32(key)?;
+    if shape != [o, i] {
+        return Ok(false);
+    }
+    let stored = match files.outline(key)?.dtype {
+        Dtype::BF16 => DType::BF16,
+        Dtype::F16 => DType::F16,
+        _ => DType::F32,
+    };
+    let held = weight.dtype();
+    let own = TensorData::new(host(weight)?, [i, o]).convert_dtype(stored).convert_dtype(held);
+    Ok(own == TensorData::new(transposed(&values, o, i), [i, o]).convert_dtype(held))
 }
 
 /// Writes the adapter of `model` into the folder `dir`.
