@@ -520,6 +520,15 @@ fn rates_follow_transformers_schedules() {
 }
 
 #[test]
+fn the_last_step_of_an_epoch_ends_it() {
+    // 19 samples are steps of 8, 8 and 3.
+    let train = Train { batch_size: 2, grad_accum: 4, ..Train::default() };
+    let course = Course::new(&train, 19);
+    let epochs = [0, 1, 2, 3, 4, 6].map(|steps| course.epoch(steps));
+    assert_eq!(epochs, [0.0, 8.0 / 19.0, 16.0 / 19.0, 1.0, 1.0 + 8.0 / 19.0, 2.0]);
+}
+
+#[test]
 fn a_largest_norm_of_0_clips_nothing() {
     let gradients = || {
         let gradient = Tensor::from_floats([3.0, 4.0], &Device::flex());

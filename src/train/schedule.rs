@@ -15,6 +15,10 @@ pub struct Course {
     pub steps_per_epoch: usize,
     /// Steps in which the rate rises.
     pub warmup: usize,
+    /// Samples in one epoch.
+    samples: usize,
+    /// Samples in one step; the last of an epoch may have fewer.
+    samples_per_step: usize,
     lr: f64,
     schedule: Schedule,
 }
@@ -30,6 +34,8 @@ impl Course {
             steps,
             steps_per_epoch,
             warmup: train.warmup_steps.unwrap_or(warmup),
+            samples,
+            samples_per_step: train.batch_size * train.grad_accum,
             lr: train.lr,
             schedule: train.schedule,
         }
@@ -42,7 +48,8 @@ impl Course {
 
     /// Passes over the samples after `steps` optimiser steps.
     pub fn epoch(&self, steps: usize) -> f64 {
-        steps as f64 / self.steps_per_epoch as f64
+        let (whole, begun) = (steps / self.steps_per_epoch, steps % self.steps_per_epoch);
+        whole as f64 + (begun * self.samples_per_step) as f64 / self.samples as f64
     }
 
     /// Share of the highest learning rate at optimiser step `step`.
