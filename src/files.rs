@@ -87,8 +87,22 @@ pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The path in one spelling: `./a//b` is `a/b`.
-pub fn plain(path: &Path) -> PathBuf {
+fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+/// The name of a file in the folder `dir`: its path from there, however `path` is spelled and
+/// whichever links it leads over, as long as they stay there. A file elsewhere may have several.
+pub fn name_in(dir: &Path, path: &Path) -> PathBuf {
+    let place = dir.join(path);
+    let root = dir.canonicalize().ok();
+    // the file itself, or the last of the folders above it that is still in `dir`
+    let within = |above: &Path| {
+        let found = above.canonicalize().ok()?;
+        let begin = found.strip_prefix(root.as_deref()?).ok()?;
+        Some(plain(&begin.join(place.strip_prefix(above).ok()?)))
+    };
+    place.ancestors().find_map(within).unwrap_or_else(|| plain(path))
 }
 
 /// A JSON file's content.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -315,11 +316,22 @@ fn sharegpt_with_default_names() {
 fn a_file_has_one_name_however_it_is_spelled() {
     let info = json!({"file_name": "rows.json", "formatting": "sharegpt",
         "columns": {"videos": "videos"}});
-    let (_top, data) = sharegpt_folder(&info, "");
-    let absolute = data.join("a.mp4");
-    let spelled = ["a.mp4", ".//a.mp4", "data/a.mp4", "./data//a.mp4", "../data/./a.mp4"];
-    let spelled = spelled.into_iter().chain(absolute.to_str());
-    let rows: Vec<Value> = spelled
+    let (top, data) = sharegpt_folder(&info, "");
+    fs::create_dir(data.join("sub")).unwrap();
+    for (to, link) in
+        [("a.mp4", "b.mp4"), ("sub", "way"), ("../above.mp4", "far.mp4"), ("..", "up")]
+    {
+        symlink(to, data.join(link)).unwrap();
+    }
+    let absolute = [data.join("a.mp4"), top.path().join("above.mp4")];
+    let [inside, outside] = absolute.each_ref().map(|path| path.to_str().unwrap());
+    let spelled = ["a.mp4", ".//a.mp4", "data/a.mp4", "./data//a.mp4", "../data/./a.mp4", inside];
+    let linked = ["sub/../a.mp4", "way/../b.mp4", "b.mp4", "../data/sub/../../data/a.mp4"];
+    let above =
+        ["far.mp4", "above.mp4", "../above.mp4", "data/up/above.mp4", "sub/../far.mp4", outside];
+    let rows: Vec<Value> = [&spelled[..], &linked, &above]
+        .concat()
+        .into_iter()
         .map(|path| {
             json!({"videos": path, "conversations": [{"from": "human", "value": "<video>q"},
                 {"from": "gpt", "value": "a"}]})
@@ -328,9 +340,30 @@ fn a_file_has_one_name_however_it_is_spelled() {
     fs::write(data.join("rows.json"), json!(rows).to_string()).unwrap();
     let conversations = sharegpt::read(&data, &["set".into()]).unwrap();
     assert_eq!(conversations.len(), rows.len());
-    for (conversation, row) in conversations.iter().zip(rows) {
+    let (within, above) = conversations.split_at(spelled.len() + linked.len());
+    for (conversation, row) in within.iter().zip(rows) {
         assert_eq!(conversation.videos, [Path::new("a.mp4")], "{}", row["videos"]);
     }
+    // the first of its names
+    assert!(above.iter().all(|c| c.videos == [Path::new("../above.mp4")]), "{above:?}");
+}
+
+#[test]
+fn a_questions_video_has_one_name_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("own");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("y.mp4"), "").unwrap();
+    symlink("y.mp4", own.join("z.mp4")).unwrap();
+    let spelled = ["own/y.mp4", "own/../own/y.mp4", "own/z.mp4"];
+    let items = spelled.iter().enumerate().map(|(i, video)| {
+        json!({"id": i, "video": video, "question": "Where to?", "choices": {"A": "up", "B": "on"},
+            "answer": "up"})
+    });
+    let items: Value = items.collect();
+    fs::write(folder.path().join("mine_mc.json"), items.to_string()).unwrap();
+    let questions = vlm4d::read(folder.path(), &["mine".into()]).unwrap();
+    assert!(questions.iter().all(|q| q.video == Path::new("own/y.mp4")), "{questions:?}");
 }
 
 #[test]

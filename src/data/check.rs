@@ -41,13 +41,18 @@ pub fn check(
     let mut checked = Checked::default();
     let mut entries = Vec::new();
     if entry::is_sharegpt(dir) {
+        let (mut conversations, mut files) = (Vec::new(), BTreeMap::new());
         for subset in &subsets {
             let read = checked.keep(sharegpt::inspect(dir, subset)?);
-            for conversation in read.items {
-                match Entry::from_conversation(conversation) {
-                    Ok(entry) => entries.push(entry),
-                    Err(error) => checked.add(&read.path, error.to_string()),
-                }
+            files.insert(subset, read.path);
+            conversations.extend(read.items);
+        }
+        sharegpt::name_files(dir, &mut conversations);
+        for conversation in conversations {
+            let file = &files[&conversation.subset];
+            match Entry::from_conversation(conversation) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => checked.add(file, error.to_string()),
             }
         }
         let (_, elsewhere) = sharegpt::names(dir)?;

@@ -8,9 +8,11 @@
 //! A media path counts from the data folder. Where no such file is there but one
 //! counted from the folder above it is, that one is meant: LLaMA-Factory, run
 //! beside its folder `data`, is given paths such as `data/a.mp4`. However a path is
-//! spelled, a file in the data folder has one name.
+//! spelled, and whichever links lead to it, a file has one name: a split by video
+//! depends on it.
 //! Source: LLaMA-Factory's `data/README.md` and its sharegpt converter.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +22,7 @@ use serde_json::{Map, Value};
 use crate::data::chat::{Content, Message};
 use crate::data::fault::{Fault, Inspected};
 use crate::error::{Error, Result};
-use crate::files::{io_reason, json_reason, plain};
+use crate::files::{io_reason, json_reason, name_in};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +49,26 @@ pub fn read(data_dir: &Path, names: &[String]) -> Result<Vec<Conversation>> {
     for name in names {
         conversations.extend(inspect(data_dir, name)?.whole()?);
     }
+    name_files(data_dir, &mut conversations);
     Ok(conversations)
+}
+
+/// Gives each file the first of the names that `conversations` have for it, absolute ones being
+/// last: files outside the data folder, or behind links that lead there, may have several.
+pub(super) fn name_files(data_dir: &Path, conversations: &mut [Conversation]) {
+    let file = |name: &PathBuf| data_dir.join(name).canonicalize().unwrap_or_else(|_| name.clone());
+    let mut names: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
+    for name in conversations.iter().flat_map(|c| &c.videos) {
+        let first = names.entry(file(name)).or_insert_with(|| name.clone());
+        if (name.is_absolute(), &*name) < (first.is_absolute(), &*first) {
+            first.clone_from(name);
+        }
+    }
+    for name in conversations.iter_mut().flat_map(|c| &mut c.videos) {
+        if let Some(first) = names.get(&file(name)) {
+            name.clone_from(first);
+        }
+    }
 }
 
 /// Reads a data set's rows as far as that goes.
@@ -323,24 +344,12 @@ impl DataSet<'_> {
         let above = Path::new("..").join(path);
         let mut places = [path, &above].into_iter();
         let found = places.find(|place| self.data_dir.join(place).is_file());
-        found.map(|place| self.named(place)).ok_or_else(|| {
+        found.map(|place| name_in(self.data_dir, place)).ok_or_else(|| {
             fault(
                 format!("{}: no such file", self.data_dir.join(path).display()),
                 "paths count from the data folder, or else from the folder above it",
             )
         })
-    }
-
-    /// The file's one name, back in the data folder where its path leads out and in again: a split
-    /// by video depends on it.
-    fn named(&self, path: &Path) -> PathBuf {
-        let path = plain(path);
-        let dir = fs::canonicalize(self.data_dir).ok();
-        let name = dir.as_deref().and_then(Path::file_name);
-        let above = name.map(|name| Path::new("..").join(name));
-        let dirs = [dir, above, std::path::absolute(self.data_dir).ok()];
-        let within = dirs.iter().flatten().find_map(|dir| path.strip_prefix(dir).ok());
-        within.unwrap_or(&path).to_owned()
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::fault::{Fault, Inspected};
 use super::mirror::{Why, mirror};
 use crate::error::{Error, Result};
-use crate::files::{io_reason, json_reason, plain};
+use crate::files::{io_reason, json_reason, name_in};
 
 /// One question on one video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,7 +110,11 @@ pub fn read(data_dir: &Path, subsets: &[String]) -> Result<Vec<Question>> {
 /// # Errors
 /// Where the folder has no file for the subset.
 pub fn inspect(data_dir: &Path, subset: &str) -> Result<Inspected<Question>> {
-    Ok(inspect_file(find(data_dir, subset)?, subset))
+    let mut read = inspect_file(find(data_dir, subset)?, subset);
+    for question in &mut read.items {
+        question.video = name_in(data_dir, &question.video);
+    }
+    Ok(read)
 }
 
 /// The letter of a choice: 0 is A.
@@ -327,8 +331,8 @@ fn choices(object: &Map<String, Value>) -> Result<Vec<String>, Fault> {
 /// what is no URL is a path already.
 fn video(text: &str) -> Result<PathBuf, Fault> {
     match text.split_once("/resolve/main/") {
-        Some((_, path)) if !path.is_empty() => Ok(plain(Path::new(path))),
-        None if !text.contains("://") => Ok(plain(Path::new(text))),
+        Some((_, path)) if !path.is_empty() => Ok(path.into()),
+        None if !text.contains("://") => Ok(text.into()),
         _ => Err(fault(
             format!("`video` is the URL \"{text}\", which has no path after /resolve/main/"),
             "give the video's path relative to the data folder",
