@@ -188,7 +188,7 @@ fn conversations_go_through_the_whole_run() {
     refused("train = [\"talk\"]", "no data set `talk`\n  help: the file has talks");
     let rows = fs::read_to_string(data.join("talks.json")).unwrap();
     fs::write(data.join("talks.json"), rows.replacen("Really?", "<|video_pad|>?", 1)).unwrap();
-    refused("train = [\"talks\"]", "error: `talks/0`: the text has ");
+    refused("train = [\"talks\"]", "talks.json: row 0: message 2: spells `<|video_pad|>`");
     talks(dir.path(), true);
     refused("train = [\"talks\"]", "`talks/0`: images cannot be trained on yet");
 }

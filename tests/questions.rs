@@ -168,6 +168,7 @@ fn faults_of_a_question_file_are_named() {
             "item 1 (`validation_7`): this `id` stands in it twice",
         ),
         (with("question", json!(" ")), "item 1 (`validation_7`): `question` is empty"),
+        (with("question", json!("<|video_pad|>?")), "(`validation_7`): spells `<|video_pad|>`"),
         (with("answer", json!("A")), "`answer` is \"A\", which is none of the `choices`"),
         (with("choices", json!(["l", "r"])), "`choices` is missing or not an object"),
         (with("choices", json!({"A": "l"})), "`choices` has 1 entries"),
@@ -442,6 +443,16 @@ fn faults_of_a_sharegpt_set_are_named() {
             info.clone(),
             row(&[&user, &json!({"from": "gpt", "value": "<video>"})], json!([])),
             "outside the user's",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &json!({"from": "gpt", "value": "a <|image_pad|>"})], json!(["a.mp4"])),
+            "row 0: message 1: spells `<|image_pad|>`",
+        ),
+        (
+            with("columns", json!({"system": "system"})),
+            json!([{"system": "<|video_pad|>", "conversations": []}]).to_string(),
+            "row 0: `system`: spells `<|video_pad|>`",
         ),
     ];
     for (info, rows, wanted) in cases {

@@ -30,8 +30,16 @@ use crate::files::{io_reason, read_json};
 /// The label of a token without a loss, `PyTorch`'s default.
 pub const IGNORE_INDEX: i64 = -100;
 
+/// What stands for an image and for a video in a model's text: no text of a data set may spell them.
+const PADS: [&str; 2] = ["<|image_pad|>", "<|video_pad|>"];
+
 /// Where words end, as Qwen2's tokenizer has it (it stands in tokenizer.json too).
 const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The pad that a text spells, if it does: a model would take it for an image or a video.
+pub(super) fn spelled_pad(text: &str) -> Option<&'static str> {
+    PADS.into_iter().find(|pad| text.contains(pad))
+}
 
 /// A part of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -323,10 +331,11 @@ impl Chat {
     /// image and video pads.
     pub fn load(checkpoint: &Path) -> Result<Self> {
         let tokenizer = Tokenizer::load(checkpoint)?;
+        let [image_pad, video_pad] = PADS.map(|pad| tokenizer.token_id(pad));
         Ok(Self {
             template: ChatTemplate::load(checkpoint)?,
-            image_pad: tokenizer.token_id("<|image_pad|>")?,
-            video_pad: tokenizer.token_id("<|video_pad|>")?,
+            image_pad: image_pad?,
+            video_pad: video_pad?,
             tokenizer,
         })
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::chat::spelled_pad;
 use crate::error::{Error, Result};
 
 /// One thing wrong with a file.
@@ -19,6 +20,17 @@ impl Fault {
     /// Something wrong at no place of its own.
     pub(super) fn new(what: impl Into<String>, help: &'static str) -> Self {
         Self { place: None, what: what.into(), help }
+    }
+
+    /// Checks that a text spells nothing that stands for an image or a video.
+    pub(super) fn no_pads(text: &str) -> Result<(), Self> {
+        match spelled_pad(text) {
+            None => Ok(()),
+            Some(pad) => Err(Self::new(
+                format!("spells `{pad}`"),
+                "the model would take it for an image or a video: spell it in another way",
+            )),
+        }
     }
 
     /// The same, said of `part` of the file.

@@ -238,9 +238,7 @@ impl DataSet<'_> {
             messages.push(Message::new("system", [Content::Text(system)]));
         }
         for (i, message) in rows.iter().enumerate() {
-            let message = self
-                .message(message)
-                .map_err(|f| fault(format!("message {i}: {}", f.what), f.help))?;
+            let message = self.message(message).map_err(|f| f.of(&format!("message {i}")))?;
             // as in LLaMA-Factory, the row's own system message outweighs the column
             if message.role == "system" && i == 0 {
                 messages.clear();
@@ -277,7 +275,10 @@ impl DataSet<'_> {
         let Some(column) = &self.info.columns.system else { return Ok(None) };
         match row.get(column) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::String(text)) => {
+                Fault::no_pads(text).map_err(|f| f.of(&format!("`{column}`")))?;
+                Ok(Some(text.clone()))
+            }
             Some(_) => Err(fault(format!("`{column}` is not text"), "")),
         }
     }
@@ -291,6 +292,7 @@ impl DataSet<'_> {
                 .ok_or_else(|| fault(format!("`{key}` is missing or not text"), ""))
         };
         let (role, content) = (text(&tags.role_tag)?, text(&tags.content_tag)?);
+        Fault::no_pads(content)?;
         if role == tags.user_tag {
             return Ok(Message::new("user", parts(content)));
         }

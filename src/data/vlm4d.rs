@@ -277,13 +277,15 @@ fn parse(item: &Value, subset: &str) -> Result<Question, Fault> {
     }
     let video = video(&field(object, "video")?)?;
     let source = source(&video, subset);
+    let question = field(object, "question")?;
+    choices.iter().chain([&question]).try_for_each(|text| Fault::no_pads(text))?;
     Ok(Question {
         id: format!("{subset}/{}", field(object, "id")?),
         subset: subset.to_owned(),
         group: group(subset, &source, &answer),
         source,
         video,
-        question: field(object, "question")?,
+        question,
         choices,
         answer,
         gold,
