@@ -1,5 +1,6 @@
 //! `data stats`, `data check`, `data split` and `data terms`, as their users meet them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -98,6 +99,24 @@ fn stats_are_printed_and_drawn() {
     assert!(stderr(&output).contains("the folder has the subsets real, synthetic"));
     let output = data(dir.path(), &["stats", "nowhere"]);
     assert!(stderr(&output).contains("nowhere: no such folder"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_video_shown_twice_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, json: Value| fs::write(dir.path().join(name), json.to_string());
+    let ask = json!({"from": "human", "value": "<video><video>Is it the same?"});
+    let row = json!({"videos": ["a.mp4", "a.mp4"], "conversations":
+        [ask, {"from": "gpt", "value": "Yes."}]});
+    write("rows.json", json!([row])).unwrap();
+    write("a.mp4", json!("")).unwrap();
+    let info = json!({"file_name": "rows.json", "formatting": "sharegpt",
+        "columns": {"videos": "videos"}});
+    write("dataset_info.json", json!({"talk": info})).unwrap();
+    let (entries, _) = entry::read(dir.path(), &["talk".into()]).unwrap();
+    let stats = Stats::new(&entries);
+    assert_eq!(stats.subsets[0].all, Count { questions: 1, videos: 1 });
+    assert_eq!(stats.subsets[0].per_video, BTreeMap::from([(1, 1)]));
 }
 
 #[test]

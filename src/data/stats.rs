@@ -62,7 +62,8 @@ impl Subset {
         let mut answers: BTreeMap<String, usize> = BTreeMap::new();
         for entry in entries {
             kinds.entry((entry.source.clone(), entry.group.clone())).or_default().push(entry);
-            for video in &entry.videos {
+            // one that is shown twice is one
+            for video in entry.videos.iter().collect::<BTreeSet<_>>() {
                 *videos.entry(video).or_default() += 1;
             }
             if let Some(&gold) = entry.gold_choices.first() {
