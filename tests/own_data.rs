@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use vlm4d_train::recipe::Recipe;
 
 use crate::cli::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 
@@ -156,6 +157,17 @@ fn talks(dir: &Path, image: bool) -> PathBuf {
             "assistant_tag": "assistant"}}});
     fs::write(data.join("dataset_info.json"), info.to_string()).unwrap();
     data
+}
+
+/// VLM4D's default, to test on `real`, is not for a set of LLaMA-Factory's that has one of its names.
+#[test]
+fn a_set_is_tested_on_itself_whatever_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = with(&recipe(&tiny(), dir.path(), ""), "train = [\"synthetic\"]");
+    let tested = || Recipe::from_text(&recipe, "r.toml").unwrap().data.test_subsets();
+    assert_eq!(tested(), ["real"]);
+    fs::write(dir.path().join("dataset_info.json"), "{}").unwrap();
+    assert_eq!(tested(), ["synthetic"]);
 }
 
 #[test]

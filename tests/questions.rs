@@ -467,5 +467,8 @@ fn faults_of_a_sharegpt_set_are_named() {
     let (_top, data) = sharegpt_folder(&info, &good);
     assert_eq!(sharegpt::read(&data, &["set".into()]).unwrap().len(), 1);
     let error = sharegpt::read(&data, &["sett".into()]).unwrap_err();
-    assert_eq!(error.fix(), Some("the file has other, set"));
+    assert_eq!(
+        error.fix(),
+        Some("the file has other, set; data.train and data.test name what is used")
+    );
 }

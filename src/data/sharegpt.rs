@@ -80,8 +80,10 @@ pub fn inspect(data_dir: &Path, name: &str) -> Result<Inspected<Conversation>> {
     let infos = infos(data_dir)?;
     let info = infos.get(name).ok_or_else(|| {
         let known: Vec<&str> = infos.keys().map(String::as_str).collect();
-        Error::input(format!("{}: no data set `{name}`", info_path.display()))
-            .help(format!("the file has {}", known.join(", ")))
+        Error::input(format!("{}: no data set `{name}`", info_path.display())).help(format!(
+            "the file has {}; data.train and data.test name what is used",
+            known.join(", ")
+        ))
     })?;
     let described =
         Info::deserialize(info).map_err(|e| fault(e.to_string(), SUPPORTED)).and_then(|info| {

@@ -1,10 +1,11 @@
 //! `[data]`: the questions and videos, and how they are divided.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::both_formats;
+use crate::data::entry::is_sharegpt;
 use crate::data::split::By;
 use crate::data::vlm4d::Format;
 
@@ -19,7 +20,8 @@ pub struct Data {
     #[serde(default = "default_subsets")]
     pub train: Vec<String>,
     /// What to test on. Left out: `["real"]` for VLM4D's subsets, as the paper does, so that R, S
-    /// and R+S share their test questions; else what is trained on.
+    /// and R+S share their test questions; else, and in a folder with a `dataset_info.json`, what
+    /// is trained on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
     /// Formats of the training samples.
@@ -53,7 +55,8 @@ impl Data {
 
     /// What is tested on: `test`, or its default.
     pub fn test_subsets(&self) -> Vec<String> {
-        let vlm4d = self.train.iter().all(|s| s == "real" || s == "synthetic");
+        let vlm4d = self.train.iter().all(|s| s == "real" || s == "synthetic")
+            && !is_sharegpt(Path::new(&self.path));
         match (self.test.is_empty(), vlm4d) {
             (false, _) => self.test.clone(),
             (true, true) => vec!["real".into()],
