@@ -101,22 +101,45 @@ fn stats_are_printed_and_drawn() {
     assert!(stderr(&output).contains("nowhere: no such folder"), "{}", stderr(&output));
 }
 
+/// A folder with the data set `talk`, its rows in `file`, and with `a.mp4`, which is no video.
+fn talk_set(file: &str, rows: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let info = json!({"talk": {"file_name": file, "formatting": "sharegpt",
+        "columns": {"videos": "videos"}}});
+    write("dataset_info.json", &info.to_string());
+    write(file, rows);
+    write("a.mp4", "");
+    dir
+}
+
+/// A conversation of one turn.
+fn talk(ask: &str, say: &str, videos: &[&str]) -> Value {
+    json!({"videos": videos, "conversations":
+        [{"from": "human", "value": ask}, {"from": "gpt", "value": say}]})
+}
+
 #[test]
 fn a_video_shown_twice_counts_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, json: Value| fs::write(dir.path().join(name), json.to_string());
-    let ask = json!({"from": "human", "value": "<video><video>Is it the same?"});
-    let row = json!({"videos": ["a.mp4", "a.mp4"], "conversations":
-        [ask, {"from": "gpt", "value": "Yes."}]});
-    write("rows.json", json!([row])).unwrap();
-    write("a.mp4", json!("")).unwrap();
-    let info = json!({"file_name": "rows.json", "formatting": "sharegpt",
-        "columns": {"videos": "videos"}});
-    write("dataset_info.json", json!({"talk": info})).unwrap();
+    let row = talk("<video><video>Is it the same?", "Yes.", &["a.mp4", "a.mp4"]);
+    let dir = talk_set("rows.json", &json!([row]).to_string());
     let (entries, _) = entry::read(dir.path(), &["talk".into()]).unwrap();
     let stats = Stats::new(&entries);
     assert_eq!(stats.subsets[0].all, Count { questions: 1, videos: 1 });
     assert_eq!(stats.subsets[0].per_video, BTreeMap::from([(1, 1)]));
+}
+
+#[test]
+fn control_characters_reach_neither_terminal_nor_picture() {
+    let row = talk("<video>Where?", "\u{1b}[31mto the\u{b} left\u{ffff}", &["a.mp4"]);
+    let dir = talk_set("rows.json", &json!([row]).to_string());
+    let output = data(dir.path(), &["stats", ".", "--out", "data.svg"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let picture = fs::read_to_string(dir.path().join("data.svg")).unwrap();
+    for text in [&stdout(&output), &picture] {
+        assert!(text.contains("\u{fffd}[31mto the\u{fffd} left\u{fffd}"), "{text}");
+        assert!(!text.contains(['\u{1b}', '\u{b}', '\u{ffff}']), "{text}");
+    }
 }
 
 #[test]

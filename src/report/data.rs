@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::{Table, escape};
+use super::table::{Table, escape, legible};
 use super::terminal::thousands;
 use crate::data::stats::{Count, Stats, Subset};
 use crate::data::terms::{Counts, TERMS};
@@ -111,10 +111,10 @@ fn answers(stats: &Stats) -> Table {
     table
 }
 
-/// The beginning of a long answer.
+/// The beginning of a long answer, on one line.
 fn short(text: &str) -> String {
     const MOST: usize = 40;
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = legible(text).split_whitespace().collect::<Vec<_>>().join(" ");
     match line.chars().count() > MOST {
         true => line.chars().take(MOST - 1).chain(['…']).collect(),
         false => line,
