@@ -82,6 +82,11 @@ impl Error {
         self.kind
     }
 
+    /// What is wrong, without the fix.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
     /// The fix, where one is known.
     pub fn fix(&self) -> Option<&str> {
         self.help.as_deref()

@@ -223,6 +223,8 @@ fn check_reads_folders_of_llamafactory() {
         "row 2: 0 `<video>` in its messages, but 1 file(s)",
         "row 4: ./gone.mp4: no such file",
         "`talk/3`: images cannot be trained on yet",
+        "  help: each file needs its marker in a user's message, and ",
+        "  help: leave the row out; videos and text can be trained on\n",
         "note   not looked at, as not in a file: far",
     ] {
         assert!(text.contains(wanted), "no `{wanted}` in\n{text}");

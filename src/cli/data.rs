@@ -12,6 +12,7 @@ use crate::data::stats::Stats;
 use crate::data::terms::Counts;
 use crate::error::{Error, Result};
 use crate::report::data;
+use crate::report::table::legible;
 use crate::report::terminal::{Terminal, thousands};
 use crate::{files, interrupt};
 
@@ -171,7 +172,9 @@ fn check_data(args: &DataArgs, terminal: &Terminal) -> Result<()> {
     let checked = checked?;
     for (file, problems) in &checked.problems {
         terminal.line(&file.display().to_string());
-        problems.iter().for_each(|what| terminal.line(&format!("  {what}")));
+        let help = problems.help.iter().map(|help| format!("help: {help}"));
+        let lines = problems.what.iter().cloned().chain(help);
+        lines.for_each(|line| terminal.line(&format!("  {}", legible(&line))));
     }
     checked.notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
     let looked_at = format!(
@@ -180,7 +183,7 @@ fn check_data(args: &DataArgs, terminal: &Terminal) -> Result<()> {
         thousands(checked.entries),
         thousands(checked.videos)
     );
-    let problems: usize = checked.problems.values().map(Vec::len).sum();
+    let problems: usize = checked.problems.values().map(|problems| problems.what.len()).sum();
     if problems == 0 {
         terminal.line(&format!("{looked_at}: nothing is wrong"));
         return Ok(());

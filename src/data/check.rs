@@ -22,9 +22,18 @@ pub struct Checked {
     /// Videos that they name.
     pub videos: usize,
     /// What is wrong with each file, in the order of their names.
-    pub problems: BTreeMap<PathBuf, Vec<String>>,
+    pub problems: BTreeMap<PathBuf, Problems>,
     /// What is worth knowing and keeps nothing from working.
     pub notes: Vec<String>,
+}
+
+/// What is wrong with one file.
+#[derive(Clone, Debug, Default)]
+pub struct Problems {
+    /// One by one.
+    pub what: Vec<String>,
+    /// How to fix them, once each: the same fault tends to be in many rows.
+    pub help: Vec<String>,
 }
 
 /// Checks `subsets` of the data folder `dir`, or all that it has; `progress` is told how many videos
@@ -52,7 +61,7 @@ pub fn check(
             let file = &files[&conversation.subset];
             match Entry::from_conversation(conversation) {
                 Ok(entry) => entries.push(entry),
-                Err(error) => checked.add(file, error.to_string()),
+                Err(error) => checked.add(file, error.what().to_owned(), error.fix()),
             }
         }
         let (_, elsewhere) = sharegpt::names(dir)?;
@@ -77,15 +86,20 @@ pub fn check(
 }
 
 impl Checked {
-    fn add(&mut self, path: &Path, what: String) {
-        self.problems.entry(path.to_owned()).or_default().push(what);
+    fn add(&mut self, path: &Path, what: String, help: Option<&str>) {
+        let problems = self.problems.entry(path.to_owned()).or_default();
+        problems.what.push(what);
+        if let Some(help) = help.filter(|help| !problems.help.iter().any(|told| told == help)) {
+            problems.help.push(help.to_owned());
+        }
     }
 
     /// Notes the faults of a file, and hands it on without them.
     fn keep<T>(&mut self, read: Inspected<T>) -> Inspected<T> {
         for fault in &read.faults {
             let place = fault.place.map(|(line, column)| format!("line {line}, column {column}: "));
-            self.add(&read.path, place.unwrap_or_default() + &fault.what);
+            let what = place.unwrap_or_default() + &fault.what;
+            self.add(&read.path, what, Some(fault.help).filter(|help| !help.is_empty()));
         }
         Inspected { faults: vec![], ..read }
     }
@@ -114,9 +128,9 @@ impl Checked {
         parallel::each(&there, read, |done, (path, fault)| {
             interrupt::check("the check")?;
             if let Some(error) = fault {
-                let what = error.to_string();
                 let prefix = format!("{}: ", path.display());
-                self.add(&path, what.strip_prefix(&prefix).unwrap_or(&what).to_owned());
+                let what = error.what().strip_prefix(&prefix).unwrap_or(error.what());
+                self.add(&path, what.to_owned(), error.fix());
             }
             progress(done, there.len());
             Ok(())
@@ -138,15 +152,13 @@ impl Checked {
                 0 => String::new(),
                 n => format!(" (and {n} more)"),
             };
-            self.add(&path, format!("no such file, used by `{}`{more}", users[0]));
+            self.add(&path, format!("no such file, used by `{}`{more}", users[0]), None);
         }
         for (folder, videos) in folders {
             let first = videos[0].file_name().unwrap_or_default().to_string_lossy();
             let n = videos.len();
-            self.add(
-                &folder,
-                format!("no such folder; {n} video(s) should be in it, {first} first"),
-            );
+            let what = format!("no such folder; {n} video(s) should be in it, {first} first");
+            self.add(&folder, what, None);
         }
     }
 }
