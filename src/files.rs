@@ -114,8 +114,15 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::input(format!("{shown}: {}", io_reason(&e))))?;
     serde_json::from_str(&text).map_err(|e| {
-        Error::input(format!("{shown}:{}:{}: {}", e.line(), e.column(), json_reason(&e)))
+        let (line, column) = json_place(&e);
+        Error::input(format!("{shown}:{line}:{column}: {}", json_reason(&e)))
     })
+}
+
+/// Line and column of what is wrong with JSON, both from 1: where nothing of a line was read yet,
+/// `serde_json` counts from 0.
+pub fn json_place(error: &serde_json::Error) -> (usize, usize) {
+    (error.line().max(1), error.column().max(1))
 }
 
 /// What is wrong with JSON, without the position that `serde_json` puts behind it: beside the

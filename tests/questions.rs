@@ -162,6 +162,7 @@ fn faults_of_a_question_file_are_named() {
         ("[\n {\"id\": 1,}]".to_owned(), "real_mc.json:2:11: not valid JSON"),
         ("{}".into(), "not a JSON array"),
         ("[1]".into(), "item 0: not an object"),
+        ("[]".into(), "real_mc.json: holds no questions"),
         (with("id", Value::Null), "item 1: `id` is neither text nor a number"),
         (
             with("id", json!("validation_7")),
@@ -395,11 +396,21 @@ fn faults_of_a_sharegpt_set_are_named() {
         (with("file_name", json!("gone.json")), good.clone(), "gone.json: "),
         (with("file_name", json!("rows.jsonl")), "{}\n{,}".into(), "rows.jsonl:2:2: "),
         (info.clone(), "[\n{]".into(), "rows.json:2:2: "),
+        (info.clone(), "[\n{},\n".into(), "rows.json:3:1: EOF"),
         (
             info.clone(),
             "{}\n{}".into(),
-            "help: a list of rows; JSON lines go into a file named .jsonl",
+            "rows.json: holds a row on each line\n  help: name it .jsonl",
         ),
+        (
+            info.clone(),
+            "{}".into(),
+            "rows.json: not a list of rows\n  help: a list of rows; JSON lines go into",
+        ),
+        (with("file_name", json!("rows.jsonl")), "[{},\n{}]".into(), "rows.jsonl: holds a list of"),
+        (with("file_name", json!("rows.jsonl")), "\n\n".into(), "rows.jsonl: holds no questions"),
+        (info.clone(), "[]".into(), "rows.json: holds no questions"),
+        (with("file_name", json!("../data")), good.clone(), "../data: is a folder"),
         (
             with("columns", json!({})),
             good.clone(),
@@ -464,7 +475,8 @@ fn faults_of_a_sharegpt_set_are_named() {
         assert!(error.contains(wanted), "{error}\nlacks {wanted}");
         assert!(!error.contains(" at line "), "{error}");
     }
-    let (_top, data) = sharegpt_folder(&info, &good);
+    // a byte order mark is none
+    let (_top, data) = sharegpt_folder(&info, &format!("\u{feff}{good}"));
     assert_eq!(sharegpt::read(&data, &["set".into()]).unwrap().len(), 1);
     let error = sharegpt::read(&data, &["sett".into()]).unwrap_err();
     assert_eq!(

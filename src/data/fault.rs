@@ -1,9 +1,11 @@
 //! What is wrong with a data set, before it is told which file it stands in.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::chat::spelled_pad;
 use crate::error::{Error, Result};
+use crate::files::io_reason;
 
 /// One thing wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,17 @@ impl Fault {
     }
 }
 
+/// A file's text, without a byte order mark.
+pub(super) fn read_text(path: &Path) -> Result<String, Fault> {
+    let mut text = fs::read_to_string(path).map_err(|e| Fault::new(io_reason(&e), ""))?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// A file, read as far as that goes.
 #[derive(Clone, Debug)]
 pub struct Inspected<T> {
@@ -62,6 +75,14 @@ impl<T> Inspected<T> {
     /// A file of which nothing can be read.
     pub(super) fn lost(path: PathBuf, fault: Fault) -> Self {
         Self { path, items: vec![], faults: vec![fault] }
+    }
+
+    /// The same, where it is a fault that there is nothing in the file.
+    pub(super) fn not_empty(mut self) -> Self {
+        if self.items.is_empty() && self.faults.is_empty() {
+            self.faults.push(Fault::new("holds no questions", ""));
+        }
+        self
     }
 
     /// All of the file.

@@ -13,16 +13,15 @@
 //! Source: LLaMA-Factory's `data/README.md` and its sharegpt converter.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::data::chat::{Content, Message};
-use crate::data::fault::{Fault, Inspected};
+use crate::data::fault::{Fault, Inspected, read_text};
 use crate::error::{Error, Result};
-use crate::files::{io_reason, json_reason, name_in};
+use crate::files::{json_place, json_reason, name_in};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,7 +205,7 @@ impl DataSet<'_> {
                 Err(fault) => faults.push(fault.of(&format!("row {i}"))),
             }
         }
-        Inspected { path, items, faults }
+        Inspected { path, items, faults }.not_empty()
     }
 
     fn conversation(&self, i: usize, row: &Value) -> Result<Conversation, Fault> {
@@ -359,6 +358,10 @@ impl DataSet<'_> {
 
 /// A file's rows with their numbers.
 fn rows(path: PathBuf) -> Inspected<(usize, Value)> {
+    if path.is_dir() {
+        let help = "put the rows into one file, and name it in `file_name`";
+        return Inspected::lost(path, fault("is a folder", help));
+    }
     let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     if !["json", "jsonl"].contains(&ending) {
         let help = "convert the data set, and change `file_name` in dataset_info.json";
@@ -369,16 +372,20 @@ fn rows(path: PathBuf) -> Inspected<(usize, Value)> {
         Err(fault) => return Inspected::lost(path, fault),
     };
     if ending == "json" {
-        return match parse_json::<Vec<Value>>(&text, 1) {
-            Ok(rows) => {
+        return match parse_json(&text, 1) {
+            Ok(Value::Array(rows)) => {
                 let items = rows.into_iter().enumerate().collect();
                 Inspected { path, items, faults: vec![] }
             }
-            Err(fault) => {
-                let help = "a list of rows; JSON lines go into a file named .jsonl";
-                Inspected::lost(path, Fault { help, ..fault })
+            Ok(_) => Inspected::lost(path, fault("not a list of rows", ROWS)),
+            Err(_) if text.lines().next().is_some_and(is_row) => {
+                Inspected::lost(path, fault("holds a row on each line", "name it .jsonl"))
             }
+            Err(fault) => Inspected::lost(path, Fault { help: ROWS, ..fault }),
         };
+    }
+    if text.trim_start().starts_with('[') {
+        return Inspected::lost(path, fault("holds a list of rows", "name it .json"));
     }
     let mut read = Inspected { path, items: vec![], faults: vec![] };
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
@@ -389,6 +396,13 @@ fn rows(path: PathBuf) -> Inspected<(usize, Value)> {
         }
     }
     read
+}
+
+/// What the file of a data set looks like.
+const ROWS: &str = "a list of rows; JSON lines go into a file named .jsonl";
+
+fn is_row(line: &str) -> bool {
+    parse_json::<Map<String, Value>>(line, 1).is_ok()
 }
 
 /// A user's text, cut at the markers.
@@ -418,14 +432,10 @@ fn fault(what: impl Into<String>, help: &'static str) -> Fault {
     Fault::new(what, help)
 }
 
-fn read_text(path: &Path) -> Result<String, Fault> {
-    fs::read_to_string(path).map_err(|e| fault(io_reason(&e), ""))
-}
-
 /// Parses a file, or the line `first_line` of one.
 fn parse_json<T: serde::de::DeserializeOwned>(text: &str, first_line: usize) -> Result<T, Fault> {
     serde_json::from_str(text).map_err(|e| {
-        let line = first_line + e.line().saturating_sub(1);
-        Fault { place: Some((line, e.column())), what: json_reason(&e), help: "" }
+        let (line, column) = json_place(&e);
+        Fault { place: Some((first_line + line - 1, column)), what: json_reason(&e), help: "" }
     })
 }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::draw::Draw;
 use crate::data::vlm4d::Question;
 use crate::error::{Error, Result};
-use crate::files::{io_reason, json_reason};
+use crate::files::{io_reason, json_place, json_reason};
 
 /// What may not be torn apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +125,7 @@ pub fn read(path: &Path, items: &[Item]) -> Result<(BTreeMap<String, Split>, Vec
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::input(format!("{shown}: {}", io_reason(&e))))?;
     let mut file: BTreeMap<String, Split> = serde_json::from_str(&text).map_err(|e| {
-        let (line, column, what) = (e.line(), e.column(), json_reason(&e));
+        let ((line, column), what) = (json_place(&e), json_reason(&e));
         Error::input(format!("{shown}:{line}:{column}: not a split: {what}")).help(
             "`vlm4d-train data split` writes one, and every run: \
              {\"real\": {\"seed\", \"by\", \"train\", \"val\", \"test\"}}",

@@ -15,7 +15,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::files::{io_reason, json_reason};
+use crate::files::{io_reason, json_place, json_reason};
 
 /// A word, in all its forms.
 pub struct Term {
@@ -130,7 +130,7 @@ impl Counts {
                     text.map_err(|e| Error::input(format!("{shown}:{line}: {}", io_reason(&e))))?;
                 if !text.trim().is_empty() {
                     let record: Value = serde_json::from_str(&text).map_err(|e| {
-                        let (column, what) = (e.column(), json_reason(&e));
+                        let ((_, column), what) = (json_place(&e), json_reason(&e));
                         Error::input(format!("{shown}:{line}:{column}: not JSON: {what}"))
                     })?;
                     counts.add(&record, fields);
@@ -138,7 +138,7 @@ impl Counts {
             }
         } else {
             let json: Value = serde_json::from_reader(reader).map_err(|e| {
-                let (line, column, what) = (e.line(), e.column(), json_reason(&e));
+                let ((line, column), what) = (json_place(&e), json_reason(&e));
                 let error = format!("{shown}:{line}:{column}: not JSON: {what}");
                 Error::input(error).help("give JSON, or JSON lines in a file named .jsonl")
             })?;

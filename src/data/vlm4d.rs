@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::fault::{Fault, Inspected};
+use super::fault::{Fault, Inspected, read_text};
 use super::mirror::{Why, mirror};
 use crate::error::{Error, Result};
-use crate::files::{io_reason, json_reason, name_in};
+use crate::files::{json_place, json_reason, name_in};
 
 /// One question on one video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -220,9 +220,9 @@ pub fn subsets(data_dir: &Path) -> Vec<String> {
 }
 
 fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
-    let text = match fs::read_to_string(&path) {
+    let text = match read_text(&path) {
         Ok(text) => text,
-        Err(e) => return Inspected::lost(path, Fault::new(io_reason(&e), "")),
+        Err(fault) => return Inspected::lost(path, fault),
     };
     let items: Vec<Value> = match serde_json::from_str(&text) {
         Ok(Value::Array(items)) => items,
@@ -231,7 +231,7 @@ fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
         }
         Err(e) => {
             let what = format!("not valid JSON: {}", json_reason(&e));
-            let fault = Fault { place: Some((e.line(), e.column())), what, help: "" };
+            let fault = Fault { place: Some(json_place(&e)), what, help: "" };
             return Inspected::lost(path, fault);
         }
     };
@@ -254,7 +254,7 @@ fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
             Err(fault) => read.faults.push(fault.of(&name)),
         }
     }
-    read
+    read.not_empty()
 }
 
 /// What an item of a question file looks like.
