@@ -313,6 +313,24 @@ fn sharegpt_with_default_names() {
     }
 }
 
+/// What other data sets than those in a file need, and what stands for nothing.
+#[test]
+fn a_data_set_may_say_what_changes_nothing() {
+    let info = json!({"file_name": "rows.json", "formatting": "sharegpt", "ranking": false,
+        "split": "train", "subset": null, "folder": null, "num_samples": null,
+        "columns": {"messages": null, "videos": "videos", "system": null, "tools": "tools"},
+        "tags": {"user_tag": "human", "system_tag": null, "observation_tag": "observation",
+            "function_tag": "function_call"}});
+    let talk = json!([{"from": "system", "value": "S"}, {"from": "human", "value": "a"},
+        {"from": "gpt", "value": "b"}]);
+    let rows = [json!(""), json!("[]"), json!([]), Value::Null];
+    let rows: Value = rows.iter().map(|t| json!({"tools": t, "conversations": talk})).collect();
+    let (_top, data) = sharegpt_folder(&info, &rows.to_string());
+    let conversations = sharegpt::read(&data, &["set".into()]).unwrap();
+    assert_eq!(conversations.len(), 4);
+    assert!(conversations.iter().all(|c| c.messages[0].role == "system" && c.messages.len() == 3));
+}
+
 /// A split by video goes by their names.
 #[test]
 fn a_file_has_one_name_however_it_is_spelled() {
@@ -390,7 +408,15 @@ fn faults_of_a_sharegpt_set_are_named() {
         (
             with("num_samples", json!(5)),
             good.clone(),
-            "data set `set`: unknown field `num_samples`",
+            "data set `set`: `num_samples` is not supported\n  help: remove it",
+        ),
+        (with("ranking", json!(true)), good.clone(), "`ranking` is not supported"),
+        (with("split", json!("test")), good.clone(), "`split` is not supported"),
+        (json!({"hf_hub_url": "a/b"}), good.clone(), "data set `set`: has no `file_name`"),
+        (
+            with("columns", json!({"tools": "t"})),
+            json!([{"t": "[{}]", "conversations": [system, user, gpt]}]).to_string(),
+            "row 0: has tools",
         ),
         (with("file_name", json!("rows.csv")), good.clone(), "rows.csv: not .json or .jsonl"),
         (with("file_name", json!("gone.json")), good.clone(), "gone.json: "),

@@ -2,8 +2,9 @@
 //!
 //! A data folder holds `dataset_info.json`, which names each data set's file
 //! (JSON or JSON lines) and how its columns and tags are called; what it leaves
-//! out has LLaMA-Factory's defaults. `<image>` and `<video>` in a user's text
-//! stand for the media of the row, in order.
+//! out has LLaMA-Factory's defaults, also where `columns` or `tags` are given in
+//! part, of which LLaMA-Factory then has no others. `<image>` and `<video>` in a
+//! user's text stand for the media of the row, in order.
 //!
 //! A media path counts from the data folder. Where no such file is there but one
 //! counted from the folder above it is, that one is meant: LLaMA-Factory, run
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::data::chat::{Content, Message};
 use crate::data::fault::{Fault, Inspected, read_text};
@@ -84,17 +85,7 @@ pub fn inspect(data_dir: &Path, name: &str) -> Result<Inspected<Conversation>> {
             known.join(", ")
         ))
     })?;
-    let described =
-        Info::deserialize(info).map_err(|e| fault(e.to_string(), SUPPORTED)).and_then(|info| {
-            match &*info.formatting {
-                "sharegpt" => Ok(info),
-                other => Err(fault(
-                    format!("`formatting` is `{other}`"),
-                    "only \"sharegpt\" is supported",
-                )),
-            }
-        });
-    Ok(match described {
+    Ok(match Info::new(info) {
         Ok(info) => DataSet { name, data_dir, info }.read(),
         Err(fault) => Inspected::lost(info_path, fault.of(&format!("data set `{name}`"))),
     })
@@ -134,8 +125,6 @@ fn infos(data_dir: &Path) -> Result<Map<String, Value>> {
 #[serde(deny_unknown_fields)]
 struct Info {
     file_name: String,
-    #[serde(default = "Info::formatting")]
-    formatting: String,
     #[serde(default)]
     columns: Columns,
     #[serde(default)]
@@ -143,10 +132,47 @@ struct Info {
 }
 
 impl Info {
-    /// LLaMA-Factory's default, which is not supported here.
-    fn formatting() -> String {
-        "alpaca".into()
+    fn new(info: &Value) -> Result<Self, Fault> {
+        let mut info = info.clone();
+        remove_idle(&mut info);
+        if info.get("file_name").is_none() {
+            return Err(fault("has no `file_name`", "download the data set, and name its file"));
+        }
+        // LLaMA-Factory's default
+        let formatting = info.as_object_mut().and_then(|info| info.remove("formatting"));
+        match formatting.as_ref().map_or(Some("alpaca"), Value::as_str) {
+            Some("sharegpt") => {}
+            other => {
+                let what = format!("`formatting` is `{}`", other.unwrap_or_default());
+                return Err(fault(what, "only \"sharegpt\" is supported"));
+            }
+        }
+        Self::deserialize(info).map_err(|e| {
+            let text = e.to_string();
+            match text.strip_prefix("unknown field ").and_then(|rest| rest.split_once(", ")) {
+                Some((key, _)) => {
+                    fault(format!("{key} is not supported"), "remove it from dataset_info.json")
+                }
+                None => fault(text, SUPPORTED),
+            }
+        })
     }
+}
+
+/// Removes what changes nothing of a data set in a file: what is null, as it is where it is left
+/// out, LLaMA-Factory's defaults, and how roles are called that conversations here do not have.
+fn remove_idle(info: &mut Value) {
+    let Value::Object(info) = info else { return };
+    info.retain(|key, value| {
+        remove_idle(value);
+        let is_idle = match &**key {
+            "ranking" => *value == json!(false),
+            "split" => *value == json!("train"),
+            "observation_tag" | "function_tag" => true,
+            _ => false,
+        };
+        !is_idle && !value.is_null()
+    });
 }
 
 #[derive(Deserialize)]
@@ -154,13 +180,20 @@ impl Info {
 struct Columns {
     messages: String,
     system: Option<String>,
+    tools: Option<String>,
     images: Option<String>,
     videos: Option<String>,
 }
 
 impl Default for Columns {
     fn default() -> Self {
-        Self { messages: "conversations".into(), system: None, images: None, videos: None }
+        Self {
+            messages: "conversations".into(),
+            system: None,
+            tools: None,
+            images: None,
+            videos: None,
+        }
     }
 }
 
@@ -209,6 +242,7 @@ impl DataSet<'_> {
     }
 
     fn conversation(&self, i: usize, row: &Value) -> Result<Conversation, Fault> {
+        self.check_tools(row)?;
         let messages = self.messages(row)?;
         let images = self.media(row, self.info.columns.images.as_deref(), "<image>")?;
         let videos = self.media(row, self.info.columns.videos.as_deref(), "<video>")?;
@@ -226,6 +260,19 @@ impl DataSet<'_> {
         }
         let id = format!("{}/{i}", self.name);
         Ok(Conversation { id, subset: self.name.to_owned(), messages, videos, images })
+    }
+
+    /// Tools of a row are more than a conversation about videos.
+    fn check_tools(&self, row: &Value) -> Result<(), Fault> {
+        let tools = self.info.columns.tools.as_ref().and_then(|column| row.get(column));
+        let is_none = |tools: &Value| match tools {
+            Value::String(text) => ["", "[]"].contains(&text.trim()),
+            other => other.is_null() || *other == json!([]),
+        };
+        match tools.is_none_or(is_none) {
+            true => Ok(()),
+            false => Err(fault("has tools", "tool calls are not supported: leave the row out")),
+        }
     }
 
     fn messages(&self, row: &Value) -> Result<Vec<Message>, Fault> {
