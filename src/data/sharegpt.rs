@@ -60,7 +60,7 @@ pub(super) fn name_files(data_dir: &Path, conversations: &mut [Conversation]) {
     let mut names: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for name in conversations.iter().flat_map(|c| &c.videos) {
         let first = names.entry(file(name)).or_insert_with(|| name.clone());
-        if (name.is_absolute(), &*name) < (first.is_absolute(), &*first) {
+        if (name.is_absolute(), name) < (first.is_absolute(), &*first) {
             first.clone_from(name);
         }
     }
