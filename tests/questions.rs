@@ -386,22 +386,44 @@ fn a_questions_video_has_one_name_too() {
     assert!(questions.iter().all(|q| q.video == Path::new("own/y.mp4")), "{questions:?}");
 }
 
+/// What `dataset_info.json` says of the rows that these tests read.
+fn rows_info() -> Value {
+    json!({"file_name": "rows.json", "formatting": "sharegpt", "columns": {"videos": "videos"}})
+}
+
+/// The same with another value of `key`.
+fn with(key: &str, value: Value) -> Value {
+    let mut info = rows_info();
+    info[key] = value;
+    info
+}
+
+/// A set of one row.
+fn row(messages: &[&Value], videos: &Value) -> String {
+    json!([{"conversations": messages, "videos": videos}]).to_string()
+}
+
+/// The messages of a row that can be read.
+fn turns() -> [Value; 2] {
+    [json!({"from": "human", "value": "<video>q"}), json!({"from": "gpt", "value": "a"})]
+}
+
+/// `info` and `rows` are refused, in words that hold `wanted`.
+fn refused(info: &Value, rows: &str, wanted: &str) {
+    let (_top, data) = sharegpt_folder(info, rows);
+    let error = sharegpt::read(&data, &["set".into()]).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let error = error.to_string();
+    assert!(error.starts_with(data.to_str().unwrap()), "{error}");
+    assert!(error.contains(wanted), "{error}\nlacks {wanted}");
+    assert!(!error.contains(" at line "), "{error}");
+}
+
 #[test]
 fn faults_of_a_sharegpt_set_are_named() {
-    let user = json!({"from": "human", "value": "<video>q"});
-    let gpt = json!({"from": "gpt", "value": "a"});
-    let info = json!({"file_name": "rows.json", "formatting": "sharegpt",
-        "columns": {"videos": "videos"}});
-    let with = |key: &str, value: Value| {
-        let mut info = info.clone();
-        info[key] = value;
-        info
-    };
-    let row = |messages: &[&Value], videos: Value| {
-        json!([{"conversations": messages, "videos": videos}]).to_string()
-    };
-    let good = row(&[&user, &gpt], json!(["a.mp4"]));
+    let ([user, gpt], info) = (turns(), rows_info());
     let system = json!({"from": "system", "value": "s"});
+    let good = row(&[&user, &gpt], &json!(["a.mp4"]));
     let cases = [
         (with("formatting", json!("alpaca")), good.clone(), "`formatting` is `alpaca`"),
         (json!({"file_name": "rows.json"}), good.clone(), "`formatting` is `alpaca`"),
@@ -437,69 +459,9 @@ fn faults_of_a_sharegpt_set_are_named() {
         (with("file_name", json!("rows.jsonl")), "\n\n".into(), "rows.jsonl: holds no questions"),
         (info.clone(), "[]".into(), "rows.json: holds no questions"),
         (with("file_name", json!("../data")), good.clone(), "../data: is a folder"),
-        (
-            with("columns", json!({})),
-            good.clone(),
-            "row 0: 1 `<video>` in its messages, but 0 file(s)",
-        ),
-        (info.clone(), row(&[&user, &gpt], json!(["a.mp4", "a.mp4"])), "row 0: 1 `<video>`"),
-        (info.clone(), row(&[&user, &gpt], json!(["b.mp4"])), "b.mp4: no such file"),
-        (
-            info.clone(),
-            row(&[&user, &gpt], json!([["a.mp4"]])),
-            "row 0: `videos` holds what is not",
-        ),
-        (info.clone(), row(&[&user], json!(["a.mp4"])), "row 0: the messages are not user and"),
-        (
-            info.clone(),
-            row(&[&gpt, &user], json!(["a.mp4"])),
-            "row 0: the messages are not user and",
-        ),
-        (info.clone(), row(&[], json!([])), "row 0: the messages are not user and"),
-        (
-            info.clone(),
-            row(&[&user, &system, &gpt], json!(["a.mp4"])),
-            "row 0: the messages are not",
-        ),
-        (
-            info.clone(),
-            row(&[&user, &json!({"from": "tool", "value": ""})], json!([])),
-            "message 1: unknown role `tool`",
-        ),
-        (
-            info.clone(),
-            row(&[&user, &json!({"from": "gpt", "value": 3})], json!([])),
-            "message 1: `value` is missing or",
-        ),
-        (
-            info.clone(),
-            row(&[&user, &gpt, &user, &json!({"from": "gpt", "value": " \n"})], json!(["a.mp4"])),
-            "row 0: the last answer is empty",
-        ),
-        (
-            info.clone(),
-            row(&[&user, &json!({"from": "gpt", "value": "<video>"})], json!([])),
-            "outside the user's",
-        ),
-        (
-            info.clone(),
-            row(&[&user, &json!({"from": "gpt", "value": "a <|image_pad|>"})], json!(["a.mp4"])),
-            "row 0: message 1: spells `<|image_pad|>`",
-        ),
-        (
-            with("columns", json!({"system": "system"})),
-            json!([{"system": "<|video_pad|>", "conversations": []}]).to_string(),
-            "row 0: `system`: spells `<|video_pad|>`",
-        ),
     ];
     for (info, rows, wanted) in cases {
-        let (_top, data) = sharegpt_folder(&info, &rows);
-        let error = sharegpt::read(&data, &["set".into()]).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        let error = error.to_string();
-        assert!(error.starts_with(data.to_str().unwrap()), "{error}");
-        assert!(error.contains(wanted), "{error}\nlacks {wanted}");
-        assert!(!error.contains(" at line "), "{error}");
+        refused(&info, &rows, wanted);
     }
     // a byte order mark is none
     let (_top, data) = sharegpt_folder(&info, &format!("\u{feff}{good}"));
@@ -509,4 +471,70 @@ fn faults_of_a_sharegpt_set_are_named() {
         error.fix(),
         Some("the file has other, set; data.train and data.test name what is used")
     );
+}
+
+#[test]
+fn faults_of_a_sharegpt_row_are_named() {
+    let ([user, gpt], info) = (turns(), rows_info());
+    let system = json!({"from": "system", "value": "s"});
+    let good = row(&[&user, &gpt], &json!(["a.mp4"]));
+    let cases = [
+        (
+            with("columns", json!({})),
+            good.clone(),
+            "row 0: 1 `<video>` in its messages, but 0 file(s)",
+        ),
+        (info.clone(), row(&[&user, &gpt], &json!(["a.mp4", "a.mp4"])), "row 0: 1 `<video>`"),
+        (info.clone(), row(&[&user, &gpt], &json!(["b.mp4"])), "b.mp4: no such file"),
+        (
+            info.clone(),
+            row(&[&user, &gpt], &json!([["a.mp4"]])),
+            "row 0: `videos` holds what is not",
+        ),
+        (info.clone(), row(&[&user], &json!(["a.mp4"])), "row 0: the messages are not user and"),
+        (
+            info.clone(),
+            row(&[&gpt, &user], &json!(["a.mp4"])),
+            "row 0: the messages are not user and",
+        ),
+        (info.clone(), row(&[], &json!([])), "row 0: the messages are not user and"),
+        (
+            info.clone(),
+            row(&[&user, &system, &gpt], &json!(["a.mp4"])),
+            "row 0: the messages are not",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &json!({"from": "tool", "value": ""})], &json!([])),
+            "message 1: unknown role `tool`",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &json!({"from": "gpt", "value": 3})], &json!([])),
+            "message 1: `value` is missing or",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &gpt, &user, &json!({"from": "gpt", "value": " \n"})], &json!(["a.mp4"])),
+            "row 0: the last answer is empty",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &json!({"from": "gpt", "value": "<video>"})], &json!([])),
+            "outside the user's",
+        ),
+        (
+            info.clone(),
+            row(&[&user, &json!({"from": "gpt", "value": "a <|image_pad|>"})], &json!(["a.mp4"])),
+            "row 0: message 1: spells `<|image_pad|>`",
+        ),
+        (
+            with("columns", json!({"system": "system"})),
+            json!([{"system": "<|video_pad|>", "conversations": []}]).to_string(),
+            "row 0: `system`: spells `<|video_pad|>`",
+        ),
+    ];
+    for (info, rows, wanted) in cases {
+        refused(&info, &rows, wanted);
+    }
 }
