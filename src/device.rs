@@ -71,17 +71,21 @@ pub fn choose(model: &Model) -> Result<Chosen> {
     }
 }
 
-/// Has burn keep the kernels that it compiled beside its choices among them (`~/.cache/cubecl`):
-/// compiling hundreds is minutes of a first run. Without line tables, which this program's own
-/// would else ask for; `cubecl.toml` and `CUBECL_…` say the rest, as burn documents it.
+/// Has burn keep the kernels that it compiled beside its choices among them, in `~/.cache/cubecl`:
+/// compiling hundreds is minutes of a first run. Within a Rust project it would else keep them in
+/// that one's `target`, for each project anew and until `cargo clean`. Without line tables, which
+/// this program's own would ask for; `cubecl.toml` and `CUBECL_…` say the rest, as burn documents it.
 #[cfg(feature = "cuda")]
 fn keep_kernels() {
-    use cubecl_runtime::config::CubeClRuntimeConfig;
+    use cubecl_runtime::config::{CubeClRuntimeConfig, cache::CacheConfig};
     use cubek::config::RuntimeConfig;
 
     let mut config = CubeClRuntimeConfig::from_current_dir();
     config.compilation.cache = true;
     config.compilation.debug_info.get_or_insert_default();
+    if matches!(config.environment.path, CacheConfig::Target) {
+        config.environment.path = CacheConfig::Global;
+    }
     // Set once in a process; later runs in it have the same.
     CubeClRuntimeConfig::try_set(config.override_from_env());
 }
