@@ -4,12 +4,14 @@
     benches/gpu.sh                                    Qwen2-VL-2B on cuda:0, all stages
     benches/gpu.sh --shape 7b 2.5-7b --keep           the 7B models of both families
     benches/gpu.sh --stage parity speed --shape 7b    some stages alone
+    benches/gpu.sh --ours train --limit 240 --budget 500                 without Rust, in ten minutes
     benches/gpu.sh --device cpu --shape tiny 2.5-tiny --profile short    how the script is tested
 
 Stages, by shape:
-  build       our benchmark with the feature `cuda` (with `--ours FILE`: that program, no build)
+  build       our benchmark with the feature `cuda`; with `--ours FILE` that program, which needs nothing
+              but the C library: `cargo bench --no-run --features cuda --bench train` elsewhere, `strip`
   write       a random checkpoint of the true shape in bf16, an adapter for it, samples
-  parity      features, logits, gradients of each adapter matrix, and the losses of 20 steps:
+  parity      features, logits, gradients of each adapter matrix, and the losses of 20 steps of two samples:
               ours on the device in f32 against ours on the CPU and against transformers + PEFT;
               in bf16 no farther from f32 than twice what transformers + PEFT is
   speed       training: tokens/s, share of the GPU's peak (MFU), peak memory, both sides in turn
