@@ -375,15 +375,28 @@ fn a_questions_video_has_one_name_too() {
     fs::create_dir(&own).unwrap();
     fs::write(own.join("y.mp4"), "").unwrap();
     symlink("y.mp4", own.join("z.mp4")).unwrap();
+    // What several links outside of the folder lead to is one file; a blob of the hub's cache is not
+    // one video, but all that have the same content.
+    let elsewhere = tempfile::tempdir().unwrap();
+    for (target, links) in [("f.mp4", ["l.mp4", "k.mp4"]), ("blobs/hash", ["m.mp4", "n.mp4"])] {
+        let target = elsewhere.path().join(target);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::write(&target, "").unwrap();
+        links.iter().for_each(|link| symlink(&target, own.join(link)).unwrap());
+    }
     let spelled = ["own/y.mp4", "own/../own/y.mp4", "own/z.mp4"];
-    let items = spelled.iter().enumerate().map(|(i, video)| {
+    let linked = ["own/l.mp4", "own/k.mp4", "own/m.mp4", "own/n.mp4"];
+    let items = spelled.iter().chain(&linked).enumerate().map(|(i, video)| {
         json!({"id": i, "video": video, "question": "Where to?", "choices": {"A": "up", "B": "on"},
             "answer": "up"})
     });
     let items: Value = items.collect();
     fs::write(folder.path().join("mine_mc.json"), items.to_string()).unwrap();
     let questions = vlm4d::read(folder.path(), &["mine".into()]).unwrap();
-    assert!(questions.iter().all(|q| q.video == Path::new("own/y.mp4")), "{questions:?}");
+    let names: Vec<&Path> = questions.iter().map(|q| &*q.video).collect();
+    assert!(names[..3].iter().all(|name| *name == Path::new("own/y.mp4")), "{names:?}");
+    let linked = ["own/k.mp4", "own/k.mp4", "own/m.mp4", "own/n.mp4"];
+    assert_eq!(names[3..], linked.map(Path::new));
 }
 
 /// What `dataset_info.json` says of the rows that these tests read.

@@ -75,6 +75,7 @@ pub fn check(
         for subset in &subsets {
             questions.extend(checked.keep(vlm4d::inspect(dir, subset)?).items);
         }
+        vlm4d::name_files(dir, &mut questions);
         checked.notes.extend(vlm4d::notes(&questions));
         checked.notes.extend(full_stops(&questions));
         entries.extend(questions.into_iter().map(Entry::from_question));

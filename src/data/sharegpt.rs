@@ -13,7 +13,6 @@
 //! depends on it.
 //! Source: LLaMA-Factory's `data/README.md` and its sharegpt converter.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -22,7 +21,7 @@ use serde_json::{Map, Value, json};
 use crate::data::chat::{Content, Message};
 use crate::data::fault::{Fault, Inspected, read_text};
 use crate::error::{Error, Result};
-use crate::files::{json_place, json_reason, name_in};
+use crate::files::{json_place, json_reason, name_alike, name_in};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,22 +52,9 @@ pub fn read(data_dir: &Path, names: &[String]) -> Result<Vec<Conversation>> {
     Ok(conversations)
 }
 
-/// Gives each file the first of the names that `conversations` have for it, absolute ones being
-/// last: files outside the data folder, or behind links that lead there, may have several.
+/// Gives each file one name in all `conversations`.
 pub(super) fn name_files(data_dir: &Path, conversations: &mut [Conversation]) {
-    let file = |name: &PathBuf| data_dir.join(name).canonicalize().unwrap_or_else(|_| name.clone());
-    let mut names: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
-    for name in conversations.iter().flat_map(|c| &c.videos) {
-        let first = names.entry(file(name)).or_insert_with(|| name.clone());
-        if (name.is_absolute(), name) < (first.is_absolute(), &*first) {
-            first.clone_from(name);
-        }
-    }
-    for name in conversations.iter_mut().flat_map(|c| &mut c.videos) {
-        if let Some(first) = names.get(&file(name)) {
-            name.clone_from(first);
-        }
-    }
+    name_alike(data_dir, conversations.iter_mut().flat_map(|c| &mut c.videos).collect());
 }
 
 /// Reads a data set's rows as far as that goes.
@@ -98,7 +84,7 @@ pub fn inspect(data_dir: &Path, name: &str) -> Result<Inspected<Conversation>> {
 /// Where `dataset_info.json` cannot be read.
 pub fn names(data_dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
     let infos = infos(data_dir)?;
-    let is_here = |name: &String| infos[name].get("file_name").is_some();
+    let is_here = |name: &String| infos[name].get("file_name").is_some_and(|file| !file.is_null());
     Ok(infos.keys().cloned().partition(is_here))
 }
 

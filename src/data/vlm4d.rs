@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::fault::{Fault, Inspected, read_text};
 use super::mirror::{Why, mirror};
 use crate::error::{Error, Result};
-use crate::files::{json_place, json_reason, name_in};
+use crate::files::{json_place, json_reason, name_alike, name_in};
 
 /// One question on one video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,7 +102,13 @@ pub fn read(data_dir: &Path, subsets: &[String]) -> Result<Vec<Question>> {
     for subset in subsets {
         questions.extend(inspect(data_dir, subset)?.whole()?);
     }
+    name_files(data_dir, &mut questions);
     Ok(questions)
+}
+
+/// Gives each file one name in all `questions`.
+pub(super) fn name_files(data_dir: &Path, questions: &mut [Question]) {
+    name_alike(data_dir, questions.iter_mut().map(|question| &mut question.video).collect());
 }
 
 /// Reads a subset's questions as far as that goes.
