@@ -1,5 +1,6 @@
 //! Training from wherever the last checkpoint stands.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Tensor;
@@ -46,12 +47,11 @@ impl Validator for HeldBack<'_> {
         let mut scores = Scores { loss, accuracy: [].into() };
         if train.best() == Best::Accuracy {
             let predictions = self.ask(model)?;
-            for format in &prepared.recipe.eval.formats {
-                let of = predictions.iter().filter(|p| p.format == *format);
+            // Those that were asked: conversations are freeform, whatever the recipe says.
+            for format in predictions.iter().map(|p| p.format).collect::<BTreeSet<_>>() {
+                let of = predictions.iter().filter(|p| p.format == format);
                 let (n, right) = (of.clone().count(), of.filter(|p| p.correct).count());
-                if n > 0 {
-                    scores.accuracy.insert(*format, right as f64 / n as f64);
-                }
+                scores.accuracy.insert(format, right as f64 / n as f64);
             }
         }
         Ok(scores)
