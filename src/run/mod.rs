@@ -30,7 +30,6 @@ use crate::eval::judge::Judge;
 use crate::eval::metrics::metrics;
 use crate::eval::predict::Prediction;
 use crate::files;
-use crate::model::config::Config;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
 use crate::recipe::{MAY_CHANGE, Recipe, differing};
@@ -80,7 +79,7 @@ pub fn check<T>(
     let here = |path: &str| Repo::parse(path).is_none() && !is_made(Path::new(path));
     if here(&recipe.model.path) {
         let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
-        Config::from_dir(&place.dir)?;
+        prepare::read_checkpoint(&place.dir, &recipe.video)?;
     }
     let split = recipe.data.split.file.as_ref();
     if here(&recipe.data.path) && !split.is_some_and(|file| is_made(file)) {
@@ -129,11 +128,10 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
 
 /// A run that was begun keeps the commits that it began with, whatever the hub has now.
 fn adopt_pins(recipe: &mut Recipe, dir: &Path) -> Result<()> {
-    let path = dir.join("recipe.toml");
-    if !path.exists() {
+    if !dir.join("recipe.toml").exists() {
         return Ok(());
     }
-    let earlier = Recipe::from_file(&path)?;
+    let earlier = Recipe::of_run(dir)?;
     let pin = |now: &mut String, then: String| {
         if let (Some(Ok(repo)), Some(Ok(pinned))) = (Repo::parse(now), Repo::parse(&then))
             && repo.admits(&pinned)
@@ -163,11 +161,10 @@ fn save(prepared: &Prepared, trained: &QwenVl, dir: &Path) -> Result<String> {
 
 /// Whether `dir` holds the finished run of just this recipe.
 fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
-    let path = dir.join("recipe.toml");
-    if !path.exists() {
+    if !dir.join("recipe.toml").exists() {
         return Ok(false);
     }
-    let (then, now) = (Recipe::from_file(&path)?.values()?, recipe.values()?);
+    let (then, now) = (Recipe::of_run(dir)?.values()?, recipe.values()?);
     let differing = differing(&[&then, &now]);
     if let Some(key) = differing.iter().find(|key| !MAY_CHANGE.contains(&&***key)) {
         let [then, now] = [&then, &now].map(|of| of.get(key).map_or("not set", String::as_str));

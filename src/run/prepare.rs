@@ -215,6 +215,7 @@ pub fn check_data(recipe: &Recipe, terminal: &Terminal) -> Result<()> {
     let dir = places::questions(&recipe.data.path, terminal)?.dir;
     let (entries, _) = entry::read(&dir, &recipe.data.subsets())?;
     let Divided { train, val, test, .. } = divide(recipe, &entries)?;
+    rounds(recipe, &test, &train)?;
     entry::check_videos(&dir, train.iter().chain(&val).chain(&test))
 }
 
