@@ -504,6 +504,19 @@ fn a_command_behind_an_option_is_told() {
     assert!(stderr.contains("error: `eval` is a command and no recipe\n  help: "), "{stderr}");
 }
 
+/// Earlier versions took what is refused now.
+#[test]
+fn what_a_run_keeps_of_its_recipe_can_always_be_read() {
+    let place = Workplace::new("");
+    let kept = recipe(&tiny(), demo_data(), "vision_lr = 1e-4");
+    let path = place.0.path().join("recipe.toml");
+    std::fs::write(&path, kept).unwrap();
+    let refused = Recipe::from_file(&path).unwrap_err().to_string();
+    assert!(refused.contains("`vision_lr` is set"), "{refused}");
+    let kept = Recipe::of_run(place.0.path()).unwrap();
+    assert_eq!(kept.train.vision_lr, Some(1e-4));
+}
+
 #[test]
 fn several_recipes_end_in_the_comparison() {
     let short = recipe(&tiny(), demo_data(), "max_steps = 1\ngrad_accum = 2");
@@ -520,6 +533,17 @@ fn several_recipes_end_in_the_comparison() {
     let output = run();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("sinthetic"), "{}", text(&output.stderr));
+    assert!(!place.0.path().join("runs").exists(), "something was written");
+    let model = place.0.path().join("model");
+    copy_dir(&tiny(), &model);
+    let processor = model.join("preprocessor_config.json");
+    let settings = std::fs::read_to_string(&processor).unwrap();
+    let settings = settings.replace("\"patch_size\": 14", "\"patch_size\": 16");
+    std::fs::write(&processor, settings).unwrap();
+    other(&recipe(&model, demo_data(), "max_steps = 1\ngrad_accum = 2"));
+    let output = run();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("`patch_size` is 16"), "{}", text(&output.stderr));
     assert!(!place.0.path().join("runs").exists(), "something was written");
     other(&short.replacen("[video]", "train = [\"synthetic\"]\n[video]", 1));
     let output = run();

@@ -379,8 +379,13 @@ impl Source<'_> {
         Error::input(format!("{}:{line}:{column}: {what}", self.name))
     }
 
+    /// The recipe as it is written.
+    pub(super) fn parse(&self) -> Result<Recipe> {
+        toml::from_str(self.text).map_err(|e| self.parse_error(&e))
+    }
+
     /// The parser's error in our words.
-    pub(super) fn parse_error(&self, error: &toml::de::Error) -> Error {
+    fn parse_error(&self, error: &toml::de::Error) -> Error {
         let message = error.message();
         let offset = error.span().map_or(0, |span| span.start);
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();

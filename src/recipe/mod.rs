@@ -99,11 +99,17 @@ impl Recipe {
     /// # Errors
     /// `path:line:col: what` for anything that is not as it should be.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Error::input(format!("{}: {}", path.display(), io_reason(&e)))
-                .help("the first argument is a recipe, for example recipes/quickstart/real.toml")
-        })?;
-        Self::from_text(&text, &path.display().to_string())
+        let (text, name) = (read(path)?, path.display().to_string());
+        Self::from_text(&text, &name)
+    }
+
+    /// Reads the recipe that a run in `dir` keeps: its values were checked when it began.
+    ///
+    /// # Errors
+    /// Where it is missing or no recipe.
+    pub fn of_run(dir: &Path) -> Result<Self> {
+        let path = dir.join("recipe.toml");
+        Source { text: &read(&path)?, name: &path.display().to_string() }.parse()
     }
 
     /// Reads and checks a recipe's text; `name` stands before every error.
@@ -112,7 +118,7 @@ impl Recipe {
     /// As [`Recipe::from_file`].
     pub fn from_text(text: &str, name: &str) -> Result<Self> {
         let source = Source { text, name };
-        let recipe: Self = toml::from_str(text).map_err(|e| source.parse_error(&e))?;
+        let recipe = source.parse()?;
         source.check(&recipe)?;
         Ok(recipe)
     }
@@ -148,4 +154,11 @@ impl Recipe {
         resolved.eval.max_new_tokens = Some(self.eval.max_new_tokens());
         toml::to_string(&resolved).map_err(|e| Error::run(format!("cannot write the recipe: {e}")))
     }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| {
+        Error::input(format!("{}: {}", path.display(), io_reason(&e)))
+            .help("the first argument is a recipe, for example recipes/quickstart/real.toml")
+    })
 }

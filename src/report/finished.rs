@@ -43,7 +43,7 @@ impl Finished {
             return Err(Error::input(format!("{shown}: no run: it is an evaluation alone"))
                 .help("give a run's folder: it has `before` and `after`"));
         }
-        let recipe = Recipe::from_file(&dir.join("recipe.toml"))?;
+        let recipe = Recipe::of_run(dir)?;
         let read = |stage: &str| {
             let path = dir.join(stage).join("predictions.jsonl");
             match path.exists() {

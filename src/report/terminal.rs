@@ -372,7 +372,7 @@ fn accuracy_line(name: &str, predictions: &[Prediction], seed: u64) -> String {
 /// # Errors
 /// Where they cannot be read.
 pub fn results(dir: &Path, terminal: &Terminal) -> Result<()> {
-    let recipe = Recipe::from_file(&dir.join("recipe.toml"))?;
+    let recipe = Recipe::of_run(dir)?;
     let read = |stage: &str| predict::read(&dir.join(stage).join("predictions.jsonl"));
     let (before, after) = (read("before")?, read("after")?);
     accuracy("before", &before, recipe.seed, terminal);
