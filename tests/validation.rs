@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use serde_json::Value;
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::error::{Error, Result};
 use vlm4d_train::model::parameters::{self, Named};
@@ -189,6 +190,15 @@ fn a_checkpoint_knows_the_steps_of_each_parameter() {
     let restored = checkpoint::load(&at, self::model(), 0.0).unwrap().1;
     assert_eq!((restored.step, restored.steps[&once]), (2, 1));
     assert_eq!(restored.steps, optimiser.steps);
+    // Earlier versions kept none, and took the run's for all.
+    let path = at.join("state.json");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    state.as_object_mut().unwrap().remove("steps");
+    std::fs::write(&path, state.to_string()).unwrap();
+    let restored = checkpoint::load(&at, self::model(), 0.0).unwrap().1;
+    assert_eq!(restored.moments.len(), optimiser.moments.len());
+    assert!(restored.steps.len() == restored.moments.len(), "{:?}", restored.steps);
+    assert!(restored.steps.values().all(|steps| *steps == 2), "{:?}", restored.steps);
 }
 
 #[test]

@@ -25,8 +25,9 @@ const PREFIX: &str = "step-";
 struct State {
     /// Optimiser steps taken; with the recipe's seed this is the place in the data too.
     step: usize,
-    /// Those of each parameter that has moments.
-    steps: BTreeMap<String, usize>,
+    /// Those of each parameter that has moments; `step` for all where left out, as earlier versions
+    /// took them.
+    steps: Option<BTreeMap<String, usize>>,
     /// How the validations have gone.
     #[serde(default)]
     track: Track,
@@ -82,7 +83,7 @@ pub fn save(
         write(&temporary.join(file), &moment.collect())?;
     }
     let state =
-        State { step: optimiser.step, steps: optimiser.steps.clone(), track: track.clone() };
+        State { step: optimiser.step, steps: Some(optimiser.steps.clone()), track: track.clone() };
     let state = serde_json::to_string(&state).map_err(|e| Error::run(e.to_string()))?;
     files::write(&temporary.join("state.json"), state)?;
     files::replace_dir(&temporary, &whole)?;
@@ -118,19 +119,26 @@ pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, Ada
     let [first, second] = MOMENTS.map(|file| read(&dir.join(file), &device));
     let (mut first, mut second) = (first?, second?);
     let names = parameters::list(&model, "").into_iter().filter(|p| p.trained).map(|p| p.name);
+    let counted = |name: &str| match &state.steps {
+        Some(steps) => steps.get(name).copied(),
+        None => Some(state.step),
+    };
+    let mut steps = BTreeMap::new();
     let moments = names.filter_map(|name| {
-        let steps = state.steps.contains_key(&name);
-        match (steps, first.remove(&name), second.remove(&name)) {
-            (true, Some(a), Some(b)) => Some(Ok((name, [a, b]))),
+        match (first.remove(&name), second.remove(&name), counted(&name)) {
+            (Some(a), Some(b), Some(n)) => {
+                steps.insert(name.clone(), n);
+                Some(Ok((name, [a, b])))
+            }
             // What has had no gradient has none: a vision tower before the first video.
-            (false, None, None) => None,
+            (None, None, n) if n.is_none() || state.steps.is_none() => None,
             _ => Some(Err(damaged(dir, &format!("lacks a moment or the steps of `{name}`")))),
         }
     });
     let moments = moments.collect::<Result<_>>()?;
     let (model, masters) = load_weights(dir, model)?;
-    let State { step, steps, track } = state;
-    Ok((model, AdamW { weight_decay, step, steps, moments, masters }, track))
+    let step = state.step;
+    Ok((model, AdamW { weight_decay, step, steps, moments, masters }, state.track))
 }
 
 /// Puts the weights of a checkpoint into a model (in training form) that has the same trained
