@@ -328,6 +328,13 @@ fn a_step_of_batches_has_the_gradients_of_its_samples() {
     }
     assert!((loss / alone - 1.0).abs() < 1e-3, "{loss} {alone}");
     assert_same_gradients(&gradients, &sums, 0.03);
+    assert!(setup.batches(&model, 0).len() < 7, "some go together");
+    // One by one where the tower has a tape for each, and in f32 on the CPU.
+    let mut tower = load_as(&source, DType::BF16);
+    let scope = Some(vec![Part::Vision]);
+    peft::attach(&mut tower, &Lora { scope, ..Lora::default() }, 0).unwrap();
+    assert_eq!(setup.batches(&tower.train(), 0).len(), 7);
+    assert_eq!(setup.batches(&load(name).train(), 0).len(), 7);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::model::weights;
 use crate::recipe::{Best, Part, Recipe};
 use crate::report::terminal::{self, Terminal, clock, size, thousands};
 use crate::train::batches::tokens_at_once;
-use crate::train::gradients::LOGITS_AT_ONCE;
+use crate::train::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, padded_length};
 use crate::train::lanes;
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
@@ -420,19 +420,21 @@ impl Facts {
     fn training(&self) -> Phase {
         let (text, train) = (&self.config.text, &self.recipe.train);
         let trained: usize = self.counts.values().map(|count| count.trained).sum();
-        let longest = self.training.iter().map(|s| s.tokens).max().unwrap_or(0);
+        let on_cpu = self.on_cpu && self.width == 4;
+        let multiple = if on_cpu { 1 } else { GPU_MULTIPLE };
+        let padded = |s: &Sequence| padded_length(s.tokens, multiple);
+        let longest = self.training.iter().map(padded).max().unwrap_or(0);
         let labels = self.training.iter().map(|s| s.labels).max().unwrap_or(0);
         let layers = text.num_hidden_layers;
         let dropout = self.recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
-        let on_cpu = self.on_cpu && self.width == 4;
         let step = train.batch_size * train.grad_accum;
         let lanes = lanes::number(on_cpu, dropout, step);
         // Of what goes through the model together: samples, and tokens of all.
         let (joined, tokens) = if on_cpu || self.tower_is_trained() {
             (1, longest)
         } else {
-            let free = tokens_at_once(text, train.recompute, self.width);
-            (step, longest * train.batch_size.max((free / longest.max(1)).min(step)))
+            let free = tokens_at_once(text, train.recompute, self.width).min(longest * step);
+            (step, (longest * train.batch_size).max(free).max(longest))
         };
         let mut terms = self.held();
         terms.push(Term {

@@ -51,12 +51,12 @@ pub const GPU_MULTIPLE: usize = 64;
 /// positions at Qwen's vocabulary of 152,064.
 pub const LOGITS_AT_ONCE: usize = 1 << 24;
 
-impl Sample {
-    /// How long it is padded: one token less than a multiple of `multiple`.
-    pub fn padded_length(&self, multiple: usize) -> usize {
-        (self.input_ids.len() + 1).next_multiple_of(multiple) - 1
-    }
+/// How long a sample of `tokens` is padded: one token less than a multiple of `multiple`.
+pub fn padded_length(tokens: usize, multiple: usize) -> usize {
+    (tokens + 1).next_multiple_of(multiple) - 1
+}
 
+impl Sample {
     /// Its tokens with the last one repeated, and their positions, up to a length of `t`: nothing
     /// before them sees them, and no loss is taken there.
     fn padded(&self, t: usize) -> (Vec<u32>, Positions) {
@@ -116,7 +116,8 @@ pub fn add_samples(
     method: Method,
     sums: &mut Named,
 ) -> Result<Losses> {
-    let lengths = batch.iter().map(|one| one.sample.padded_length(method.multiple));
+    let lengths =
+        batch.iter().map(|one| padded_length(one.sample.input_ids.len(), method.multiple));
     let t = lengths.max().unwrap_or(0);
     let (ids, positions): (Vec<_>, Vec<_>) = batch.iter().map(|one| one.sample.padded(t)).unzip();
     let pass = Pass { model, context: model.context(&positions, true), method };

@@ -12,7 +12,9 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::batches::{batches, tokens_at_once};
 use super::checkpoint;
-use super::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples};
+use super::gradients::{
+    GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples, padded_length,
+};
 use super::lanes;
 use super::log::{Log, Record, memory_bytes};
 use super::loss::{label_tokens, token_weights};
@@ -121,15 +123,7 @@ impl Setup<'_> {
     /// # Errors
     /// Where a sample cannot be run.
     pub fn gradients(&self, model: &QwenVl, step: usize) -> Result<(f64, Named)> {
-        let micro_batches = self.micro_batches(step);
-        let tokens = |batch: &Vec<usize>| {
-            batch.iter().map(|i| label_tokens(&self.samples[*i].labels)).collect()
-        };
-        let weights =
-            token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
-        let weighted: Vec<(usize, f64)> =
-            micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect();
-        let batches = self.batches(model, &weighted);
+        let batches = self.batches(model, step);
         match lanes::number(on_cpu(model), self.has_dropout(), batches.len()) {
             1 => self.sum(model, step, batches.iter()),
             lanes => lanes::run(model, |model, lane| {
@@ -138,13 +132,23 @@ impl Setup<'_> {
         }
     }
 
-    /// The samples of a step, with their weights, as they go through the model: on the CPU, and
-    /// where the vision tower has a tape of its own for each, one by one.
-    fn batches(&self, model: &QwenVl, weighted: &[(usize, f64)]) -> Vec<Vec<(usize, f64)>> {
+    /// The samples of optimiser step `step`, with the weights of their token losses, as they go
+    /// through the model: on the CPU, and where the vision tower has a tape of its own for each, one
+    /// by one.
+    pub fn batches(&self, model: &QwenVl, step: usize) -> Vec<Vec<(usize, f64)>> {
+        let micro_batches = self.micro_batches(step);
+        let tokens = |batch: &Vec<usize>| {
+            batch.iter().map(|i| label_tokens(&self.samples[*i].labels)).collect()
+        };
+        let weights =
+            token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
+        let weighted: Vec<(usize, f64)> =
+            micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect();
         if on_cpu(model) || any_trained(&model.visual) {
-            return weighted.iter().map(|one| vec![*one]).collect();
+            return weighted.into_iter().map(|one| vec![one]).collect();
         }
-        let length = |(i, _): &(usize, f64)| self.samples[*i].padded_length(GPU_MULTIPLE);
+        let tokens = |i: usize| self.samples[i].input_ids.len();
+        let length = |(i, _): &(usize, f64)| padded_length(tokens(*i), GPU_MULTIPLE);
         let lengths: Vec<usize> = weighted.iter().map(length).collect();
         let width = model.model.norm.weight.val().dtype().size();
         let tokens = tokens_at_once(&model.config.text, self.train.recompute, width);
