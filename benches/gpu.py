@@ -102,7 +102,7 @@ class Runner:
             raise Failed
         if before:
             before()
-        print(f"{shape:>9} {name:<46} ", end="")
+        print(f"{shape:>9} {name:<46} ", end="", flush=True)
         begun = time.monotonic()
         with machine.Watch(self.nvml) as watch:
             code, out, err = limited(command, self.environment, self.arguments.limit)
@@ -413,7 +413,7 @@ def peak_flops(arguments, gpu):
 
 
 def speed_rows(runner, shape, folder, gpu):
-    """Median speed and highest peak of each way of training."""
+    """Median speed, and the last round's peak, of each way of training."""
     config, samples = read(folder / "config.json"), (read(folder / "speed.json") or {}).get("samples")
     kept = read(runner.out / shape / "cost.json")
     if config and samples:

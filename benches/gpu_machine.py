@@ -118,15 +118,27 @@ def compile_probe(nvrtc, include, architecture):
     return None, next((line for line in lines if "error" in line), f"code {code}")
 
 
+def compiled(nvrtc, includes, targets):
+    """The first folder whose headers compile for one of `targets`, and the PTX; else the last log."""
+    log = "no folder with headers"
+    for include in includes:
+        for target in targets:
+            ptx, log = compile_probe(nvrtc, include, target)
+            if ptx:
+                return include, ptx, None
+    return None, None, log
+
+
 def gpu(index):
-    """The driver, its GPU `index`, and what burn has kernels for that compiled for."""
+    """The driver, its GPU `index`, and what burn has kernels for it compiled for: itself, else the first of its family."""
     cuda, device = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
     cuda.cuDeviceGet(ctypes.byref(device), index)
     major, minor = ctypes.c_int(), ctypes.c_int()
     # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
     cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
     cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-    return cuda, device, f"sm_{major.value}{minor.value}" + ("a" if major.value >= 9 else "")
+    minors, own = [minor.value] + [0] * (major.value > 9 and minor.value > 0), "a" if major.value >= 9 else ""
+    return cuda, device, [f"sm_{major.value}{minor}{own}" for minor in minors]
 
 
 def link_probe(index, ptx):
@@ -168,15 +180,10 @@ def toolkit(driver_version, work, index=0):
             f"install the CUDA toolkit {version(driver_version)} or older, `{sys.executable} -m pip install {wheels(driver_version)}`, or a newer driver",
         )
     includes = [folder / "include" for folder in folders if (folder / "include").is_dir()]
-    target = gpu(index)[2] if driver_version else "sm_80"
-    ptx, log = None, "no folder with headers"
-    for include in includes:
-        ptx, log = compile_probe(nvrtc, include, target)
-        if ptx:
-            break
-    else:
-        include = joined(includes, work / "cuda" / "include")
-        ptx, log = compile_probe(nvrtc, include, target) if includes else (ptx, log)
+    targets = gpu(index)[2] if driver_version else ["sm_80"]
+    include, ptx, log = compiled(nvrtc, includes, targets)
+    if log and includes:
+        include, ptx, log = compiled(nvrtc, [joined(includes, work / "cuda" / "include")], targets)
     if log is not None:
         raise Missing(
             f"NVRTC {version(found)} cannot compile a kernel: {log}",
@@ -185,7 +192,7 @@ def toolkit(driver_version, work, index=0):
     refused = link_probe(index, ptx) if driver_version else None
     if refused:
         raise Missing(
-            f"the driver (CUDA {version(driver_version)}) does not load a kernel that NVRTC {version(found)} compiled for {target}: {refused}",
+            f"the driver (CUDA {version(driver_version)}) does not load a kernel that NVRTC {version(found)} compiled for {targets[0]}: {refused}",
             "install a newer driver, or another CUDA toolkit",
         )
     environment = {"CUDA_PATH": str(include.parent)}
