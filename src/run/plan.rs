@@ -434,7 +434,7 @@ impl Facts {
             (1, longest)
         } else {
             let free = tokens_at_once(text, train.recompute, self.width).min(longest * step);
-            (step, (longest * train.batch_size).max(free).max(longest))
+            (step, free.max(longest * train.batch_size))
         };
         let mut terms = self.held();
         terms.push(Term {

@@ -137,8 +137,7 @@ pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, Ada
     });
     let moments = moments.collect::<Result<_>>()?;
     let (model, masters) = load_weights(dir, model)?;
-    let step = state.step;
-    Ok((model, AdamW { weight_decay, step, steps, moments, masters }, state.track))
+    Ok((model, AdamW { weight_decay, step: state.step, steps, moments, masters }, state.track))
 }
 
 /// Puts the weights of a checkpoint into a model (in training form) that has the same trained

@@ -147,9 +147,8 @@ impl Setup<'_> {
         if on_cpu(model) || any_trained(&model.visual) {
             return weighted.into_iter().map(|one| vec![one]).collect();
         }
-        let tokens = |i: usize| self.samples[i].input_ids.len();
-        let length = |(i, _): &(usize, f64)| padded_length(tokens(*i), GPU_MULTIPLE);
-        let lengths: Vec<usize> = weighted.iter().map(length).collect();
+        let padded = |i: usize| padded_length(self.samples[i].input_ids.len(), GPU_MULTIPLE);
+        let lengths: Vec<usize> = weighted.iter().map(|(i, _)| padded(*i)).collect();
         let width = model.model.norm.weight.val().dtype().size();
         let tokens = tokens_at_once(&model.config.text, self.train.recompute, width);
         let batches = batches(&lengths, self.train.batch_size, tokens).into_iter();
