@@ -55,10 +55,10 @@ pub fn folder(runs: &Path, recipe: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Wrong input.
-pub fn check<T>(
+pub fn check(
     path: &Path,
     runs: &Path,
-    earlier: &BTreeMap<PathBuf, T>,
+    earlier: &BTreeMap<PathBuf, &PathBuf>,
     terminal: &Terminal,
 ) -> Result<PathBuf> {
     let mut recipe = Recipe::from_file(path)?;

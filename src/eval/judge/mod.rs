@@ -45,7 +45,7 @@ pub struct Ruling {
 }
 
 /// What judging took.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Cases that the judge was asked.
     pub asked: usize,
@@ -58,7 +58,6 @@ pub struct Cost {
     /// Tokens of the answers.
     pub completion_tokens: u64,
     /// In the currency of the recipe's prices; none where it has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<f64>,
 }
 

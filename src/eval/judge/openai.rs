@@ -287,17 +287,13 @@ impl OpenAi {
 }
 
 impl Cost {
-    /// Adds what another judging took.
-    pub fn add(&mut self, other: &Self) {
+    /// Adds what another judging took; the price comes at the end.
+    fn add(&mut self, other: &Self) {
         self.asked += other.asked;
         self.cached += other.cached;
         self.retries += other.retries;
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
-        self.price = match (self.price, other.price) {
-            (None, None) => None,
-            (a, b) => Some(a.unwrap_or(0.0) + b.unwrap_or(0.0)),
-        };
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 
 use minijinja::{Environment, Value};
 
-pub use self::questions::{Media, outcome};
+pub use self::questions::Media;
 
 use crate::error::{Error, Result};
 

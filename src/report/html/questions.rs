@@ -63,7 +63,7 @@ pub struct Media<'a> {
 }
 
 /// How a question went before and after.
-pub fn outcome(before: bool, after: bool) -> &'static str {
+fn outcome(before: bool, after: bool) -> &'static str {
     match (before, after) {
         (false, true) => "fixed",
         (true, false) => "broken",
