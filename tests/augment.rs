@@ -15,17 +15,12 @@ const EPOCHS: usize = 20;
 
 /// 100 questions that can be mirrored and one that cannot.
 fn entries() -> Vec<Entry> {
-    let item = |i: usize| {
-        json!({"id": i, "video": format!("v/{i}.mp4"), "question": format!("Is thing {i} left?!"),
+    let item = |i: usize, question: &str| {
+        json!({"id": i, "video": format!("v/{i}.mp4"), "question": question,
             "choices": {"A": "left", "B": "right", "C": "up", "D": "left"}, "answer": "left"})
     };
-    let mut items: Vec<_> = (0..100).map(item).collect();
-    for item in &mut items {
-        item["question"] = "Which way does it turn?".into();
-    }
-    let mut sign = item(100);
-    sign["question"] = "What does the sign say?".into();
-    items.push(sign);
+    let mut items: Vec<_> = (0..100).map(|i| item(i, "Which way does it turn?")).collect();
+    items.push(item(100, "What does the sign say?"));
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("own_mc.json"), json!(items).to_string()).unwrap();
     entry::read(folder.path(), &["own".into()]).unwrap().0

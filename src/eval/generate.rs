@@ -18,8 +18,8 @@ use crate::model::rope::{MediaGrid, Positions};
 pub struct Options {
     /// Tokens that end the response.
     pub eos_token_ids: Vec<u32>,
-    /// Divides (or multiplies) the logits of tokens seen before; 1 is none. Source: transformers'
-    /// `RepetitionPenaltyLogitsProcessor`.
+    /// Divides (or multiplies, where they are negative) the logits of tokens seen before. Source:
+    /// transformers' `RepetitionPenaltyLogitsProcessor`.
     pub repetition_penalty: Option<f32>,
     /// Tokens whose log-probability is wanted.
     pub watch: Vec<u32>,
