@@ -45,7 +45,6 @@ fn of<'a>(items: &'a [Item], subset: &str) -> Vec<&'a Item> {
     items.iter().filter(|i| i.subset == subset).collect()
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
 }

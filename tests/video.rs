@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use vlm4d_train::data::video::{self, Sampling, VideoInfo, VideoOptions};
+use vlm4d_train::hash::hex;
 
 use crate::golden;
 
@@ -113,10 +114,7 @@ fn frames_equal_llamafactory() {
             }
 
             let expected = &hashes[model][format!("data/{name}.mp4")]["sha256_rgb"];
-            let digest = |i| {
-                let digest = Sha256::digest(clip.frames.frame(i));
-                digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
-            };
+            let digest = |i| hex(&Sha256::digest(clip.frames.frame(i)));
             let found: Vec<String> = (0..clip.frames.len).map(digest).collect();
             assert_eq!(Value::from(found), *expected, "{model} {name}: the bytes differ");
         }

@@ -135,7 +135,7 @@ pub fn metric(outcomes: &[Outcome], seed: u64) -> Metric {
         ci95: interval(&clusters, seed, 0.0).unwrap_or([0.0, 1.0]),
         n_videos: clusters.len(),
         small: clusters.len() < SMALL,
-        chance: guessed.filter(|_| !outcomes.is_empty()).map(|sum| sum / count(outcomes.len())),
+        chance: guessed.filter(|_| !outcomes.is_empty()).map(|sum| sum / outcomes.len() as f64),
     }
 }
 
@@ -183,11 +183,11 @@ pub fn paired(pairs: &[Pair], seed: u64) -> Paired {
 /// the smaller tail doubled, at most 1.
 pub fn mcnemar(fixed: usize, broken: usize) -> f64 {
     let n = fixed + broken;
-    let mut ln_term = -(count(n) * std::f64::consts::LN_2);
+    let mut ln_term = -(n as f64 * std::f64::consts::LN_2);
     let mut tail = 0.0;
     for k in 0..=fixed.min(broken) {
         tail += ln_term.exp();
-        ln_term += (count(n - k) / count(k + 1)).ln();
+        ln_term += ((n - k) as f64 / (k + 1) as f64).ln();
     }
     (2.0 * tail).min(1.0)
 }
@@ -219,7 +219,7 @@ fn interval(clusters: &[Cluster], seed: u64, least: f64) -> Option<[f64; 2]> {
     let first = clusters.first()?;
     let score = first.sum / first.n;
     if clusters.iter().all(|c| c.sum / c.n == score) {
-        let off = 1.0 - 0.025_f64.powf(1.0 / count(clusters.len()));
+        let off = 1.0 - 0.025_f64.powf(1.0 / clusters.len() as f64);
         return Some([(score - off).max(least), (score + off).min(1.0)]);
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -242,11 +242,5 @@ fn interval(clusters: &[Cluster], seed: u64, least: f64) -> Option<[f64; 2]> {
 
 /// `part / of`; 0 of nothing.
 pub fn share(part: usize, of: usize) -> f64 {
-    if of == 0 { 0.0 } else { count(part) / count(of) }
-}
-
-/// A count as a number; exact below 2⁵³.
-#[expect(clippy::cast_precision_loss, reason = "counts of questions stay far below 2^53")]
-fn count(n: usize) -> f64 {
-    n as f64
+    if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use minijinja::{Environment, context};
 
-use super::{Kind, repository};
+use super::Kind;
 use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
     let recipe = &run.recipe;
     let base = places::name(&recipe.model.path);
     // The hub knows `ORG/NAME`; a path on this machine is nobody else's.
-    let base_id = repository(recipe).map(|repo| repo.id);
+    let id = |path: &str| Repo::parse(path).and_then(Result::ok).map(|repo| repo.id);
     let stages = controls::of_run(&run.dir, &run.before, &run.after, recipe.seed)?;
     let [before, after] = stages.each_ref().map(|(_, metrics)| &metrics.formats);
     let mut table = Table::new(1, ["questions", "n", "before", "after", "change", "p"]);
@@ -63,10 +63,10 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         .iter()
         .map(|(format, of)| format!("{} by {}", format_name(*format).to_uppercase(), of.grader));
     let context = context! {
-        base_id,
+        base_id => id(&recipe.model.path),
         base => serde_json::to_string(&base).unwrap_or_default(),
         library => if kind == Kind::Adapter { "peft" } else { "transformers" },
-        dataset => Repo::parse(&recipe.data.path).and_then(Result::ok).map(|repo| repo.id),
+        dataset => id(&recipe.data.path),
         lora => kind != Kind::Full,
         adapter => kind == Kind::Adapter,
         model => recipe.model.name(),

@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 
 pub use self::adapter::KeySpelling;
-pub use self::merge::merge;
 
-use crate::data::hub::Repo;
+use self::merge::merge;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::hash;
@@ -46,7 +45,7 @@ const PARTS: [&str; 5] = ["adapter", "model", "before", "after", "checkpoints"];
 
 /// What an export holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+enum Kind {
     /// A PEFT adapter.
     Adapter,
     /// A checkpoint with the adapter merged into it.
@@ -124,11 +123,6 @@ impl Kind {
             Self::Full => "checkpoint",
         }
     }
-}
-
-/// The repository on the hub that the run's checkpoint came from.
-fn repository(recipe: &Recipe) -> Option<Repo> {
-    Repo::parse(&recipe.model.path)?.ok()
 }
 
 /// The target must be free, or an earlier export that may be replaced, and lie apart from what

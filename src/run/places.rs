@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use crate::data::entry::Entry;
 use crate::data::hub::{Hub, RemoteFile, Repo, Snapshot};
 use crate::error::{Error, Result};
+use crate::hash;
 use crate::report::terminal::{self, Terminal};
 
-/// What a checkpoint needs, by the ends of names.
-const CHECKPOINT: [&str; 4] = [".safetensors", ".json", ".txt", ".jinja"];
 const A_CHECKPOINT: &str = "model.path is a checkpoint folder in hub layout";
 /// What questions stand in.
 const QUESTIONS: [&str; 2] = [".json", ".jsonl"];
@@ -29,8 +28,7 @@ pub struct Place {
 /// # Errors
 /// Where there is none, or it cannot be downloaded.
 pub fn checkpoint(path: &str, terminal: &Terminal) -> Result<Place> {
-    let top = |file: &str| !file.contains('/') && CHECKPOINT.iter().any(|end| file.ends_with(end));
-    locate(path, A_CHECKPOINT, top, terminal)
+    locate(path, A_CHECKPOINT, at_top, terminal)
 }
 
 /// As [`checkpoint`], but without the weights.
@@ -38,10 +36,7 @@ pub fn checkpoint(path: &str, terminal: &Terminal) -> Result<Place> {
 /// # Errors
 /// As [`checkpoint`].
 pub fn checkpoint_without_weights(path: &str, terminal: &Terminal) -> Result<Place> {
-    let small = |file: &str| {
-        let ends = CHECKPOINT.iter().any(|end| file.ends_with(end));
-        !file.contains('/') && ends && !file.ends_with(".safetensors")
-    };
+    let small = |file: &str| at_top(file) && !file.ends_with(".safetensors");
     locate(path, A_CHECKPOINT, small, terminal)
 }
 
@@ -87,6 +82,11 @@ impl Place {
             .collect();
         download(snapshot, &snapshot.missing(|file| videos.contains(file)), terminal)
     }
+}
+
+/// Whether a repository's file is part of the checkpoint at its top.
+fn at_top(file: &str) -> bool {
+    !file.contains('/') && hash::CHECKPOINT.iter().any(|end| file.ends_with(end))
 }
 
 fn locate(

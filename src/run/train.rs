@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use super::prepare::{Examples, Prepared};
 use crate::error::Result;
 use crate::eval::predict::{Ask, Prediction};
+use crate::eval::stats::share;
 use crate::eval::view::View;
 use crate::features::Videos;
 use crate::model::qwen_vl::QwenVl;
@@ -51,7 +52,7 @@ impl Validator for HeldBack<'_> {
             for format in predictions.iter().map(|p| p.format).collect::<BTreeSet<_>>() {
                 let of = predictions.iter().filter(|p| p.format == format);
                 let (n, right) = (of.clone().count(), of.filter(|p| p.correct).count());
-                scores.accuracy.insert(format, right as f64 / n as f64);
+                scores.accuracy.insert(format, share(right, n));
             }
         }
         Ok(scores)

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Verdict, grade_ff, grade_mc};
 use crate::error::{Error, Result};
+use crate::eval::stats::share;
 use crate::files::read_json;
 
 /// One item of a released-output file; other keys are ignored.
@@ -279,11 +280,6 @@ fn percent(items: &[&Graded], has: Has) -> String {
         0 => "–".to_owned(),
         n => format!("{:.1} ({n})", share(correct, n) * 100.0),
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of questions stay far below 2^53")]
-fn share(part: usize, of: usize) -> f64 {
-    part as f64 / of as f64
 }
 
 /// The file's stem and its folder, without the subset that either begins with: the real and the

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{Case, Ruling};
 use crate::error::Result;
-use crate::files;
+use crate::{files, hash};
 
 /// A folder of rulings.
 #[derive(Clone, Debug)]
@@ -59,8 +58,7 @@ impl Cache {
     }
 
     fn path(&self, request: &str) -> PathBuf {
-        let hash = Sha256::digest(request.as_bytes());
-        let name = hash.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        let name = hash::text(request);
         self.dir.join(&name[..2]).join(format!("{name}.json"))
     }
 }

@@ -306,7 +306,7 @@ fn score_in(row: &RowRuns, format: Format) -> Score {
         .collect();
     let accuracies: Vec<f64> = stages
         .iter()
-        .map(|p| p.iter().filter(|p| p.correct).count() as f64 / p.len() as f64)
+        .map(|p| stats::share(p.iter().filter(|p| p.correct).count(), p.len()))
         .collect();
     let all: Vec<&Prediction> = stages.iter().flatten().copied().collect();
     let outcomes: Vec<Outcome> = all.iter().map(|p| outcome(p)).collect();
