@@ -10,7 +10,6 @@ use vlm4d_train::data::mirror::Why;
 use vlm4d_train::data::variant::Variant;
 use vlm4d_train::data::vlm4d::Format;
 
-const FORMATS: [Format; 2] = [Format::Mc, Format::Ff];
 const EPOCHS: usize = 20;
 
 /// 100 questions that can be mirrored and one that cannot.
@@ -33,11 +32,11 @@ fn of(samples: &Samples, epoch: usize) -> Vec<&(Entry, Format)> {
 #[test]
 fn without_augmentation_all_epochs_are_the_same() {
     let entries = entries();
-    let samples = Augment::default().samples(&entries, &FORMATS, EPOCHS);
+    let samples = Augment::default().samples(&entries, &Format::ALL, EPOCHS);
     assert_eq!(samples.epochs, [(0..2 * entries.len()).collect::<Vec<_>>()]);
     let asked: Vec<_> = samples.distinct.iter().map(|(e, f)| (e.id.clone(), *f)).collect();
     let want: Vec<_> =
-        entries.iter().flat_map(|e| FORMATS.map(|format| (e.id.clone(), format))).collect();
+        entries.iter().flat_map(|e| Format::ALL.map(|format| (e.id.clone(), format))).collect();
     assert_eq!(asked, want);
 }
 
@@ -48,11 +47,11 @@ fn epochs_depend_on_seed_epoch_and_id_alone() {
     let texts = |samples: &Samples, epoch: usize| -> BTreeSet<String> {
         of(samples, epoch).iter().map(|(e, f)| format!("{:?}", (e, f))).collect()
     };
-    let all = augment.samples(&entries, &FORMATS, EPOCHS);
+    let all = augment.samples(&entries, &Format::ALL, EPOCHS);
     // neither the number of epochs nor the other questions matter
-    let fewer = augment.samples(&entries, &FORMATS, 2);
+    let fewer = augment.samples(&entries, &Format::ALL, 2);
     let half: Vec<Entry> = entries[50..].to_vec();
-    let half = augment.samples(&half, &FORMATS[..1], EPOCHS);
+    let half = augment.samples(&half, &Format::ALL[..1], EPOCHS);
     for epoch in 0..2 {
         assert_eq!(texts(&all, epoch), texts(&fewer, epoch));
     }
@@ -61,10 +60,10 @@ fn epochs_depend_on_seed_epoch_and_id_alone() {
         assert_eq!(all.epochs[epoch].len(), 2 * entries.len());
     }
     assert_ne!(texts(&all, 0), texts(&all, 1));
-    let other = Augment { seed: 8, ..augment }.samples(&entries, &FORMATS, EPOCHS);
+    let other = Augment { seed: 8, ..augment }.samples(&entries, &Format::ALL, EPOCHS);
     assert_ne!(texts(&all, 0), texts(&other, 0));
     // what is drawn for one is not drawn for the other
-    let unmirrored = Augment { mirror: 0.0, ..augment }.samples(&entries, &FORMATS, 1);
+    let unmirrored = Augment { mirror: 0.0, ..augment }.samples(&entries, &Format::ALL, 1);
     let order = |samples: &Samples| -> Vec<Vec<usize>> {
         of(samples, 0).iter().map(|(e, _)| e.gold_choices.clone()).collect()
     };
@@ -75,7 +74,7 @@ fn epochs_depend_on_seed_epoch_and_id_alone() {
 fn mirrored_samples_are_shown_mirrored_videos() {
     let entries = entries();
     let augment = Augment { seed: 1, shuffle_choices: false, mirror: 0.3 };
-    let samples = augment.samples(&entries, &FORMATS, EPOCHS);
+    let samples = augment.samples(&entries, &Format::ALL, EPOCHS);
     let mut mirrored = 0;
     for epoch in 0..EPOCHS {
         for pair in of(&samples, epoch).chunks(2) {
@@ -94,7 +93,7 @@ fn mirrored_samples_are_shown_mirrored_videos() {
     assert_eq!(samples.distinct.len(), 2 * (2 * 100 + 1));
     let (can, left_alone) = mirrorable(&entries);
     assert_eq!((can, left_alone), (100, [(Why::Text, 1)].into()));
-    let always = Augment { mirror: 1.0, ..augment }.samples(&entries, &FORMATS, 2);
+    let always = Augment { mirror: 1.0, ..augment }.samples(&entries, &Format::ALL, 2);
     let plain = of(&always, 1).iter().filter(|(e, _)| e.variant == Variant::Plain).count();
     assert_eq!(plain, 2);
 }
@@ -103,7 +102,7 @@ fn mirrored_samples_are_shown_mirrored_videos() {
 fn shuffled_choices_keep_their_gold() {
     let entries = entries();
     let augment = Augment { seed: 1, shuffle_choices: true, mirror: 0.0 };
-    let samples = augment.samples(&entries, &FORMATS, EPOCHS);
+    let samples = augment.samples(&entries, &Format::ALL, EPOCHS);
     let mut at = [0_usize; 4];
     for epoch in 0..EPOCHS {
         for (entry, format) in of(&samples, epoch) {

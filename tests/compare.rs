@@ -71,7 +71,7 @@ impl RunFolder<'_> {
     fn predictions(&self, right: usize, late: bool) -> Vec<Prediction> {
         let mut all = Vec::new();
         for i in self.first..self.first + QUESTIONS {
-            for format in [Format::Mc, Format::Ff] {
+            for format in Format::ALL {
                 // The seed turns which questions are answered rightly after training.
                 let turn = if late { self.seed as usize } else { 0 };
                 let correct = (i * 7 + turn) % 10 < right;

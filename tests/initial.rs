@@ -124,7 +124,7 @@ fn nano_reads_the_demo_set_word_by_word() {
     let vocabulary = Config::from_dir(&nano()).unwrap().text.vocab_size as u32;
     let subsets = ["real", "synthetic"].map(String::from);
     for entry in entry::read(&data, &subsets).unwrap().0 {
-        for format in [Format::Mc, Format::Ff] {
+        for format in Format::ALL {
             let messages = entry.prompt(format, PromptStyle::Do, true);
             let ids = chat.encode_prompt(&messages, &[1]).unwrap();
             assert!(ids.iter().all(|id| *id < vocabulary));

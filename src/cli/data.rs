@@ -124,11 +124,8 @@ fn size(text: &str) -> Result<(u32, u32), String> {
 }
 
 fn by(text: &str) -> Result<By, String> {
-    match text {
-        "video" => Ok(By::Video),
-        "question" => Ok(By::Question),
-        _ => Err("one of video, question".into()),
-    }
+    let by = [By::Video, By::Question].into_iter().find(|by| by.name() == text);
+    by.ok_or_else(|| "one of video, question".into())
 }
 
 impl DataCommand {

@@ -36,6 +36,16 @@ pub enum By {
     Question,
 }
 
+impl By {
+    /// As in recipes and files: `video` or `question`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Video => "video",
+            Self::Question => "question",
+        }
+    }
+}
+
 /// What the split has to know of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {

@@ -53,6 +53,19 @@ pub enum Format {
     Ff,
 }
 
+impl Format {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Mc, Self::Ff];
+
+    /// As in recipes and files: `mc` or `ff`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mc => "mc",
+            Self::Ff => "ff",
+        }
+    }
+}
+
 /// What the prompt asks the model to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -59,7 +59,7 @@ pub fn rounds(recipe: &Recipe, test: &[Entry], train: &[Entry]) -> Result<Vec<Ro
     }
     for control in eval.controls.iter().filter(|_| !asks.is_empty()) {
         let view = View::of(*control, test.iter(), recipe.seed)?;
-        rounds.push(Round { name: Some(control.name()), asks: asks.clone(), view });
+        rounds.push(Round { name: Some(control.name().into()), asks: asks.clone(), view });
     }
     if eval.circular {
         let asks = Ask::rotations(test);

@@ -9,12 +9,11 @@ use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::paired;
-use crate::report::accuracy::{INTERVALS, P, interval, p, small, title};
+use crate::report::accuracy::{INTERVALS, P, interval, p, points, small, title};
 use crate::report::controls;
 use crate::report::finished::Finished;
 use crate::report::split;
 use crate::report::table::Table;
-use crate::report::terminal::format_name;
 use crate::run::places;
 
 /// The card of what was exported from `run`.
@@ -29,18 +28,17 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
     for (format, late) in after {
         let Some(early) = before.get(format) else { continue };
         let change = paired(&run.before, &run.after, *format, recipe.seed);
-        let [low, high] = change.ci95.map(|share| 100.0 * share);
         table.rows.push(vec![
-            format_name(*format).to_uppercase(),
+            format.name().to_uppercase(),
             late.breakdown.overall.n.to_string(),
             interval(&early.breakdown.overall),
             interval(&late.breakdown.overall),
-            format!("{:+.1} [{low:+.1}, {high:+.1}]", 100.0 * change.difference),
+            points(&change),
             p(change.p),
         ]);
         for (name, metric) in &late.breakdown.group {
             let of_before = early.breakdown.group.get(name).map(interval).unwrap_or_default();
-            let name = format!("{}, {name}", format_name(*format).to_uppercase());
+            let name = format!("{}, {name}", format.name().to_uppercase());
             let n = metric.n.to_string();
             table.rows.push(vec![
                 name,
@@ -61,7 +59,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
     let (split, _) = split::told(&run.dir, recipe)?;
     let graders = after
         .iter()
-        .map(|(format, of)| format!("{} by {}", format_name(*format).to_uppercase(), of.grader));
+        .map(|(format, of)| format!("{} by {}", format.name().to_uppercase(), of.grader));
     let context = context! {
         base_id => id(&recipe.model.path),
         base => serde_json::to_string(&base).unwrap_or_default(),

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::both_formats;
 use crate::data::entry::is_sharegpt;
 use crate::data::split::By;
 use crate::data::vlm4d::Format;
@@ -25,7 +24,7 @@ pub struct Data {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
     /// Formats of the training samples.
-    #[serde(default = "both_formats")]
+    #[serde(default = "default_formats")]
     pub formats: Vec<Format>,
     /// Whether each epoch has its own order of a training question's choices (LLaMA-Factory and
     /// the paper: no).
@@ -76,6 +75,10 @@ fn default_subsets() -> Vec<String> {
     vec!["real".into()]
 }
 
+fn default_formats() -> Vec<Format> {
+    Format::ALL.into()
+}
+
 fn default_cache() -> PathBuf {
     "data/cache".into()
 }
@@ -115,8 +118,7 @@ impl Split {
     pub fn told(&self) -> String {
         match (&self.file, self.by) {
             (Some(file), _) => format!("split of {}", file.display()),
-            (None, By::Video) => "split by video".into(),
-            (None, By::Question) => "split by question".into(),
+            (None, by) => format!("split by {}", by.name()),
         }
     }
 }

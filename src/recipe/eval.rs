@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::both_formats;
 use crate::data::vlm4d::{Format, PromptStyle};
 
 /// `[eval]`. Answers are the most likely tokens, without the checkpoint's repetition penalty, as
@@ -37,7 +36,7 @@ pub struct Eval {
 impl Default for Eval {
     fn default() -> Self {
         Self {
-            formats: both_formats(),
+            formats: Format::ALL.into(),
             prompt: PromptStyle::Do,
             controls: vec![Control::NoVideo],
             train_share: 0.0,
@@ -76,14 +75,13 @@ pub enum Control {
 
 impl Control {
     /// As in the recipe, and in the name of its file of predictions.
-    pub fn name(self) -> String {
+    pub fn name(self) -> &'static str {
         match self {
             Self::NoVideo => "no_video",
             Self::Shuffled => "shuffled",
             Self::Reversed => "reversed",
             Self::WrongVideo => "wrong_video",
         }
-        .into()
     }
 }
 

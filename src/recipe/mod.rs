@@ -24,7 +24,6 @@ pub use self::model::{Dtype, Model};
 pub use self::train::{Best, Loss, Schedule, Train};
 pub use self::values::{MAY_CHANGE, Values, differing};
 pub use self::video::Video;
-use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::files::io_reason;
 
@@ -87,10 +86,6 @@ impl Provenance {
 
 fn default_seed() -> u64 {
     42 // LLaMA-Factory's (and transformers') default
-}
-
-fn both_formats() -> Vec<Format> {
-    vec![Format::Mc, Format::Ff]
 }
 
 impl Recipe {

@@ -35,6 +35,12 @@ pub fn interval(metric: &Metric) -> String {
     format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
 }
 
+/// `+4.2 [-18.8, +23.8]`: what changed, in points.
+pub fn points(change: &Paired) -> String {
+    let [low, high] = change.ci95.map(|share| 100.0 * share);
+    format!("{:+.1} [{low:+.1}, {high:+.1}]", 100.0 * change.difference)
+}
+
 /// Names and metrics before and after: all, then [`Breakdown::parts`].
 pub fn rows<'a>(early: &'a Breakdown, late: &'a Breakdown) -> Vec<(&'a str, Metric, Metric)> {
     let after: BTreeMap<&str, &Metric> = late.parts().into_iter().collect();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::accuracy::interval;
+use super::accuracy::{interval, points};
 use super::table::Table;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
@@ -12,6 +12,7 @@ use crate::eval::metrics::{Metrics, metrics};
 use crate::eval::predict::{self, Prediction};
 use crate::eval::rounds::TRAIN;
 use crate::eval::stats::{Metric, Paired, share};
+use crate::recipe::Control;
 
 /// The metrics of an evaluation whose questions as they are got `plain`, and whose other rounds lie
 /// in `dir`.
@@ -91,7 +92,7 @@ pub fn section(stages: &[Stage], format: Format) -> String {
 
 /// `after +7.5 [+2.1, +13.0] (53.5 with it, 46.0 without)`.
 fn gain((stage, metrics): &Stage, format: Format) -> Option<String> {
-    let blind = metrics.controls.get("no_video")?.get(&format)?;
+    let blind = metrics.controls.get(Control::NoVideo.name())?.get(&format)?;
     let gain = blind.gain?;
     let without = blind.breakdown.overall;
     // Of the same questions: those that have no video are not asked without it.
@@ -104,19 +105,14 @@ fn gain((stage, metrics): &Stage, format: Format) -> Option<String> {
     ))
 }
 
-fn title(control: &str) -> String {
-    match control {
-        TRAIN => "training questions".into(),
-        "no_video" => "without the video".into(),
-        "shuffled" => "frames shuffled".into(),
-        "reversed" => "video reversed".into(),
-        "wrong_video" => "another video".into(),
-        other => other.replace('_', " "),
-    }
-}
-
-/// `+4.2 [-18.8, +23.8]`, in points.
-fn points(gain: &Paired) -> String {
-    let [low, high] = gain.ci95.map(|share| 100.0 * share);
-    format!("{:+.1} [{low:+.1}, {high:+.1}]", 100.0 * gain.difference)
+fn title(name: &str) -> String {
+    let titles = [
+        (TRAIN, "training questions"),
+        (Control::NoVideo.name(), "without the video"),
+        (Control::Shuffled.name(), "frames shuffled"),
+        (Control::Reversed.name(), "video reversed"),
+        (Control::WrongVideo.name(), "another video"),
+    ];
+    let title = titles.iter().find(|(known, _)| *known == name);
+    title.map_or_else(|| name.replace('_', " "), |(_, title)| (*title).to_owned())
 }

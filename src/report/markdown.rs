@@ -8,7 +8,6 @@ use super::accuracy;
 use super::controls;
 use super::data;
 use super::split;
-use super::terminal::format_name;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::{FormatMetrics, paired};
@@ -56,7 +55,7 @@ fn report(
             recipe.data.train.join(" + "),
             recipe.data.test_subsets().join(" + ")
         )?;
-        for format in [Format::Mc, Format::Ff] {
+        for format in Format::ALL {
             if let (Some(early), Some(late)) = (early.get(&format), late.get(&format)) {
                 let change = paired(before, after, format, seed);
                 accuracy_table(&mut text, format, early, late, &change)?;
@@ -114,7 +113,7 @@ fn training(text: &mut String, dir: &Path) -> std::fmt::Result {
         best.step,
         best.scores.loss,
         best.scores.accuracy.iter().fold(String::new(), |text, (format, share)| {
-            format!("{text}, {} {:.1}", format_name(*format), 100.0 * share)
+            format!("{text}, {} {:.1}", format.name(), 100.0 * share)
         })
     )
 }
@@ -133,7 +132,7 @@ fn examples(text: &mut String, before: &[Prediction], after: &[Prediction]) -> s
                 lines,
                 "- {kind}: `{}` ({}) {} Gold: {}. Before: {}. After: {}.",
                 late.id,
-                format_name(late.format),
+                late.format.name(),
                 late.question,
                 late.gold,
                 answer(early),

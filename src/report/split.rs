@@ -30,11 +30,7 @@ pub fn told(dir: &Path, recipe: &Recipe) -> Result<(String, String)> {
         .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
     let subsets: BTreeMap<String, Made> = serde_json::from_str(&text)
         .map_err(|e| Error::input(format!("{}: not a split: {e}", path.display())))?;
-    let by = subsets.values().map(|made| match made.by {
-        By::Video => "video".to_owned(),
-        By::Question => "question".to_owned(),
-    });
-    let by = distinct(by);
+    let by = distinct(subsets.values().map(|made| made.by.name().to_owned()));
     Ok((format!("{told} by {by}"), distinct(subsets.values().map(|made| made.seed.to_string()))))
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::accuracy::points;
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::vlm4d::Format;
@@ -178,7 +179,7 @@ fn scores(scores: &Scores) -> String {
     let accuracies = scores
         .accuracy
         .iter()
-        .map(|(format, share)| format!("   {} {:.1}", format_name(*format), 100.0 * share));
+        .map(|(format, share)| format!("   {} {:.1}", format.name(), 100.0 * share));
     format!("loss {:.3}{}", scores.loss, accuracies.collect::<String>())
 }
 
@@ -328,11 +329,9 @@ pub fn controls(metrics: &Metrics, terminal: &Terminal) {
     }
     for (name, formats) in &metrics.controls {
         let parts = formats.iter().map(|(format, of)| {
-            let gain = of.gain.map_or_else(String::new, |gain| {
-                let [low, high] = gain.ci95.map(|share| 100.0 * share);
-                format!(", true video {:+.1} [{low:+.1}, {high:+.1}]", 100.0 * gain.difference)
-            });
-            format!("{} {}{gain}", format_name(*format), percent(&of.breakdown.overall))
+            let gain =
+                of.gain.map_or_else(String::new, |gain| format!(", true video {}", points(&gain)));
+            format!("{} {}{gain}", format.name(), percent(&of.breakdown.overall))
         });
         let parts: Vec<String> = parts.collect();
         terminal.line(&format!("         {:<12} {}", name.replace('_', " "), parts.join("   ")));
@@ -357,9 +356,8 @@ pub fn judged(judge: &str, label: &str, cost: &Cost, terminal: &Terminal) {
 
 fn accuracy_line(name: &str, predictions: &[Prediction], seed: u64) -> String {
     let formats = metrics(predictions, &BTreeMap::new(), seed).formats;
-    let parts = formats
-        .iter()
-        .map(|(f, m)| format!("{} {}", format_name(*f), percent(&m.breakdown.overall)));
+    let parts =
+        formats.iter().map(|(f, m)| format!("{} {}", f.name(), percent(&m.breakdown.overall)));
     let parts: Vec<String> = parts.collect();
     match parts.is_empty() {
         true => format!("{name:<6} nothing to test (data.split.test is 0)"),
@@ -384,27 +382,14 @@ pub fn results(dir: &Path, terminal: &Terminal) -> Result<()> {
 
 /// Prints what changed from before to after.
 pub fn change(before: &[Prediction], after: &[Prediction], seed: u64, terminal: &Terminal) {
-    let changes =
-        [Format::Mc, Format::Ff].map(|format| (format, paired(before, after, format, seed)));
+    let changes = Format::ALL.map(|format| (format, paired(before, after, format, seed)));
     let parts: Vec<String> = changes
         .iter()
         .filter(|(_, paired)| paired.n > 0)
-        .map(|(format, p)| {
-            let [low, high] = p.ci95.map(|share| 100.0 * share);
-            let change = 100.0 * p.difference;
-            format!("{} {change:+.1} [{low:+.1}, {high:+.1}]", format_name(*format))
-        })
+        .map(|(format, paired)| format!("{} {}", format.name(), points(paired)))
         .collect();
     if !parts.is_empty() {
         terminal.line(&format!("change {}   (paired, 95 %)", parts.join("   ")));
-    }
-}
-
-/// `mc` or `ff`.
-pub fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Mc => "mc",
-        Format::Ff => "ff",
     }
 }
 

@@ -222,7 +222,7 @@ fn log_accuracies(
     for (predictions, step) in stages.into_iter().zip([0, steps]) {
         let metrics = metrics(predictions, &BTreeMap::new(), prepared.recipe.seed);
         for (format, of) in metrics.formats {
-            let tag = format!("accuracy/{}", terminal::format_name(format));
+            let tag = format!("accuracy/{}", format.name());
             log.accuracy(&tag, of.breakdown.overall.accuracy, step)?;
         }
     }

@@ -13,7 +13,6 @@ use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::files::failed;
 use crate::model::cpu;
-use crate::report::terminal::format_name;
 
 const LOG: &str = "log.jsonl";
 const VALIDATIONS: &str = "validation.jsonl";
@@ -93,7 +92,7 @@ impl Log {
         let (scores, step) = (&validation.scores, validation.step);
         self.board.scalar("validation/loss", scores.loss, step)?;
         for (format, share) in &scores.accuracy {
-            let tag = format!("validation/accuracy_{}", format_name(*format));
+            let tag = format!("validation/accuracy_{}", format.name());
             self.board.scalar(&tag, *share, step)?;
         }
         Ok(())

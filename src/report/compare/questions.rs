@@ -28,7 +28,7 @@ pub fn same(a: &[Prediction], b: &[Prediction], format: Format) -> bool {
 /// # Errors
 /// Names two runs that were tested on other questions than each other, and in what these differ.
 pub fn check(rows: &[RowRuns]) -> Result<()> {
-    for format in [Format::Mc, Format::Ff] {
+    for format in Format::ALL {
         let trained = rows.iter().filter(|row| !row.is_original());
         let tested: Vec<&RowRuns> = trained.filter(|row| row.has(format)).collect();
         for (one, other) in tested.iter().flat_map(|a| tested.iter().map(move |b| (a, b))) {
@@ -47,7 +47,7 @@ fn refusal(one: &Stage, other: &Stage, format: Format) -> Error {
     let [a, b] = [one, other].map(|stage| questions(stage.predictions, format));
     let [here, there] = [one, other].map(|stage| stage.run.dir.display().to_string());
     let common = a.keys().filter(|id| b.contains_key(*id)).count();
-    let name = crate::report::terminal::format_name(format);
+    let name = format.name();
     let only = |a: &BTreeMap<&str, Asked>, b: &BTreeMap<&str, Asked>| {
         a.keys().find(|id| !b.contains_key(*id)).map(|id| (*id).to_owned())
     };

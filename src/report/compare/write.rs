@@ -6,12 +6,12 @@ use super::{Change, Comparison, FORMATS, Row, Score};
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::report::accuracy::{self, interval};
+use crate::report::accuracy::{self, interval, points};
 use crate::report::html;
 use crate::report::published;
 use crate::report::svg::{self, Interval, Mark};
 use crate::report::table::Table;
-use crate::report::terminal::{Terminal, format_name};
+use crate::report::terminal::Terminal;
 
 const FILES: [&str; 4] = ["compare.md", "compare.csv", "compare_differences.csv", "compare.html"];
 
@@ -88,7 +88,7 @@ impl Comparison {
             let mut cells = vec![difference.model.clone(), difference.what.clone()];
             for format in FORMATS {
                 let change = difference.changes.get(&format);
-                cells.push(change.map(change_cell).unwrap_or_default());
+                cells.push(change.map(|change| points(&change.paired)).unwrap_or_default());
                 cells.push(change.map(p_cell).unwrap_or_default());
             }
             table.rows.push(cells);
@@ -188,7 +188,7 @@ impl Comparison {
                         row.trained_on.clone(),
                         row.settings.clone(),
                         row.runs.len().to_string(),
-                        format_name(*format).to_owned(),
+                        format.name().to_owned(),
                         questions,
                         metric.n.to_string(),
                         metric.accuracy.to_string(),
@@ -225,7 +225,7 @@ impl Comparison {
                 csv.line(&[
                     difference.model.clone(),
                     difference.what.clone(),
-                    format_name(*format).to_owned(),
+                    format.name().to_owned(),
                     paired.n.to_string(),
                     (100.0 * paired.difference).to_string(),
                     (100.0 * paired.ci95[0]).to_string(),
@@ -316,11 +316,6 @@ fn cell(score: &Score) -> String {
             format!("{value} ± {:.1} {rest}", 100.0 * deviation)
         }
     }
-}
-
-fn change_cell(change: &Change) -> String {
-    let [low, high] = change.paired.ci95.map(|share| 100.0 * share);
-    format!("{:+.1} [{low:+.1}, {high:+.1}]", 100.0 * change.paired.difference)
 }
 
 fn p_cell(change: &Change) -> String {

@@ -21,7 +21,7 @@ use crate::report::directions::confusion;
 use crate::report::published;
 use crate::report::split;
 use crate::report::svg::{self, Interval, Line, Mark};
-use crate::report::terminal::{format_name, thousands};
+use crate::report::terminal::thousands;
 use crate::train::log;
 use crate::train::validation::{Scores, Validation};
 
@@ -58,7 +58,7 @@ fn page(
     let mut formats = Vec::new();
     let mut charts = Vec::new();
     let mut confusions = Vec::new();
-    for format in [Format::Mc, Format::Ff] {
+    for format in Format::ALL {
         let (Some(early), Some(late)) = (early.get(&format), late.get(&format)) else { continue };
         formats.push(context! {
             title => accuracy::title(format),
@@ -70,7 +70,7 @@ fn page(
         charts.push(by_group(format, &early.breakdown, &late.breakdown));
         for (name, predictions) in [("before", before), ("after", after)] {
             if let Some(c) = confusion(predictions, format) {
-                let title = format!("{} {name}", format_name(format).to_uppercase());
+                let title = format!("{} {name}", format.name().to_uppercase());
                 confusions.push(svg::heat_map(&title, &c.rows, &c.columns, &c.counts));
             }
         }
@@ -158,10 +158,10 @@ fn curves(dir: &Path) -> Result<Vec<String>> {
     };
     let mut loss = with_mean(of(&|r| r.loss));
     loss.extend(validated("validation", &|scores| Some(scores.loss)));
-    let accuracy: Vec<Line> = [Format::Mc, Format::Ff]
+    let accuracy: Vec<Line> = Format::ALL
         .into_iter()
         .filter_map(|format| {
-            let name = format_name(format).to_uppercase();
+            let name = format.name().to_uppercase();
             validated(&name, &|scores| scores.accuracy.get(&format).map(|share| 100.0 * share))
         })
         .collect();
