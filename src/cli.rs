@@ -164,7 +164,7 @@ impl Cli {
                 export::export(&run, &options, &terminal)
             }
             Some(Command::Compare { runs, out }) => {
-                compare::finish(&runs, out.as_deref(), &terminal)
+                compare::compare(&runs, out.as_deref(), &terminal)
             }
             Some(Command::Init { config, out, seed }) => init(&config, &out, seed, &terminal),
             Some(Command::Data(command)) => command.execute(&terminal),
@@ -207,7 +207,7 @@ fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
     }
     match &dirs[..] {
         [_] => Ok(()),
-        dirs => compare::finish(dirs, Some(&compare::common_folder(dirs)?), terminal),
+        dirs => compare::compare(dirs, Some(&compare::common_folder(dirs)?), terminal),
     }
 }
 

@@ -149,12 +149,27 @@ pub fn paired(before: &[Prediction], after: &[Prediction], format: Format, seed:
 }
 
 /// The questions that `before` and `after` share, in one format.
-pub fn pairs<'a>(before: &[Prediction], after: &'a [Prediction], format: Format) -> Vec<Pair<'a>> {
-    let earlier: BTreeMap<&str, &Prediction> =
-        before.iter().filter(|p| p.format == format).map(|p| (&*p.id, p)).collect();
-    let pairs = after.iter().filter(|p| p.format == format).filter_map(|p| {
-        let earlier = earlier.get(&*p.id)?;
-        Some(Pair { video: &p.video, before: earlier.correct, after: p.correct })
-    });
-    pairs.collect()
+pub fn pairs<'a>(
+    before: &'a [Prediction],
+    after: &'a [Prediction],
+    format: Format,
+) -> Vec<Pair<'a>> {
+    let matched = matched(before, after).into_iter().filter(|(_, late)| late.format == format);
+    let pair = |(early, late): (&Prediction, &'a Prediction)| Pair {
+        video: &late.video,
+        before: early.correct,
+        after: late.correct,
+    };
+    matched.map(pair).collect()
+}
+
+/// Each prediction of `after` behind that of `before` on the same question in the same format,
+/// where there is one.
+pub fn matched<'a>(
+    before: &'a [Prediction],
+    after: &'a [Prediction],
+) -> Vec<(&'a Prediction, &'a Prediction)> {
+    let earlier: BTreeMap<(&str, Format), &Prediction> =
+        before.iter().map(|p| ((&*p.id, p.format), p)).collect();
+    after.iter().filter_map(|p| Some((*earlier.get(&(&*p.id, p.format))?, p))).collect()
 }

@@ -28,6 +28,14 @@ pub fn small() -> String {
     format!("✻ marks fewer than {SMALL} videos: too few for a sound interval")
 }
 
+/// How to read accuracies, in two sentences.
+pub fn reading() -> String {
+    format!(
+        "Accuracies are percentages of all test questions; a response without an answer counts as \
+         wrong. Brackets are {INTERVALS}."
+    )
+}
+
 /// `31.0 [25.1, 37.4]`, marked where there are too few videos for the interval.
 pub fn interval(metric: &Metric) -> String {
     let [low, high] = metric.ci95.map(|share| 100.0 * share);

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::accuracy::{INTERVALS, interval, small, title};
+use super::accuracy::{interval, reading, small, title};
 use super::controls;
-use super::published::{HUMAN_OVERALL, human};
+use super::published::{HUMAN_OVERALL, RANDOM_OVERALL, human};
 use super::table::Table;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
@@ -13,10 +13,6 @@ use crate::eval::metrics::FormatMetrics;
 use crate::eval::predict;
 use crate::files;
 use crate::recipe::Recipe;
-
-/// Accuracy of guessing on all of VLM4D's multiple-choice questions, in percent. Source: its table of
-/// models, row `Random`.
-const RANDOM_OVERALL: f64 = 24.2;
 
 /// Writes `report.md` into `dir`, where the predictions are, headed `of`; returns its tables.
 ///
@@ -34,11 +30,7 @@ pub fn write(dir: &Path, of: &str, recipe: &Recipe) -> Result<String> {
             let _ = writeln!(tables, "{section}");
         }
     }
-    let note = format!(
-        "Accuracies are percentages of all test questions; a response without an answer counts as \
-         wrong. Brackets are {INTERVALS}. {}.",
-        small()
-    );
+    let note = format!("{} {}.", reading(), small());
     files::write(&dir.join("report.md"), format!("# {of}\n\n{tables}{note}\n"))?;
     Ok(format!("\n{tables}{note}"))
 }
@@ -64,8 +56,9 @@ fn accuracies(of: &FormatMetrics, format: Format) -> String {
     if of.breakdown.group.keys().any(|group| human(format, group).is_some()) {
         let _ = writeln!(
             text,
-            "\nHumans: the VLM4D paper, {:.1} over all its questions; guessing got {RANDOM_OVERALL:.1} there.",
-            100.0 * HUMAN_OVERALL
+            "\nHumans: the VLM4D paper, {:.1} over all its questions; guessing got {:.1} there.",
+            100.0 * HUMAN_OVERALL,
+            100.0 * RANDOM_OVERALL
         );
     }
     let _ = writeln!(text, "\nUnanswered: {}. Graded by {}.", of.unanswered, of.grader);

@@ -80,3 +80,6 @@ pub fn is_whole<'a>(groups: impl Iterator<Item = &'a String>) -> bool {
 
 /// Human accuracy on all of VLM4D's multiple-choice questions, as a share.
 pub const HUMAN_OVERALL: f64 = 0.983;
+
+/// Accuracy of guessing on the same, as a share: row `Random` of the table of models.
+pub const RANDOM_OVERALL: f64 = 0.242;

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::accuracy::points;
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::vlm4d::Format;

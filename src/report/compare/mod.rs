@@ -8,7 +8,7 @@ mod questions;
 mod settings;
 mod write;
 
-pub use self::write::{common_folder, finish};
+pub use self::write::{common_folder, compare};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -393,10 +393,7 @@ fn tested_on(rows: &[RowRuns]) -> Result<String> {
 }
 
 fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<String> {
-    let mut notes = vec![format!(
-        "Accuracies are percentages of all test questions; a response without an answer counts as wrong. Brackets are {}.",
-        accuracy::INTERVALS
-    )];
+    let mut notes = vec![accuracy::reading()];
     if rows.iter().any(|row| row.runs.len() > 1) {
         notes.push(
             "An accuracy of several runs is that of all their answers; ± is the standard deviation over the runs, which differ in the seed only and whose number stands under runs.".into(),

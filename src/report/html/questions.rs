@@ -8,6 +8,7 @@ use super::strip::{Strip, frames_per_video, strip};
 use crate::data::video::Frames;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
+use crate::eval::metrics::matched;
 use crate::eval::predict::Prediction;
 
 #[derive(Serialize)]
@@ -82,13 +83,10 @@ pub fn json(
     after: &[Prediction],
     media: &Media,
 ) -> Result<(String, Vec<String>)> {
-    let earlier: BTreeMap<(&str, Format), &Prediction> =
-        before.iter().map(|p| ((&*p.id, p.format), p)).collect();
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     let mut names: Vec<(&str, bool)> = Vec::new();
     let mut questions = Vec::new();
-    for late in after {
-        let Some(early) = earlier.get(&(&*late.id, late.format)) else { continue };
+    for (early, late) in matched(before, after) {
         let video = *places.entry(&*late.video).or_insert_with(|| {
             names.push((&late.video, late.n_video_tokens > 0));
             names.len() - 1
@@ -109,7 +107,7 @@ pub fn json(
     }
     let json = serde_json::to_string(&Page { questions, videos });
     let json = json.map_err(|e| Error::run(e.to_string()))?;
-    // `</script>` in a response would end the script, and U+2028 a line of it.
+    // `</script>` in a response would end the script.
     Ok((json.replace('<', "\\u003c"), missing))
 }
 
