@@ -1,11 +1,11 @@
 //! What people read: the terminal, the report, and runs side by side.
 
 pub mod accuracy;
-pub mod alone;
 pub mod compare;
 pub mod controls;
 pub mod data;
 pub mod directions;
+pub mod evaluation;
 pub mod finished;
 pub mod html;
 pub mod markdown;

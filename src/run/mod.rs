@@ -3,9 +3,9 @@
 //! All input is read and checked before the run's folder is made. What a run has already written
 //! is not done again: started once more, it goes on from its last checkpoint.
 
-mod alone;
 mod evaluate;
-mod full;
+mod evaluation;
+mod out_of_memory;
 pub mod places;
 pub mod plan;
 mod prepare;
@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
-pub use self::alone::evaluation;
 use self::evaluate::evaluate;
-pub use self::full::explained;
+pub use self::evaluation::evaluation;
+pub use self::out_of_memory::explained;
 use self::prepare::{Prepared, Purpose, adopt_adapter, prepare};
 use self::train::train;
 use crate::data::hub::Repo;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::files;
 use crate::recipe::Recipe;
-use crate::report::alone as report;
+use crate::report::evaluation as report;
 use crate::report::terminal::Terminal;
 
 /// Asks the test questions of the recipe at `path` and writes predictions, metrics and a report
