@@ -14,7 +14,8 @@ use crate::eval::grade;
 use crate::export::{self, KeySpelling, Options};
 use crate::model::initial;
 use crate::report::compare;
-use crate::report::terminal::{Terminal, thousands};
+use crate::report::number::thousands;
+use crate::report::terminal::Terminal;
 use crate::{files, interrupt, run};
 
 /// Fine-tune a Qwen-VL model on questions about motion in video, and measure it before and after.

@@ -87,6 +87,11 @@ pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
     std::fs::rename(from, to).map_err(|e| failed(to, &e))
 }
 
+/// The path from the root on, where the working directory is known.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// The path in one spelling: `./a//b` is `a/b`.
 fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()

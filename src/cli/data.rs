@@ -12,8 +12,9 @@ use crate::data::stats::Stats;
 use crate::data::terms::Counts;
 use crate::error::{Error, Result};
 use crate::report::data;
+use crate::report::number::thousands;
 use crate::report::table::legible;
-use crate::report::terminal::{Terminal, thousands};
+use crate::report::terminal::Terminal;
 use crate::{files, interrupt};
 
 #[derive(Debug, Subcommand)]
@@ -154,7 +155,7 @@ fn stats(args: &DataArgs, out: Option<&Path>, terminal: &Terminal) -> Result<()>
         files::write(out, data::picture(&stats))?;
     }
     terminal.line(data::tables(&stats).trim_end());
-    notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
+    notes.iter().for_each(|note| terminal.note(note));
     Ok(())
 }
 
@@ -173,7 +174,7 @@ fn check_data(args: &DataArgs, terminal: &Terminal) -> Result<()> {
         let lines = problems.what.iter().cloned().chain(help);
         lines.for_each(|line| terminal.line(&format!("  {}", legible(&line))));
     }
-    checked.notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
+    checked.notes.iter().for_each(|note| terminal.note(note));
     let looked_at = format!(
         "{}: {} questions on {} videos",
         args.data.display(),

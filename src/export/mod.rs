@@ -165,7 +165,7 @@ fn overlap(a: &Path, b: &Path) -> bool {
 
 /// `path` without links, as far as it exists.
 fn resolved(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = files::absolute(path);
     let found = path
         .ancestors()
         .find_map(|above| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?)));

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use super::number::thousands;
+use super::svg::text;
 use super::table::{Table, escape, legible};
-use super::terminal::thousands;
 use crate::data::stats::{Count, Stats, Subset};
 use crate::data::terms::{Counts, TERMS};
 
@@ -143,13 +144,6 @@ fn svg(height: f64, title: &str, body: &str) -> String {
     )
 }
 
-fn text(class: &str, [x, y]: [f64; 2], anchor: &str, text: &str) -> String {
-    format!(
-        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
-        escape(text)
-    )
-}
-
 /// A bar: its name, its length and what stands behind it.
 type Bar = (String, usize, String);
 
@@ -179,19 +173,19 @@ pub fn picture(stats: &Stats) -> String {
     let mut y = 8.0;
     for (head, bars) in groups.iter().filter(|(_, bars)| !bars.is_empty()) {
         y += ROW;
-        body += &text("head", [12.0, y], "start", head);
+        body += &text("head", 12.0, y, "start", head);
         y += 8.0;
         let most = bars.iter().map(|bar| bar.1).max().unwrap_or(1).max(1);
         for (name, n, behind) in bars {
             let width = (WIDTH - LEFT - 170.0) * *n as f64 / most as f64;
-            body += &text("", [LEFT - 8.0, y + 14.0], "end", &short(name));
+            body += &text("", LEFT - 8.0, y + 14.0, "end", &short(name));
             let _ = write!(
                 body,
                 "<rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=\"2\"/>",
                 y + 3.0,
                 ROW - 6.0
             );
-            body += &text("pale", [LEFT + width + 6.0, y + 14.0], "start", behind);
+            body += &text("pale", LEFT + width + 6.0, y + 14.0, "start", behind);
             y += ROW;
         }
         y += 8.0;
@@ -240,11 +234,11 @@ pub fn terms_heat_map(files: &[Counts]) -> String {
     let wide = (WIDTH - LEFT - 12.0) / files.len().max(1) as f64;
     let fits = |file: &Counts| file.name.chars().count() as f64 * 8.0 < wide;
     let top = if files.iter().all(fits) { 60.0 } else { 130.0 };
-    let mut body = text("head", [12.0, 24.0], "start", "Texts that have a word of motion, %");
+    let mut body = text("head", 12.0, 24.0, "start", "Texts that have a word of motion, %");
     for (c, file) in files.iter().enumerate() {
         let x = LEFT + wide * (c as f64 + 0.5);
         if fits(file) {
-            body += &text("", [x, top - 10.0], "middle", &file.name);
+            body += &text("", x, top - 10.0, "middle", &file.name);
         } else {
             let _ = write!(
                 body,
@@ -260,9 +254,9 @@ pub fn terms_heat_map(files: &[Counts]) -> String {
         if term.kind != kind {
             y += if kind.is_empty() { 0.0 } else { 8.0 };
             kind = term.kind;
-            body += &text("head", [12.0, y + 15.0], "start", kind);
+            body += &text("head", 12.0, y + 15.0, "start", kind);
         }
-        body += &text("", [LEFT - 8.0, y + 15.0], "end", term.name);
+        body += &text("", LEFT - 8.0, y + 15.0, "end", term.name);
         for (c, file) in files.iter().enumerate() {
             let share = file.having[i] as f64 / file.records.max(1) as f64;
             let x = LEFT + wide * c as f64;
@@ -280,7 +274,7 @@ pub fn terms_heat_map(files: &[Counts]) -> String {
             );
             let class = if share.sqrt() > 0.8 { "on" } else { "" };
             let label = percent(file.having[i], file.records);
-            body += &text(class, [x + wide / 2.0, y + 14.0], "middle", &label);
+            body += &text(class, x + wide / 2.0, y + 14.0, "middle", &label);
             body += "</g>";
         }
         y += ROW;

@@ -9,6 +9,7 @@ pub mod evaluation;
 pub mod finished;
 pub mod html;
 pub mod markdown;
+pub mod number;
 pub mod published;
 pub mod split;
 pub mod svg;

@@ -249,7 +249,8 @@ fn line(class: &str, [x1, y1, x2, y2]: [f64; 4]) -> String {
     format!("<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>")
 }
 
-fn text(class: &str, x: f64, y: f64, anchor: &str, text: &str) -> String {
+/// A text at `(x, y)`.
+pub(super) fn text(class: &str, x: f64, y: f64, anchor: &str, text: &str) -> String {
     format!(
         "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
         escape(text)

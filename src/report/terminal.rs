@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::accuracy::points;
+use super::number::{clock, gibibytes, percent, seconds, short, size, thousands};
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::vlm4d::Format;
@@ -16,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::eval::judge::Cost;
 use crate::eval::metrics::{Metrics, metrics, paired};
 use crate::eval::predict::{self, Prediction};
-use crate::eval::stats::Metric;
 use crate::features::Videos;
 use crate::recipe::{Best, Part, Recipe};
 use crate::train::log::Record;
@@ -61,6 +62,11 @@ impl Terminal {
         {
             LOST.get_or_init(|| e.to_string());
         }
+    }
+
+    /// Prints a line that is not about what was asked for, but worth knowing.
+    pub fn note(&self, text: &str) {
+        self.line(&format!("note   {text}"));
     }
 
     /// A progress bar over `n` things.
@@ -187,8 +193,8 @@ fn scores(scores: &Scores) -> String {
 pub fn trained(trained: &Trained, course: &Course, by: Best, terminal: &Terminal) {
     let Some((step, best)) = &trained.best else { return };
     if trained.step < course.steps {
-        terminal.line(&format!(
-            "note   stopped early, after step {} of {}: no validation was better than that of step {step}",
+        terminal.note(&format!(
+            "stopped early, after step {} of {}: no validation was better than that of step {step}",
             trained.step, course.steps
         ));
     }
@@ -275,22 +281,22 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
             0 => String::new(),
             n => format!(" (and {} more)", thousands(n)),
         };
-        terminal.line(&format!(
-            "note   {}{more} would be turned by a player and are used as coded, as PyAV and \
+        terminal.note(&format!(
+            "{}{more} would be turned by a player and are used as coded, as PyAV and \
              LLaMA-Factory do; video.upright = true turns them",
             first.display()
         ));
     }
     if s.damaged > 0 {
         let n = thousands(s.damaged);
-        terminal.line(&format!("note   {n} damaged entries of the cache were made anew"));
+        terminal.note(&format!("{n} damaged entries of the cache were made anew"));
     }
     if let (Some(why), Some(dir)) = (&s.trouble, &place) {
-        terminal.line(&format!("note   {dir} cannot be written ({why}): videos are read again"));
+        terminal.note(&format!("{dir} cannot be written ({why}): videos are read again"));
     }
     if s.again {
-        terminal.line(&format!(
-            "note   the videos' {} fit neither in memory nor in the cache: some are read for each \
+        terminal.note(&format!(
+            "the videos' {} fit neither in memory nor in the cache: some are read for each \
              use. Raise data.cache_gib",
             size(s.bytes as u64)
         ));
@@ -302,10 +308,10 @@ pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
     let (can, left_alone) = mirrorable(entries);
     let reasons: Vec<String> =
         left_alone.iter().map(|(why, n)| format!("{why} {}", thousands(*n))).collect();
-    terminal.line(&match reasons.is_empty() {
-        true => format!("note   all {} training questions can be mirrored", thousands(can)),
+    terminal.note(&match reasons.is_empty() {
+        true => format!("all {} training questions can be mirrored", thousands(can)),
         false => format!(
-            "note   {} of {} training questions can be mirrored; left alone: {}",
+            "{} of {} training questions can be mirrored; left alone: {}",
             thousands(can),
             thousands(entries.len()),
             reasons.join(", ")
@@ -315,7 +321,15 @@ pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
 
 /// Prints the accuracies of one evaluation.
 pub fn accuracy(name: &str, predictions: &[Prediction], seed: u64, terminal: &Terminal) {
-    terminal.line(&accuracy_line(name, predictions, seed));
+    let formats = metrics(predictions, &BTreeMap::new(), seed).formats;
+    let parts: Vec<String> = formats
+        .iter()
+        .map(|(f, m)| format!("{} {}", f.name(), percent(&m.breakdown.overall)))
+        .collect();
+    terminal.line(&match parts.is_empty() {
+        true => format!("{name:<6} nothing to test (data.split.test is 0)"),
+        false => format!("{name:<6} {}", parts.join("   ")),
+    });
 }
 
 /// Prints circular accuracy and the controls, with what the questions as they are get more.
@@ -353,17 +367,6 @@ pub fn judged(judge: &str, label: &str, cost: &Cost, terminal: &Terminal) {
     ));
 }
 
-fn accuracy_line(name: &str, predictions: &[Prediction], seed: u64) -> String {
-    let formats = metrics(predictions, &BTreeMap::new(), seed).formats;
-    let parts =
-        formats.iter().map(|(f, m)| format!("{} {}", f.name(), percent(&m.breakdown.overall)));
-    let parts: Vec<String> = parts.collect();
-    match parts.is_empty() {
-        true => format!("{name:<6} nothing to test (data.split.test is 0)"),
-        false => format!("{name:<6} {}", parts.join("   ")),
-    }
-}
-
 /// Prints the results of a finished run from its files.
 ///
 /// # Errors
@@ -389,74 +392,5 @@ pub fn change(before: &[Prediction], after: &[Prediction], seed: u64, terminal: 
         .collect();
     if !parts.is_empty() {
         terminal.line(&format!("change {}   (paired, 95 %)", parts.join("   ")));
-    }
-}
-
-/// `38.2 ±5.6 (n 275)`: percent and half the interval's width; `0.0 [0.0, 70.8] (n 6)` where the
-/// interval reaches more than twice as far to one side, and ± would mislead.
-pub fn percent(metric: &Metric) -> String {
-    let [value, low, high] =
-        [metric.accuracy, metric.ci95[0], metric.ci95[1]].map(|share| 100.0 * share);
-    let (below, above) = (value - low, high - value);
-    let interval = match 2.0 * below.min(above) < below.max(above) {
-        true => format!("[{low:.1}, {high:.1}]"),
-        false => format!("±{:.1}", (high - low) / 2.0),
-    };
-    format!("{value:.1} {interval} (n {})", metric.n)
-}
-
-/// `1,371`.
-pub fn thousands(n: usize) -> String {
-    let digits = n.to_string();
-    let grouped: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|chunk| std::str::from_utf8(chunk).unwrap_or_default())
-        .collect();
-    grouped.join(",")
-}
-
-/// `8.29 B`, `20.2 M`, `472.6 k`.
-fn short(n: usize) -> String {
-    let x = n as f64;
-    match n {
-        0..1_000 => n.to_string(),
-        1_000..1_000_000 => format!("{:.1} k", x / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} M", x / 1e6),
-        _ => format!("{:.2} B", x / 1e9),
-    }
-}
-
-/// `21 GiB` or `0.3 GiB`.
-fn gibibytes(bytes: u64) -> String {
-    let gib = bytes as f64 / f64::from(1 << 30);
-    if gib < 10.0 { format!("{gib:.1}G") } else { format!("{gib:.0}G") }
-}
-
-/// `15.4 GiB`, `3.1 MiB`.
-pub fn size(bytes: u64) -> String {
-    let (gib, mib) = (f64::from(1 << 30), f64::from(1 << 20));
-    match bytes as f64 {
-        b if b >= gib => format!("{:.1} GiB", b / gib),
-        b => format!("{:.1} MiB", b / mib),
-    }
-}
-
-/// `0.4 s`, `12 s` or `2:03`.
-fn seconds(s: f64) -> String {
-    match s {
-        ..10.0 => format!("{s:.1} s"),
-        ..60.0 => format!("{s:.0} s"),
-        _ => clock(Duration::from_secs_f64(s)),
-    }
-}
-
-/// `11:40` or `2:03:10`.
-pub fn clock(left: Duration) -> String {
-    let s = left.as_secs();
-    match s / 3600 {
-        0 => format!("{}:{:02}", s / 60, s % 60),
-        hours => format!("{hours}:{:02}:{:02}", s / 60 % 60, s % 60),
     }
 }

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::eval::metrics::metrics;
 use crate::eval::predict::Prediction;
-use crate::files;
+use crate::files::{self, absolute};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
 use crate::recipe::{MAY_CHANGE, Recipe, differing};
@@ -63,9 +63,8 @@ pub fn check(
 ) -> Result<PathBuf> {
     let mut recipe = Recipe::from_file(path)?;
     let dir = folder(runs, path);
-    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let is_made = |place: &Path| {
-        !place.exists() && earlier.keys().any(|dir| whole(place).starts_with(whole(dir)))
+        !place.exists() && earlier.keys().any(|dir| absolute(place).starts_with(absolute(dir)))
     };
     let from = recipe.lora.as_ref().and_then(|lora| lora.from.clone());
     if !from.is_some_and(|from| is_made(&from)) {
@@ -98,7 +97,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     let dir = folder(runs, path);
     adopt_pins(&mut recipe, &dir)?;
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
-    note.iter().for_each(|note| terminal.line(&format!("note   {note}")));
+    note.iter().for_each(|note| terminal.note(note));
     if is_finished(&dir, &recipe)? {
         terminal.line("done before; its results:");
         terminal::results(&dir, terminal)?;

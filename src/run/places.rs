@@ -8,7 +8,8 @@ use crate::data::entry::Entry;
 use crate::data::hub::{Hub, RemoteFile, Repo, Snapshot};
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::report::terminal::{self, Terminal};
+use crate::report::number::{size, thousands};
+use crate::report::terminal::Terminal;
 
 const A_CHECKPOINT: &str = "model.path is a checkpoint folder in hub layout";
 /// What questions stand in.
@@ -117,8 +118,8 @@ fn download(snapshot: &Snapshot, files: &[RemoteFile], terminal: &Terminal) -> R
         terminal.line(&format!(
             "hub    {}: downloading {} files, {}",
             snapshot.pinned(),
-            terminal::thousands(files.len()),
-            terminal::size(bytes)
+            thousands(files.len()),
+            size(bytes)
         ));
     }
     let bar = terminal.bytes_bar("download", bytes);

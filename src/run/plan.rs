@@ -23,7 +23,8 @@ use crate::model::peft;
 use crate::model::rope::MediaGrid;
 use crate::model::weights;
 use crate::recipe::{Best, Part, Recipe};
-use crate::report::terminal::{self, Terminal, clock, size, thousands};
+use crate::report::number::{clock, size, thousands};
+use crate::report::terminal::{self, Terminal};
 use crate::train::batches::tokens_at_once;
 use crate::train::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, padded_length};
 use crate::train::lanes;
@@ -153,7 +154,7 @@ pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal
         path.display(),
         folder(runs, path).display()
     ));
-    note.iter().for_each(|note| terminal.line(&format!("note   {note}")));
+    note.iter().for_each(|note| terminal.note(note));
     let facts = gather(recipe, terminal)?;
     let phases = facts.phases();
     facts.print_sizes(terminal);
@@ -168,8 +169,7 @@ pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal
         true => format!("{:.0} GFLOP/s, half of what a matrix product reaches here", speed / 1e9),
         false => "40 % of an H100's 989 TFLOP/s".into(),
     };
-    terminal
-        .line(&format!("note   times are of arithmetic at {assumed}; reading videos adds to them"));
+    terminal.note(&format!("times are of arithmetic at {assumed}; reading videos adds to them"));
     let Some(peak) = phases.iter().max_by_key(|phase| phase.bytes()) else { return Ok(()) };
     let memory = memory.or_else(|| if facts.on_cpu { available_bytes() } else { None });
     verdict(peak, memory, terminal)
@@ -180,7 +180,7 @@ fn verdict(peak: &Phase, memory: Option<usize>, terminal: &Terminal) -> Result<(
     terminal.line(&format!("peak   {}", peak.describe()));
     let need = size(peak.bytes() as u64);
     let Some(memory) = memory else {
-        terminal.line("note   how much memory the device has is not known here; --memory GIB says");
+        terminal.note("how much memory the device has is not known here; --memory GIB says");
         return Ok(());
     };
     let have = size(memory as u64);
@@ -201,7 +201,7 @@ fn verdict(peak: &Phase, memory: Option<usize>, terminal: &Terminal) -> Result<(
 pub fn relief(path: &Path, trains: bool, terminal: &Terminal) -> Result<String> {
     let mut recipe = Recipe::from_file(path)?;
     adopt_adapter(&mut recipe)?;
-    terminal.line("note   the memory is full; what the recipe was expected to need:");
+    terminal.note("the memory is full; what the recipe was expected to need:");
     let phases = gather(recipe, terminal)?.phases();
     let asked = |phase: &&Phase| trains || !["training", "validation"].contains(&phase.name);
     let peak = phases.iter().filter(asked).max_by_key(|phase| phase.bytes());

@@ -90,7 +90,7 @@ pub fn prepare(
 ) -> Result<(QwenVl, Prepared)> {
     let chosen = device::choose(&recipe.model)?;
     if let Some(note) = &chosen.note {
-        terminal.line(&format!("note   {note}"));
+        terminal.note(note);
     }
     let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
     recipe.model.path = path;
@@ -120,7 +120,7 @@ pub fn prepare(
         }
     };
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
-    notes.iter().for_each(|note| terminal.line(&format!("note   {note}")));
+    notes.iter().for_each(|note| terminal.note(note));
     let planned = match purpose {
         Purpose::Run => plan_samples(&recipe, &train, terminal)?,
         Purpose::Evaluation(_) => Samples { distinct: vec![], epochs: vec![] },

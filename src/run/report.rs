@@ -28,9 +28,8 @@ pub fn report(
     let missing = run::write(dir, recipe, before, after, &media);
     bar.finish();
     if let Some(first) = missing?.first() {
-        terminal.line(&format!(
-            "note   report.html shows no frames of {first}: it cannot be read any more"
-        ));
+        terminal
+            .note(&format!("report.html shows no frames of {first}: it cannot be read any more"));
     }
     markdown::write(dir, recipe, before, after)
 }

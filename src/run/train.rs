@@ -80,7 +80,7 @@ pub fn train(
     let checkpoints = dir.join("checkpoints");
     let weight_decay = recipe.train.weight_decay;
     let (model, start) = if let Some((step, at)) = checkpoint::newest(&checkpoints)? {
-        terminal.line(&format!("note   goes on from {} (step {step})", at.display()));
+        terminal.note(&format!("goes on from {} (step {step})", at.display()));
         let (model, optimiser, track) = checkpoint::load(&at, model, weight_decay)?;
         (model, Standing { optimiser, track })
     } else {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use self::settings::{label, of_evaluation};
 use super::accuracy;
 use super::finished::Finished;
+use super::number::thousands;
 use super::published::{self, Published};
 use super::split;
 use crate::data::vlm4d::Format;
@@ -386,8 +387,8 @@ fn tested_on(rows: &[RowRuns]) -> Result<String> {
     let (split, _) = split::told(&run.dir, &run.recipe)?;
     Ok(format!(
         "{} questions on {} videos of {}{sets}, {split}",
-        super::terminal::thousands(ids.len()),
-        super::terminal::thousands(videos.len()),
+        thousands(ids.len()),
+        thousands(videos.len()),
         run.recipe.data.test_subsets().join(" + "),
     ))
 }

@@ -32,7 +32,7 @@ impl Comparison {
         }
         terminal.line("");
         for note in self.all_notes() {
-            terminal.line(&format!("note   {note}"));
+            terminal.note(&note);
         }
     }
 

@@ -11,6 +11,7 @@ use minijinja::{Environment, Value};
 pub use self::questions::Media;
 
 use crate::error::{Error, Result};
+use crate::files::absolute;
 
 const TEMPLATES: [(&str, &str); 3] = [
     ("page.html", include_str!("page.html")),
@@ -36,7 +37,6 @@ pub fn render(template: &str, context: Value) -> Result<String> {
 /// The way from the folder `from` to `to`, as a link has it; both absolute or both relative to the
 /// working directory.
 pub fn relative(from: &Path, to: &Path) -> String {
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let (from, to) = (absolute(from), absolute(to));
     let parts = |path: &Path| -> Vec<String> {
         let named = path.components().filter(|c| *c != Component::CurDir);

@@ -18,10 +18,10 @@ use crate::recipe::Recipe;
 use crate::report::accuracy;
 use crate::report::controls;
 use crate::report::directions::confusion;
+use crate::report::number::thousands;
 use crate::report::published;
 use crate::report::split;
 use crate::report::svg::{self, Interval, Line, Mark};
-use crate::report::terminal::thousands;
 use crate::train::log;
 use crate::train::validation::{Scores, Validation};
 
