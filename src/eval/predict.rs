@@ -102,6 +102,21 @@ impl Ask {
         });
         asks.collect()
     }
+
+    /// The tokens of its prompt under `view`, where each of the media shown takes so many of
+    /// `tokens`.
+    ///
+    /// # Errors
+    /// Where the prompt does not fit its media.
+    pub fn encode(
+        &self,
+        view: &View,
+        style: PromptStyle,
+        chat: &Chat,
+        tokens: &[usize],
+    ) -> Result<Vec<u32>> {
+        chat.encode_prompt(&self.entry.prompt(self.format, style, view.has_video()), tokens)
+    }
 }
 
 /// Which of `asks` are answered together: those on one video, whose tokens are then read once;
@@ -199,8 +214,7 @@ impl Evaluator<'_> {
     }
 
     fn prompt(&self, ask: &Ask, view: &View, tokens: &[usize]) -> Result<Prompt> {
-        let messages = ask.entry.prompt(ask.format, self.recipe.prompt, view.has_video());
-        let input_ids = self.chat.encode_prompt(&messages, tokens)?;
+        let input_ids = ask.encode(view, self.recipe.prompt, self.chat, tokens)?;
         let max_new_tokens = match self.by_probability(ask) {
             true => 0,
             false => self.recipe.max_new_tokens(),

@@ -13,8 +13,8 @@ pub struct Train {
     /// Stops after this many optimiser steps, whatever `epochs` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<usize>,
-    /// Samples per micro-batch (LLaMA-Factory's example: 1). On a GPU so many of a step's go through
-    /// the model together, or more where that takes little memory.
+    /// Samples per micro-batch (LLaMA-Factory's example: 1). On a GPU, this many samples of a step go
+    /// through the model together; more where that takes little memory.
     pub batch_size: usize,
     /// Micro-batches per optimiser step (LLaMA-Factory's example: 8).
     pub grad_accum: usize,
@@ -97,6 +97,11 @@ impl Train {
     /// What full fine-tuning leaves as it is: `freeze`, or its default.
     pub fn frozen(&self) -> Vec<Part> {
         self.freeze.clone().unwrap_or_else(|| vec![Part::Vision, Part::Merger])
+    }
+
+    /// Samples of one optimiser step; the last of an epoch may have fewer.
+    pub fn samples_per_step(&self) -> usize {
+        self.batch_size * self.grad_accum
     }
 
     /// Whether anything is set that has a meaning only with validation.

@@ -10,14 +10,15 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::prepare::{Divided, adopt_adapter, all_shown, divide, plan_samples, read_checkpoint};
 use super::{folder, places};
-use crate::data::augment::Samples;
-use crate::data::entry;
+use crate::data::chat::Chat;
+use crate::data::entry::{self, Entry};
 use crate::data::variant::Shown;
+use crate::data::vlm4d::Format;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::predict::{Ask, groups, media_tokens};
 use crate::eval::rounds::{Round, rounds};
-use crate::features::{AHEAD, IN_MEMORY};
+use crate::features::{AHEAD, IN_MEMORY, Reader};
 use crate::model::config::Config;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
@@ -226,25 +227,17 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let device = if on_cpu { "cpu" } else { "a GPU" };
     terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
-    let videos: BTreeSet<PathBuf> = used().flat_map(|e| e.videos.clone()).collect();
-    let bar = terminal.bar("headers", videos.len());
-    let (mut grids, mut frames) = (BTreeMap::new(), [0; 2]);
-    for video in videos {
-        let (grid, bytes) = reader.outline(&data.join(&video))?;
-        frames = [0, 1].map(|i| frames[i].max(bytes[i]));
-        grids.insert(video, grid);
-        bar.set(grids.len());
-    }
-    bar.finish();
+    let videos = used().flat_map(|e| e.videos.clone()).collect();
+    let (grids, frames) = outlines(&reader, &data, videos, terminal)?;
     let media = |shown: &[Shown]| -> Vec<usize> {
         let grids: Vec<MediaGrid> = shown.iter().map(|shown| grids[&shown.video]).collect();
         media_tokens(&config.vision, &grids)
     };
     let together = |round: &Round| -> Result<Vec<Together>> {
         let prompt = |ask: &Ask| {
-            let (shown, video) = (round.view.shown(&ask.entry), round.view.has_video());
-            let messages = ask.entry.prompt(ask.format, recipe.eval.prompt, video);
-            chat.encode_prompt(&messages, &media(&shown)).map_err(|e| e.of(&ask.entry.id))
+            let tokens = media(&round.view.shown(&ask.entry));
+            let encoded = ask.encode(&round.view, recipe.eval.prompt, &chat, &tokens);
+            encoded.map_err(|e| e.of(&ask.entry.id))
         };
         let groups = groups(&round.asks, &round.view, recipe.eval.batch_size).into_iter();
         let together = |group: Vec<usize>| {
@@ -258,16 +251,7 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let validation = together(&Round::plain(&val, &recipe.eval.formats))?;
     let planned = plan_samples(&recipe, &train, terminal)?;
     let shown = all_shown(&planned, &rounds, &val);
-    let Samples { distinct, epochs } = planned;
-    let training = distinct.iter().map(|(entry, format)| {
-        let media = media(&entry.shown());
-        let encoded = chat.encode_sft(&entry.training(*format), &media);
-        let encoded = encoded.map_err(|e| e.of(&entry.id))?;
-        let labels = label_tokens(&encoded.labels);
-        let tokens = encoded.input_ids.len();
-        Ok(Sequence { tokens, labels, video_tokens: media.iter().sum() })
-    });
-    let training = training.collect::<Result<Vec<_>>>()?;
+    let training = sequences(&planned.distinct, &chat, media)?;
     let file = std::fs::metadata(checkpoint.join("tokenizer.json"));
     Ok(Facts {
         tokenizer_bytes: file.map_or(0, |file| file.len() as usize),
@@ -276,13 +260,50 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         counts,
         on_cpu,
         frames,
-        course: Course::new(&recipe.train, epochs[0].len()),
+        course: Course::new(&recipe.train, planned.epochs[0].len()),
         training,
         validation,
         asked: asked.into_iter().flatten().collect(),
         grids: shown.iter().map(|shown| grids[&shown.video]).collect(),
         recipe,
     })
+}
+
+/// The grid of each of `videos` in the folder `data`, and the bytes of the largest one's sampled
+/// frames, as decoded and as resized.
+fn outlines(
+    reader: &Reader,
+    data: &Path,
+    videos: BTreeSet<PathBuf>,
+    terminal: &Terminal,
+) -> Result<(BTreeMap<PathBuf, MediaGrid>, [usize; 2])> {
+    let bar = terminal.bar("headers", videos.len());
+    let (mut grids, mut frames) = (BTreeMap::new(), [0; 2]);
+    for video in videos {
+        let (grid, bytes) = reader.outline(&data.join(&video))?;
+        frames = [0, 1].map(|i| frames[i].max(bytes[i]));
+        grids.insert(video, grid);
+        bar.set(grids.len());
+    }
+    bar.finish();
+    Ok((grids, frames))
+}
+
+/// The sizes of the training `samples`, whose `media` take so many tokens.
+fn sequences(
+    samples: &[(Entry, Format)],
+    chat: &Chat,
+    media: impl Fn(&[Shown]) -> Vec<usize>,
+) -> Result<Vec<Sequence>> {
+    let sequences = samples.iter().map(|(entry, format)| {
+        let media = media(&entry.shown());
+        let encoded = chat.encode_sft(&entry.training(*format), &media);
+        let encoded = encoded.map_err(|e| e.of(&entry.id))?;
+        let labels = label_tokens(&encoded.labels);
+        let tokens = encoded.input_ids.len();
+        Ok(Sequence { tokens, labels, video_tokens: media.iter().sum() })
+    });
+    sequences.collect()
 }
 
 /// Parameters of each part, an adapter's too, from shapes alone.
@@ -418,38 +439,58 @@ impl Facts {
     }
 
     fn training(&self) -> Phase {
-        let (text, train) = (&self.config.text, &self.recipe.train);
+        let train = &self.recipe.train;
+        let dropout = self.recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
+        let lanes = lanes::number(self.in_f32_on_cpu(), dropout, train.samples_per_step());
+        let mut terms = self.held();
+        terms.extend(self.learned_terms(lanes));
+        terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
+        terms.extend(self.pass_terms(lanes));
+        terms.extend(self.tower_term(lanes));
+        let (steps, samples) = (thousands(self.course.steps), train.samples_per_step());
+        let times = format!("{steps} steps of {samples} samples");
+        Phase { name: "training", terms, flops: self.training_flops(), times }
+    }
+
+    fn in_f32_on_cpu(&self) -> bool {
+        self.on_cpu && self.width == 4
+    }
+
+    /// What is held for each number that is trained.
+    fn learned_terms(&self, lanes: usize) -> Vec<Term> {
+        const ADAPTER: &str = "train an adapter: add [lora]";
+        let (text, full) = (&self.config.text, self.recipe.lora.is_none());
         let trained: usize = self.counts.values().map(|count| count.trained).sum();
-        let on_cpu = self.on_cpu && self.width == 4;
-        let multiple = if on_cpu { 1 } else { GPU_MULTIPLE };
+        let master = if self.width < 4 && full { 4 } else { 0 };
+        let mut terms = vec![Term {
+            what: "gradients and moments",
+            bytes: trained * (2 * 4 + lanes * 4 + master),
+            lower: if full { ADAPTER } else { "lower lora.r" },
+        }];
+        if full && self.counts[&Part::Language].trained > 0 {
+            let bytes = lanes * 2 * 4 * text.vocab_size * text.hidden_size;
+            terms.push(Term { what: "the embedding's gradient", bytes, lower: ADAPTER });
+        }
+        terms
+    }
+
+    /// What the passes through the language model hold.
+    fn pass_terms(&self, lanes: usize) -> Vec<Term> {
+        let (text, train) = (&self.config.text, &self.recipe.train);
+        let multiple = if self.in_f32_on_cpu() { 1 } else { GPU_MULTIPLE };
         let padded = |s: &Sequence| padded_length(s.tokens, multiple);
         let longest = self.training.iter().map(padded).max().unwrap_or(0);
         let labels = self.training.iter().map(|s| s.labels).max().unwrap_or(0);
         let layers = text.num_hidden_layers;
-        let dropout = self.recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
-        let step = train.batch_size * train.grad_accum;
-        let lanes = lanes::number(on_cpu, dropout, step);
         // Of what goes through the model together: samples, and tokens of all.
-        let (joined, tokens) = if on_cpu || self.tower_is_trained() {
+        let (joined, tokens) = if self.in_f32_on_cpu() || self.tower_is_trained() {
             (1, longest)
         } else {
+            let step = train.samples_per_step();
             let free = tokens_at_once(text, train.recompute, self.width).min(longest * step);
             (step, free.max(longest * train.batch_size))
         };
-        let mut terms = self.held();
-        terms.push(Term {
-            what: "gradients and moments",
-            bytes: trained
-                * (2 * 4
-                    + lanes * 4
-                    + if self.width < 4 && self.recipe.lora.is_none() { 4 } else { 0 }),
-            lower: if self.recipe.lora.is_some() {
-                "lower lora.r"
-            } else {
-                "train an adapter: add [lora]"
-            },
-        });
-        terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
+        let mut terms = Vec::new();
         let tape = lanes * self.width * tokens * text.tape();
         if train.recompute {
             let lower = match joined > 1 && train.batch_size > 1 {
@@ -473,30 +514,25 @@ impl Facts {
         }
         let logits = (joined * labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
         terms.push(Term { what: "logits", bytes: lanes * 3 * 4 * logits, lower: SMALLER });
-        if self.recipe.lora.is_none() && self.counts[&Part::Language].trained > 0 {
-            let embedding = text.vocab_size * text.hidden_size;
-            terms.push(Term {
-                what: "the embedding's gradient",
-                bytes: lanes * 2 * 4 * embedding,
-                lower: "train an adapter: add [lora]",
-            });
-        }
+        terms
+    }
+
+    /// What a pass through the vision tower holds, where it is trained.
+    fn tower_term(&self, lanes: usize) -> Option<Term> {
         let vision = &self.config.vision;
-        if self.tower_is_trained() {
-            let patches = self.training.iter().map(|s| s.video_tokens).max().unwrap_or(0)
-                * vision.merge_unit();
-            let bytes = lanes
-                * patches
-                * (2 * 4 * vision.patch_dim()
-                    + self.width * (self.config.tower_tape() + vision.block()));
-            terms.push(Term {
-                what: "vision tower",
-                bytes,
-                lower: "freeze the vision tower, or lower video.max_pixels or video.max_frames",
-            });
-        }
-        let course = self.course;
-        let samples = course.steps * train.batch_size * train.grad_accum;
+        let tokens = self.training.iter().map(|s| s.video_tokens).max().unwrap_or(0);
+        let of_patch =
+            2 * 4 * vision.patch_dim() + self.width * (self.config.tower_tape() + vision.block());
+        self.tower_is_trained().then(|| Term {
+            what: "vision tower",
+            bytes: lanes * tokens * vision.merge_unit() * of_patch,
+            lower: "freeze the vision tower, or lower video.max_pixels or video.max_frames",
+        })
+    }
+
+    fn training_flops(&self) -> f64 {
+        let (text, train) = (&self.config.text, &self.recipe.train);
+        let samples = self.course.steps * train.samples_per_step();
         // Gradients with respect to inputs, and where weights are trained to them too.
         let backward = if self.recipe.lora.is_some() { 1.0 } else { 2.0 };
         let passes = 1.0 + backward + f64::from(u8::from(train.recompute));
@@ -510,12 +546,7 @@ impl Facts {
         } else {
             0.0
         };
-        let times = format!(
-            "{} steps of {} samples",
-            thousands(course.steps),
-            train.batch_size * train.grad_accum
-        );
-        Phase { name: "training", terms, flops: samples as f64 * (mean + tower), times }
+        samples as f64 * (mean + tower)
     }
 
     fn print_sizes(&self, terminal: &Terminal) {
@@ -535,7 +566,7 @@ impl Facts {
         terminal.line(&format!(
             "steps  {} of {} samples, {} an epoch, {} of warm-up",
             thousands(course.steps),
-            self.recipe.train.batch_size * self.recipe.train.grad_accum,
+            self.recipe.train.samples_per_step(),
             thousands(course.steps_per_epoch),
             course.warmup
         ));

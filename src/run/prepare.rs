@@ -83,6 +83,16 @@ pub enum Purpose<'a> {
     Evaluation(Option<&'a Path>),
 }
 
+impl<'a> Purpose<'a> {
+    /// The adapter that is read, where there is one.
+    fn adapter(self, recipe: &'a Recipe) -> Option<&'a Path> {
+        match self {
+            Self::Run => recipe.lora.as_ref()?.from.as_deref(),
+            Self::Evaluation(adapter) => adapter,
+        }
+    }
+}
+
 pub fn prepare(
     mut recipe: Recipe,
     purpose: Purpose,
@@ -113,12 +123,7 @@ pub fn prepare(
     };
     place.videos(used(), terminal)?;
     entry::check_videos(&data, used())?;
-    let (model, adapter) = match purpose {
-        Purpose::Run => load_model(&recipe, &config, &checkpoint, &chosen, terminal)?,
-        Purpose::Evaluation(adapter) => {
-            load_to_ask(&recipe, adapter, &config, &checkpoint, &chosen, terminal)?
-        }
-    };
+    let (model, adapter) = load(&recipe, purpose, &config, &checkpoint, &chosen, terminal)?;
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
     notes.iter().for_each(|note| terminal.note(note));
     let planned = match purpose {
@@ -139,19 +144,7 @@ pub fn prepare(
     check_prompts(&recipe, &config, &chat, &videos, rounds.iter().chain([&validation]))?;
     let per_epoch = epochs.first().map_or(0, Vec::len);
     terminal::videos(&videos, uses(&recipe, per_epoch, &rounds), terminal);
-    let given = match purpose {
-        Purpose::Run => recipe.lora.as_ref().and_then(|lora| lora.from.as_deref()),
-        Purpose::Evaluation(adapter) => adapter,
-    };
-    recipe.provenance = Some(Provenance {
-        version: env!("CARGO_PKG_VERSION").into(),
-        device: chosen.name,
-        model_sha256: hash::files(&checkpoint, hash::CHECKPOINT)?,
-        data_sha256: entry::sha256(&data, &recipe.data.subsets())?,
-        adapter_sha256: given
-            .map(|dir| hash::files(dir, &[".safetensors", ".json"]))
-            .transpose()?,
-    });
+    recipe.provenance = Some(provenance(&recipe, purpose, chosen.name, &checkpoint, &data)?);
     let eos_token_ids = eos_token_ids(&checkpoint, &chat)?;
     let stats = Stats::new(&entries);
     let prepared = Prepared {
@@ -170,6 +163,24 @@ pub fn prepare(
         held_back,
     };
     Ok((model, prepared))
+}
+
+/// What the run is made from.
+fn provenance(
+    recipe: &Recipe,
+    purpose: Purpose,
+    device: String,
+    checkpoint: &Path,
+    data: &Path,
+) -> Result<Provenance> {
+    let of_adapter = |dir| hash::files(dir, &[".safetensors", ".json"]);
+    Ok(Provenance {
+        version: env!("CARGO_PKG_VERSION").into(),
+        device,
+        model_sha256: hash::files(checkpoint, hash::CHECKPOINT)?,
+        data_sha256: entry::sha256(data, &recipe.data.subsets())?,
+        adapter_sha256: purpose.adapter(recipe).map(of_adapter).transpose()?,
+    })
 }
 
 /// What a checkpoint holds beside its weights, of which all must be of one model.
@@ -204,7 +215,7 @@ pub fn all_shown(training: &Samples, rounds: &[Round], validating: &[Entry]) -> 
 /// before and after. Without the cache each of these would be a decoding and a pass of the tower.
 fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
     let trained = (recipe.train.epochs * per_epoch as f64).ceil() as usize;
-    let per_step = recipe.train.batch_size * recipe.train.grad_accum;
+    let per_step = recipe.train.samples_per_step();
     let most = recipe.train.max_steps.map_or(usize::MAX, |steps| steps.saturating_mul(per_step));
     let asked: usize = rounds.iter().filter(|r| r.view.has_video()).map(|r| r.asks.len()).sum();
     trained.min(most) + 2 * asked
@@ -290,59 +301,58 @@ pub fn adopt_adapter(recipe: &mut Recipe) -> Result<Option<String>> {
     )))
 }
 
-/// Loads the checkpoint, in training form: with the adapter, or with its own weights trained.
-fn load_model(
+/// Loads the checkpoint, in training form: for a run as `recipe` trains it, for an evaluation with
+/// its adapter, nothing of which is trained.
+fn load(
     recipe: &Recipe,
-    config: &Config,
-    checkpoint: &Path,
-    chosen: &Chosen,
-    terminal: &Terminal,
-) -> Result<(QwenVl, Option<AdapterConfig>)> {
-    let files = TensorFiles::from_dir(checkpoint)?;
-    let mut model = weights::load(config, &files, chosen.dtype, &chosen.device)?;
-    let adapter = match &recipe.lora {
-        None => {
-            model = model.train_all_but(&recipe.train.frozen());
-            None
-        }
-        Some(lora) => Some(if let Some(dir) = &lora.from {
-            let base_model_name_or_path = Some(places::name(&recipe.model.path));
-            let lora_dropout = lora.dropout;
-            let loaded = peft::load(&mut model, dir, lora.dropout)?;
-            AdapterConfig { base_model_name_or_path, lora_dropout, ..loaded }
-        } else {
-            peft::attach(&mut model, lora, recipe.seed)?;
-            AdapterConfig::new(lora, &places::name(&recipe.model.path))
-        }),
-    };
-    let model = model.train();
-    terminal::model(&places::name(&recipe.model.path), &counts(&model), &chosen.name, terminal);
-    Ok((model, adapter))
-}
-
-/// Loads the checkpoint, and onto it the adapter where there is one; nothing of it is trained.
-fn load_to_ask(
-    recipe: &Recipe,
-    adapter: Option<&Path>,
+    purpose: Purpose,
     config: &Config,
     checkpoint: &Path,
     chosen: &Chosen,
     terminal: &Terminal,
 ) -> Result<(QwenVl, Option<AdapterConfig>)> {
     // What is wrong with the adapter is told before the checkpoint is read.
-    if let Some(dir) = adapter {
-        if dir.join("config.json").is_file() && !dir.join("adapter_config.json").is_file() {
-            return Err(Error::input(format!("{}: is a checkpoint, no adapter", dir.display()))
-                .help("give it as model.path of the recipe"));
-        }
-        AdapterConfig::from_dir(dir)?;
+    if let Purpose::Evaluation(Some(dir)) = purpose {
+        check_adapter(dir)?;
     }
     let files = TensorFiles::from_dir(checkpoint)?;
     let mut model = weights::load(config, &files, chosen.dtype, &chosen.device)?;
-    let adapter = adapter.map(|dir| peft::load(&mut model, dir, 0.0)).transpose()?;
+    let (model, adapter) = match purpose {
+        Purpose::Run => adapt(model, recipe)?,
+        Purpose::Evaluation(None) => (model, None),
+        Purpose::Evaluation(Some(dir)) => {
+            let adapter = peft::load(&mut model, dir, 0.0)?;
+            (model, Some(adapter))
+        }
+    };
     let model = model.train();
     terminal::model(&places::name(&recipe.model.path), &counts(&model), &chosen.name, terminal);
     Ok((model, adapter))
+}
+
+/// The model with what `recipe` trains: an adapter, or its own weights.
+fn adapt(mut model: QwenVl, recipe: &Recipe) -> Result<(QwenVl, Option<AdapterConfig>)> {
+    let Some(lora) = &recipe.lora else {
+        return Ok((model.train_all_but(&recipe.train.frozen()), None));
+    };
+    let base = places::name(&recipe.model.path);
+    let adapter = if let Some(dir) = &lora.from {
+        let loaded = peft::load(&mut model, dir, lora.dropout)?;
+        let base_model_name_or_path = Some(base);
+        AdapterConfig { base_model_name_or_path, lora_dropout: lora.dropout, ..loaded }
+    } else {
+        peft::attach(&mut model, lora, recipe.seed)?;
+        AdapterConfig::new(lora, &base)
+    };
+    Ok((model, Some(adapter)))
+}
+
+fn check_adapter(dir: &Path) -> Result<()> {
+    if dir.join("config.json").is_file() && !dir.join("adapter_config.json").is_file() {
+        return Err(Error::input(format!("{}: is a checkpoint, no adapter", dir.display()))
+            .help("give it as model.path of the recipe"));
+    }
+    AdapterConfig::from_dir(dir).map(drop)
 }
 
 /// What the run will train on, epoch by epoch.
@@ -403,8 +413,7 @@ fn check_prompts<'a>(
         let prompt = |ask: &Ask| {
             let grids = videos.grids(&round.view.shown(&ask.entry))?;
             let tokens = media_tokens(&config.vision, &grids);
-            let video = round.view.has_video();
-            chat.encode_prompt(&ask.entry.prompt(ask.format, recipe.eval.prompt, video), &tokens)
+            ask.encode(&round.view, recipe.eval.prompt, chat, &tokens)
         };
         for ask in &round.asks {
             let id = &ask.entry.id;

@@ -35,7 +35,7 @@ impl Course {
             steps_per_epoch,
             warmup: train.warmup_steps.unwrap_or(warmup),
             samples,
-            samples_per_step: train.batch_size * train.grad_accum,
+            samples_per_step: train.samples_per_step(),
             lr: train.lr,
             schedule: train.schedule,
         }

@@ -112,8 +112,7 @@ impl Setup<'_> {
         let (epoch, step) = (step / per_epoch, step % per_epoch);
         let samples = &self.epochs[epoch % self.epochs.len()];
         let order = order(self.seed, epoch, samples.len(), self.train.shuffle);
-        let size = self.train.batch_size * self.train.grad_accum;
-        let of_step = order.chunks(size).nth(step).unwrap_or_default();
+        let of_step = order.chunks(self.train.samples_per_step()).nth(step).unwrap_or_default();
         let of_samples = |batch: &[usize]| batch.iter().map(|i| samples[*i]).collect();
         of_step.chunks(self.train.batch_size).map(of_samples).collect()
     }
