@@ -297,20 +297,15 @@ fn repository(path: &str, kind: Kind, keys: &'static [&'static str]) -> Check {
 impl Judge {
     fn checks(&self) -> Vec<Check> {
         const OPENAI: &str = "it needs kind = \"openai\"";
+        const URL: &[&str] = &["eval", "judge", "url"];
+        const MODEL: &[&str] = &["eval", "judge", "model"];
         let openai = self.kind == JudgeKind::Openai;
         let (url, model) = (self.url.as_deref(), self.model.as_deref());
         let named = url.is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"));
         let price = |price: Option<f64>| price.is_none_or(|p| p >= 0.0 && p.is_finite());
         let both = self.input_price.is_some() == self.output_price.is_some();
-        let key = |key| -> &'static [&'static str] {
-            match key {
-                "url" => &["eval", "judge", "url"],
-                "model" => &["eval", "judge", "model"],
-                _ => &["eval", "judge", "input_price"],
-            }
-        };
         let mut checks = vec![
-            check(named, key("url"), url.unwrap_or(""), "it starts with http:// or https://"),
+            check(named, URL, url.unwrap_or(""), "it starts with http:// or https://"),
             check(
                 self.concurrency >= 1,
                 &["eval", "judge", "concurrency"],
@@ -325,19 +320,18 @@ impl Judge {
             ),
             check(
                 both && price(self.input_price) && price(self.output_price),
-                key("input_price"),
+                &["eval", "judge", "input_price"],
                 "without `output_price`, or a price is negative",
                 "give both prices of a million tokens, or neither",
             ),
         ];
-        for (name, value) in [("url", url), ("model", model)] {
+        for (keys, value) in [(URL, url), (MODEL, model)] {
             let shown = format!("{}, which only an endpoint has", value.unwrap_or(""));
-            checks.push(check(openai || value.is_none(), key(name), shown, OPENAI));
+            checks.push(check(openai || value.is_none(), keys, shown, OPENAI));
         }
         if openai && model.is_none_or(|model| model.trim().is_empty()) {
             let what = "`model` is missing".to_owned();
-            let keys = &["eval", "judge", "model"];
-            checks.push(Check { ok: false, keys, what, help: "name the endpoint's model" });
+            checks.push(Check { ok: false, keys: MODEL, what, help: "name the endpoint's model" });
         }
         checks
     }

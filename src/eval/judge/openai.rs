@@ -34,32 +34,22 @@ pub struct OpenAi {
     agent: Agent,
     cache: Cache,
     back_off: Duration,
-    /// Whether the endpoint takes `response_format`, until it says that it does not.
-    takes_schema: AtomicBool,
-    /// Whether it takes `temperature`.
-    takes_temperature: AtomicBool,
+    /// Whether the endpoint takes each of [`PARTS`], until it says that it does not.
+    takes: [AtomicBool; 2],
 }
 
 /// Why a request brought no ruling.
 enum Failure {
     /// Sending it again may help; after so long, where the endpoint says so.
     Passing(String, Option<Duration>),
-    /// The endpoint refuses a part of the request that can be left out.
-    LeaveOut(&'static AtomicPart),
+    /// The endpoint refuses this one of [`PARTS`].
+    LeaveOut(usize),
     /// It never will.
     Final(Error),
 }
 
-/// A part of a request that some endpoints refuse.
-struct AtomicPart {
-    key: &'static str,
-    of: fn(&OpenAi) -> &AtomicBool,
-}
-
-static PARTS: [AtomicPart; 2] = [
-    AtomicPart { key: "response_format", of: |judge| &judge.takes_schema },
-    AtomicPart { key: "temperature", of: |judge| &judge.takes_temperature },
-];
+/// Parts of a request that some endpoints refuse, and that can be left out.
+const PARTS: [&str; 2] = ["response_format", "temperature"];
 
 /// An endpoint's answer, as far as it matters here.
 #[derive(Deserialize)]
@@ -114,8 +104,7 @@ impl OpenAi {
             agent,
             cache: Cache::new(&config.cache),
             back_off: BACK_OFF,
-            takes_schema: AtomicBool::new(true),
-            takes_temperature: AtomicBool::new(true),
+            takes: [true, true].map(AtomicBool::new),
             config: config.clone(),
         })
     }
@@ -187,7 +176,7 @@ impl OpenAi {
 
     fn rule_on(&self, case: &Case) -> Result<(Ruling, Cost)> {
         // Whether a part is left out does not change what is asked.
-        let asked = format!("{}\n{}", self.url, self.request(case, true, true));
+        let asked = format!("{}\n{}", self.url, self.request(case, [true, true]));
         if let Some(ruling) = self.cache.get(&asked, case) {
             return Ok((ruling, Cost { cached: 1, ..Cost::default() }));
         }
@@ -200,7 +189,7 @@ impl OpenAi {
                     self.cache.put(&asked, &self.name, case, &ruling)?;
                     return Ok((ruling, cost));
                 }
-                Err(Failure::LeaveOut(part)) => (part.of)(self).store(false, Ordering::Relaxed),
+                Err(Failure::LeaveOut(part)) => self.takes[part].store(false, Ordering::Relaxed),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Passing(why, _)) if cost.retries >= self.config.max_retries => {
                     return Err(Error::run(format!(
@@ -219,7 +208,7 @@ impl OpenAi {
         }
     }
 
-    fn request(&self, one: &Case, with_schema: bool, with_temperature: bool) -> Value {
+    fn request(&self, one: &Case, [with_schema, with_temperature]: [bool; 2]) -> Value {
         let mut request = json!({"model": self.model, "messages": [
             {"role": "system", "content": format!("{CRITERION}\n{FORM}")},
             {"role": "user", "content": case(one)},
@@ -235,8 +224,8 @@ impl OpenAi {
 
     /// One request; its tokens are counted whatever it brings.
     fn send(&self, case: &Case, cost: &mut Cost) -> Result<Ruling, Failure> {
-        let with = |part: &AtomicBool| part.load(Ordering::Relaxed);
-        let body = self.request(case, with(&self.takes_schema), with(&self.takes_temperature));
+        let with = self.takes.each_ref().map(|takes| takes.load(Ordering::Relaxed));
+        let body = self.request(case, with);
         let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
@@ -269,12 +258,11 @@ impl OpenAi {
         };
         match status {
             400 | 422 => {
-                let named =
-                    |part: &&AtomicPart| body.get(part.key).is_some() && text.contains(part.key);
-                match PARTS.iter().find(named) {
+                let named = |part: &&str| body.get(part).is_some() && text.contains(part);
+                match PARTS.iter().position(named) {
                     Some(part) => Failure::LeaveOut(part),
                     // Some say no more than that the request is bad.
-                    None if body.get("response_format").is_some() => Failure::LeaveOut(&PARTS[0]),
+                    None if body.get(PARTS[0]).is_some() => Failure::LeaveOut(0),
                     None => fatal("the endpoint does not take the request; check eval.judge.model"),
                 }
             }
