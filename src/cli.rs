@@ -55,7 +55,7 @@ enum Command {
         runs: PathBuf,
         /// Memory of the device, where it is not this machine's
         #[arg(long, value_name = "GIB", value_parser = gib)]
-        memory: Option<f64>,
+        memory: Option<usize>,
     },
     /// Ask the test questions of a recipe, without training
     Eval {
@@ -99,10 +99,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t, conflicts_with = "merge")]
         key_spelling: KeySpelling,
         /// Largest shard of a merged checkpoint
-        #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = export::size)]
+        #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
         shard_size: usize,
         /// Type of a whole checkpoint's weights: bf16, f16 or f32; as they are where left out
-        #[arg(long, value_name = "TYPE", value_parser = export::dtype)]
+        #[arg(long, value_name = "TYPE", value_parser = dtype)]
         dtype: Option<Dtype>,
         /// Replace an earlier export of the same name
         #[arg(long)]
@@ -144,8 +144,7 @@ impl Cli {
         match self.command {
             None => run_recipes(&self.run, &terminal),
             Some(Command::Plan { recipe, runs, memory }) => {
-                let bytes = memory.map(|gib| (gib * f64::from(1 << 30)) as usize);
-                run::plan::plan(&recipe, &runs, bytes, &terminal)
+                run::plan::plan(&recipe, &runs, memory, &terminal)
             }
             Some(Command::Eval { recipe, adapter, out, runs }) => {
                 interrupt::catch()?;
@@ -173,10 +172,46 @@ impl Cli {
     }
 }
 
-/// A number of GiB.
-fn gib(text: &str) -> std::result::Result<f64, String> {
+/// A number of GiB, in bytes.
+fn gib(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|gib: &f64| *gib > 0.0 && *gib < 1e9);
-    number.ok_or_else(|| "a number of GiB, more than 0".into())
+    let bytes = number.map(|gib| (gib * f64::from(1 << 30)) as usize);
+    bytes.ok_or_else(|| "a number of GiB, more than 0".into())
+}
+
+/// `bf16`, `f16` or `f32`.
+///
+/// # Errors
+/// What else may be given.
+pub fn dtype(text: &str) -> Result<Dtype, String> {
+    match text {
+        "bf16" => Ok(Dtype::BF16),
+        "f16" => Ok(Dtype::F16),
+        "f32" => Ok(Dtype::F32),
+        _ => Err("one of bf16, f16, f32".into()),
+    }
+}
+
+/// `5GB`, `500MB`, `2GiB` or a number of bytes.
+///
+/// # Errors
+/// What else may be given.
+pub fn size(text: &str) -> Result<usize, String> {
+    let units = [
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("KB", 1_000),
+        ("B", 1),
+        ("", 1),
+    ];
+    let found = units.iter().find_map(|(unit, bytes)| {
+        let number: f64 = text.trim().strip_suffix(unit)?.trim().parse().ok()?;
+        (number * f64::from(*bytes) >= 1.0).then_some((number * f64::from(*bytes)) as usize)
+    });
+    found.ok_or_else(|| "a size such as 5GB, 500MB or 2GiB".into())
 }
 
 fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Exports: what they hold, that they are whole or absent, and that transformers and PEFT load them.
 //!
-//! The last runs where a Python with transformers and peft is at hand: `VLM4D_PYTHON` (several,
-//! separated by `:`, try several versions), else `python3`.
+//! That they do is tested where a Python with transformers and peft is at hand: `VLM4D_PYTHON`
+//! (several, separated by `:`, try several versions), else `python3`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,11 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use vlm4d_train::cli::{dtype, size};
 use vlm4d_train::data::split::By;
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::eval::predict;
-use vlm4d_train::export::{KeySpelling, Options, dtype, export, size};
+use vlm4d_train::export::{KeySpelling, Options, export};
 use vlm4d_train::hash;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::host::write_tensors;

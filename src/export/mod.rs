@@ -184,38 +184,3 @@ fn check_checkpoint(recipe: &Recipe, checkpoint: &Path) -> Result<()> {
         }
     }
 }
-
-/// `bf16`, `f16` or `f32`.
-///
-/// # Errors
-/// What else may be given.
-pub fn dtype(text: &str) -> Result<Dtype, String> {
-    match text {
-        "bf16" => Ok(Dtype::BF16),
-        "f16" => Ok(Dtype::F16),
-        "f32" => Ok(Dtype::F32),
-        _ => Err("one of bf16, f16, f32".into()),
-    }
-}
-
-/// `5GB`, `500MB`, `2GiB` or a number of bytes.
-///
-/// # Errors
-/// What else may be given.
-pub fn size(text: &str) -> Result<usize, String> {
-    let units = [
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("KiB", 1 << 10),
-        ("GB", 1_000_000_000),
-        ("MB", 1_000_000),
-        ("KB", 1_000),
-        ("B", 1),
-        ("", 1),
-    ];
-    let found = units.iter().find_map(|(unit, bytes)| {
-        let number: f64 = text.trim().strip_suffix(unit)?.trim().parse().ok()?;
-        (number * f64::from(*bytes) >= 1.0).then_some((number * f64::from(*bytes)) as usize)
-    });
-    found.ok_or_else(|| "a size such as 5GB, 500MB or 2GiB".into())
-}
