@@ -543,7 +543,7 @@ fn two_runs_download_a_file_once() {
     assert_eq!(server.requests("/storage/").len(), 1);
 }
 
-/// Runs `recipe` against `server`; returns the output and the run's resolved recipe.
+/// Runs `recipe` in `dir` with `variables` set.
 fn run(dir: &Path, recipe: &str, variables: &[(&str, &str)]) -> Output {
     fs::create_dir_all(dir.join("recipes")).unwrap();
     fs::write(dir.join("recipes/r.toml"), recipe).unwrap();

@@ -13,7 +13,7 @@ use vlm4d_train::train::loss::{cross_entropy, predictions, total};
 use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
 
 const CASES: [&str; 7] = ["text", "image", "video", "video_win", "video_long", "mixed", "batch"];
-/// f32 on two machines differs by up to 2.5e-5 in the logits; see facts of the reference.
+/// f32 on two machines differs by up to 2.5e-5 in the logits.
 const LOGITS: f32 = 2e-4;
 
 pub fn load(name: &str) -> QwenVl {

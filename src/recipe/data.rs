@@ -12,7 +12,8 @@ use crate::data::vlm4d::Format;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// A folder in VLM4D's layout, or one with a `dataset_info.json`.
+    /// A folder in VLM4D's layout, or one with a `dataset_info.json`; or `hf://datasets/ORG/NAME` on
+    /// the hub.
     pub path: String,
     /// What to train on: `["real"]` is R, `["synthetic"]` S, both R+S; data set names of a
     /// `dataset_info.json`.

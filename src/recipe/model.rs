@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A checkpoint folder in hub layout.
+    /// A checkpoint folder in hub layout, or `hf://ORG/NAME` on the hub.
     pub path: String,
     /// Type of weights and activations.
     #[serde(default)]
