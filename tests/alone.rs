@@ -1,38 +1,26 @@
 //! `eval`: a checkpoint by itself, with an adapter of a run, with one of PEFT's.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::cli::demo_data;
 use crate::support::golden;
+use crate::support::run::{Workplace, copy_dir, demo_data, text};
 
-/// A folder with `recipes/r.toml` in it.
-fn workplace(model: &str, eval: &str) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("recipes")).unwrap();
-    let recipe = format!(
+fn workplace(model: &str, eval: &str) -> Workplace {
+    Workplace::new(&format!(
         "[model]\npath = {:?}\n[data]\npath = {:?}\ncache = \"cache\"\n[video]\nmax_frames = 4\n\
          max_pixels = 9408\n[lora]\n[train]\nlr = 1e-2\nmax_steps = 2\ngrad_accum = 2\n\
          [eval]\nmax_new_tokens = 4\n{eval}\n",
         golden(&format!("ckpt/{model}")).display().to_string(),
         demo_data().display().to_string(),
-    );
-    std::fs::write(dir.path().join("recipes/r.toml"), recipe).unwrap();
-    dir
+    ))
 }
 
-fn run(dir: &TempDir, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
-    command.current_dir(dir.path()).args(arguments).output().unwrap()
-}
-
-fn succeed(dir: &TempDir, arguments: &[&str]) -> String {
-    let output = run(dir, arguments);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+fn succeed(place: &Workplace, arguments: &[&str]) -> String {
+    let output = place.with(arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
 }
 
 /// Every file below `dir`, with its content.
@@ -51,16 +39,16 @@ const ALL: &str = "controls = [\"no_video\", \"shuffled\", \"reversed\", \"wrong
 
 #[test]
 fn a_run_and_evaluations_alone_say_the_same() {
-    let dir = workplace("tiny-qwen2.5-vl", ALL);
-    succeed(&dir, &["recipes/r.toml"]);
-    let stage = |stage: &str| files(&dir.path().join("runs/r").join(stage));
+    let place = workplace("tiny-qwen2.5-vl", ALL);
+    succeed(&place, &["recipes/r.toml"]);
+    let stage = |stage: &str| files(&place.path(stage));
     let predictions = |files: Vec<(PathBuf, Vec<u8>)>| -> Vec<(PathBuf, Vec<u8>)> {
         files
             .into_iter()
             .filter(|(path, _)| path.to_string_lossy().contains("predictions"))
             .collect()
     };
-    let stdout = succeed(&dir, &["eval", "recipes/r.toml"]);
+    let stdout = succeed(&place, &["eval", "recipes/r.toml"]);
     for part in
         ["| **all** |", "without the video", "right under all 4 rotations", "runs/r/eval/base"]
     {
@@ -69,28 +57,28 @@ fn a_run_and_evaluations_alone_say_the_same() {
     let base = predictions(stage("eval/base"));
     assert_eq!(base.len(), 7);
     assert!(base == predictions(stage("before")), "not what the run had before");
-    check_controls(&dir.path().join("runs/r/eval/base"));
-    succeed(&dir, &["eval", "recipes/r.toml", "--adapter", "runs/r/adapter"]);
+    check_controls(&place.path("eval/base"));
+    succeed(&place, &["eval", "recipes/r.toml", "--adapter", "runs/r/adapter"]);
     let trained = predictions(stage("eval/runs-r-adapter"));
     assert!(trained == predictions(stage("after")), "not what the run had after");
     assert!(trained != base, "the adapter changes nothing");
     // The run's own folder is left alone.
-    let output = run(&dir, &["eval", "recipes/r.toml", "--out", "runs/r"]);
+    let output = place.with(&["eval", "recipes/r.toml", "--out", "runs/r"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("runs/r: holds a run"));
+    assert!(text(&output.stderr).contains("runs/r: holds a run"));
     // Once more, elsewhere: the same bytes; and at the same place, nothing is done again.
-    succeed(&dir, &["eval", "recipes/r.toml", "--out", "again"]);
-    let again = files(&dir.path().join("again"));
+    succeed(&place, &["eval", "recipes/r.toml", "--out", "again"]);
+    let again = files(&place.0.path().join("again"));
     assert_eq!(again.len(), 12);
     assert!(again == stage("eval/base"));
-    succeed(&dir, &["eval", "recipes/r.toml", "--out", "again"]);
-    assert!(files(&dir.path().join("again")) == again);
+    succeed(&place, &["eval", "recipes/r.toml", "--out", "again"]);
+    assert!(files(&place.0.path().join("again")) == again);
     // Another adapter does not go where one has been.
     let mixed =
-        run(&dir, &["eval", "recipes/r.toml", "--adapter", "runs/r/adapter", "--out", "again"]);
+        place.with(&["eval", "recipes/r.toml", "--adapter", "runs/r/adapter", "--out", "again"]);
     assert_eq!(mixed.status.code(), Some(2));
-    check_metrics(&dir.path().join("runs/r/after/metrics.json"));
-    let report = std::fs::read_to_string(dir.path().join("runs/r/report.md")).unwrap();
+    check_metrics(&place.path("after/metrics.json"));
+    let report = std::fs::read_to_string(place.path("report.md")).unwrap();
     for part in ["Seeing the video is worth, in points: before", "another video", "frames shuffled"]
     {
         assert!(report.contains(part), "no `{part}` in\n{report}");
@@ -111,21 +99,21 @@ fn check_metrics(path: &Path) {
 
 #[test]
 fn an_adapter_of_peft_is_asked() {
-    let dir = workplace("tiny-qwen2-vl", "controls = []");
+    let place = workplace("tiny-qwen2-vl", "controls = []");
     let adapter = golden("tiny-qwen2-vl/adapter_step_5");
     let adapter = adapter.to_str().unwrap();
-    succeed(&dir, &["eval", "recipes/r.toml", "--adapter", adapter, "--out", "peft"]);
-    succeed(&dir, &["eval", "recipes/r.toml", "--out", "base"]);
+    succeed(&place, &["eval", "recipes/r.toml", "--adapter", adapter, "--out", "peft"]);
+    succeed(&place, &["eval", "recipes/r.toml", "--out", "base"]);
     let [peft, base] = ["peft", "base"]
-        .map(|out| std::fs::read(dir.path().join(out).join("predictions.jsonl")).unwrap());
+        .map(|out| std::fs::read(place.0.path().join(out).join("predictions.jsonl")).unwrap());
     assert!(peft != base, "the adapter changes nothing");
 }
 
 #[test]
 fn letters_alone_decide_where_the_recipe_says_so() {
-    let dir = workplace("tiny-qwen2-vl", "controls = []\nscoring = \"logprob\"");
-    succeed(&dir, &["eval", "recipes/r.toml", "--out", "out"]);
-    let text = std::fs::read_to_string(dir.path().join("out/predictions.jsonl")).unwrap();
+    let place = workplace("tiny-qwen2-vl", "controls = []\nscoring = \"logprob\"");
+    succeed(&place, &["eval", "recipes/r.toml", "--out", "out"]);
+    let text = std::fs::read_to_string(place.0.path().join("out/predictions.jsonl")).unwrap();
     let mut seen = 0;
     for line in text.lines() {
         let prediction: Value = serde_json::from_str(line).unwrap();
@@ -150,9 +138,9 @@ fn letters_alone_decide_where_the_recipe_says_so() {
 
 #[test]
 fn a_stopped_evaluation_goes_on_behind_its_last_video() {
-    let dir = workplace("tiny-qwen2-vl", "controls = []");
-    succeed(&dir, &["eval", "recipes/r.toml", "--out", "whole"]);
-    let whole = std::fs::read_to_string(dir.path().join("whole/predictions.jsonl")).unwrap();
+    let place = workplace("tiny-qwen2-vl", "controls = []");
+    succeed(&place, &["eval", "recipes/r.toml", "--out", "whole"]);
+    let whole = std::fs::read_to_string(place.0.path().join("whole/predictions.jsonl")).unwrap();
     let lines: Vec<&str> = whole.lines().collect();
     // The first video's answers, one of them changed to know it by, half of the next, and a line
     // that was being written.
@@ -163,10 +151,10 @@ fn a_stopped_evaluation_goes_on_behind_its_last_video() {
     let rest = own[1..].join("\n");
     let changed = next.replacen("\"question\":\"", "\"question\":\"LOST ", 1);
     let so_far = format!("{marked}\n{rest}\n{changed}\n{}", &next[..next.len() / 2]);
-    let out = dir.path().join("stopped");
+    let out = place.0.path().join("stopped");
     std::fs::create_dir(&out).unwrap();
     std::fs::write(out.join("predictions.jsonl.so-far"), so_far).unwrap();
-    succeed(&dir, &["eval", "recipes/r.toml", "--out", "stopped"]);
+    succeed(&place, &["eval", "recipes/r.toml", "--out", "stopped"]);
     let resumed = std::fs::read_to_string(out.join("predictions.jsonl")).unwrap();
     assert_eq!(resumed.replace("MARK ", ""), whole);
     assert_eq!(resumed.matches("MARK ").count(), 1, "the kept answers were asked again");
@@ -175,7 +163,7 @@ fn a_stopped_evaluation_goes_on_behind_its_last_video() {
 
 #[test]
 fn what_cannot_be_asked_is_refused() {
-    let dir = workplace("tiny-qwen2-vl", "");
+    let place = workplace("tiny-qwen2-vl", "");
     let checkpoint = golden("ckpt/tiny-qwen2-vl");
     let other = golden("tiny-qwen2.5-vl/adapter_step_5");
     for (arguments, wanted) in [
@@ -183,11 +171,11 @@ fn what_cannot_be_asked_is_refused() {
         (vec!["--adapter", checkpoint.to_str().unwrap()], "is a checkpoint, no adapter"),
         (vec!["--adapter", other.to_str().unwrap()], "the model wants"),
     ] {
-        let output = run(&dir, &[vec!["eval", "recipes/r.toml"], arguments].concat());
-        let stderr = String::from_utf8_lossy(&output.stderr);
+        let output = place.with(&[vec!["eval", "recipes/r.toml"], arguments].concat());
+        let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(wanted), "no `{wanted}` in\n{stderr}");
-        assert!(!dir.path().join("runs").exists(), "something was written");
+        assert!(!place.0.path().join("runs").exists(), "something was written");
     }
 }
 
@@ -213,10 +201,10 @@ fn check_controls(dir: &Path) {
 #[test]
 fn a_judge_decides_what_the_rules_leave_open_in_every_round() {
     let eval = "controls = [\"no_video\"]\njudge = { kind = \"base\" }";
-    let dir = workplace("tiny-qwen2-vl", eval);
-    succeed(&dir, &["eval", "recipes/r.toml", "--out", "out"]);
+    let place = workplace("tiny-qwen2-vl", eval);
+    succeed(&place, &["eval", "recipes/r.toml", "--out", "out"]);
     for file in ["predictions.jsonl", "predictions_no_video.jsonl"] {
-        let text = std::fs::read_to_string(dir.path().join("out").join(file)).unwrap();
+        let text = std::fs::read_to_string(place.0.path().join("out").join(file)).unwrap();
         let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let mut judged = 0;
         for p in all.filter(|p| p["format"] == "ff") {
@@ -235,18 +223,18 @@ fn a_judge_decides_what_the_rules_leave_open_in_every_round() {
 
 #[test]
 fn responses_end_as_the_checkpoint_says_and_answer_the_recipes_prompt() {
-    let dir = workplace("tiny-qwen2-vl", "controls = []");
+    let place = workplace("tiny-qwen2-vl", "controls = []");
     let source = golden("ckpt/tiny-qwen2-vl");
-    crate::cli::copy_dir(&source, &dir.path().join("model"));
+    copy_dir(&source, &place.0.path().join("model"));
     let ends = serde_json::json!({"eos_token_id": (0..704).collect::<Vec<u32>>()}).to_string();
-    std::fs::write(dir.path().join("model/generation_config.json"), ends).unwrap();
-    let path = dir.path().join("recipes/r.toml");
+    std::fs::write(place.0.path().join("model/generation_config.json"), ends).unwrap();
+    let path = place.0.path().join("recipes/r.toml");
     let recipe = std::fs::read_to_string(&path).unwrap();
     let ask = |out: &str, from: &str, to: &str| {
         assert!(recipe.contains(from));
         std::fs::write(&path, recipe.replace(from, to)).unwrap();
-        succeed(&dir, &["eval", "recipes/r.toml", "--out", out]);
-        let file = dir.path().join(out).join("predictions.jsonl");
+        succeed(&place, &["eval", "recipes/r.toml", "--out", out]);
+        let file = place.0.path().join(out).join("predictions.jsonl");
         std::fs::read_to_string(file).unwrap()
     };
     let four = ask("four", "tokens = 4", "tokens = 4");

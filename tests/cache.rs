@@ -13,7 +13,7 @@ use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::recipe::{Lora, TargetModules, Video};
 
-use crate::model::load;
+use crate::support::model::load;
 use crate::support::{golden, max_difference};
 
 fn key(i: usize) -> Key {

@@ -1,80 +1,14 @@
 //! The program as its users meet it: the whole job, and errors.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use vlm4d_train::data::demo::{self, DemoOptions};
 use vlm4d_train::model::weights::TensorFiles;
 use vlm4d_train::recipe::Recipe;
 use vlm4d_train::run;
 
+use crate::support::run::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 use crate::support::{Golden, golden};
-
-/// A small rendered data set, made once.
-pub fn demo_data() -> &'static Path {
-    static DATA: OnceLock<TempDir> = OnceLock::new();
-    let dir = DATA.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let options =
-            DemoOptions { real_videos: 10, synthetic_videos: 4, ..DemoOptions::default() };
-        demo::render(&dir.path().join("demo"), &options, |_, _| ()).unwrap();
-        dir
-    });
-    Box::leak(dir.path().join("demo").into_boxed_path())
-}
-
-/// A recipe on `data`, with `extra` in `[train]`.
-pub fn recipe(model: &Path, data: &Path, extra: &str) -> String {
-    format!(
-        "[model]\npath = {:?}\n[data]\npath = {:?}\n[video]\nmax_frames = 4\nmax_pixels = 9408\n\
-         [lora]\n[train]\nlr = 1e-3\n{extra}\n[eval]\nmax_new_tokens = 4\n",
-        model.display().to_string(),
-        data.display().to_string(),
-    )
-}
-
-/// A folder to work in, with `recipes/r.toml` in it.
-pub struct Workplace(pub TempDir);
-
-impl Workplace {
-    pub fn new(recipe: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("recipes")).unwrap();
-        std::fs::write(dir.path().join("recipes/r.toml"), recipe).unwrap();
-        Self(dir)
-    }
-
-    pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
-        command.current_dir(self.0.path()).arg("recipes/r.toml");
-        command
-    }
-
-    pub fn run(&self) -> Output {
-        self.command().output().unwrap()
-    }
-
-    pub fn path(&self, path: &str) -> PathBuf {
-        self.0.path().join("runs/r").join(path)
-    }
-
-    pub fn losses(&self) -> Vec<(u64, f64)> {
-        let text = std::fs::read_to_string(self.path("log.jsonl")).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.map(|l| (l["step"].as_u64().unwrap(), l["loss"].as_f64().unwrap())).collect()
-    }
-}
-
-pub fn tiny() -> PathBuf {
-    golden("ckpt/tiny-qwen2.5-vl")
-}
-
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 #[test]
 fn every_shipped_recipe_parses() {
@@ -321,18 +255,6 @@ fn wrong_recipes_are_refused() {
     );
 }
 
-pub fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_dir(&entry.path(), &target),
-            false => std::fs::write(target, std::fs::read(entry.path()).unwrap()).unwrap(),
-        }
-    }
-}
-
 #[test]
 fn damaged_checkpoints_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -496,9 +418,7 @@ fn the_cache_changes_no_number() {
 #[test]
 fn a_command_behind_an_option_is_told() {
     let place = Workplace::new("");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
-    command.current_dir(place.0.path()).args(["--runs", "runs", "eval", "recipes/r.toml"]);
-    let output = command.output().unwrap();
+    let output = place.with(&["--runs", "runs", "eval", "recipes/r.toml"]);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("error: `eval` is a command and no recipe\n  help: "), "{stderr}");

@@ -1,108 +1,14 @@
 //! Runs side by side: rows, intervals, differences, seeds, and what is refused.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use tempfile::TempDir;
-use vlm4d_train::data::vlm4d::{Format, PromptStyle};
-use vlm4d_train::eval::predict::{self, Prediction};
+use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::eval::stats;
-use vlm4d_train::recipe::{Provenance, Recipe};
+use vlm4d_train::recipe::Recipe;
 use vlm4d_train::report::compare::{Comparison, find};
 
-/// A finished run's folder, without the weights.
-pub struct RunFolder<'a> {
-    pub model: &'a str,
-    pub train: &'a [&'a str],
-    pub seed: u64,
-    /// Keys of `data.split`.
-    pub split: &'a str,
-    /// Further lines of the recipe's `[train]`.
-    pub extra: &'a str,
-    /// How many of every ten questions are answered rightly before and after.
-    pub right: [usize; 2],
-    /// Number of the first test question.
-    pub first: usize,
-}
-
-impl Default for RunFolder<'_> {
-    fn default() -> Self {
-        Self {
-            model: "data/models/Qwen2-VL-7B-Instruct",
-            train: &["real"],
-            seed: 42,
-            split: "seed = 42",
-            extra: "",
-            right: [3, 6],
-            first: 0,
-        }
-    }
-}
-
-/// Test questions of a made-up run.
-pub const QUESTIONS: usize = 80;
-
-impl RunFolder<'_> {
-    /// Writes it as `root/name`.
-    pub fn write(&self, root: &Path, name: &str) -> PathBuf {
-        let dir = root.join(name);
-        let text = format!(
-            "seed = {}\n[model]\npath = {:?}\n[data]\npath = \"data/vlm4d\"\ntrain = {:?}\n\
-             split = {{ {} }}\n[lora]\n[train]\n{}\n",
-            self.seed, self.model, self.train, self.split, self.extra
-        );
-        let mut recipe = Recipe::from_text(&text, "made up").unwrap();
-        recipe.provenance = Some(Provenance {
-            version: "0".into(),
-            device: "cpu".into(),
-            model_sha256: format!("hash of {}", self.model),
-            data_sha256: "data".into(),
-            adapter_sha256: None,
-        });
-        for (stage, right) in ["before", "after"].into_iter().zip(self.right) {
-            std::fs::create_dir_all(dir.join(stage)).unwrap();
-            let predictions = self.predictions(right, stage == "after");
-            predict::write(&dir.join(stage).join("predictions.jsonl"), &predictions).unwrap();
-        }
-        std::fs::write(dir.join("recipe.toml"), recipe.to_toml().unwrap()).unwrap();
-        dir
-    }
-
-    fn predictions(&self, right: usize, late: bool) -> Vec<Prediction> {
-        let mut all = Vec::new();
-        for i in self.first..self.first + QUESTIONS {
-            for format in Format::ALL {
-                // The seed turns which questions are answered rightly after training.
-                let turn = if late { self.seed as usize } else { 0 };
-                let correct = (i * 7 + turn) % 10 < right;
-                let letter = if correct { "A" } else { "B" };
-                let text = if correct { "left" } else { "right" };
-                let answer = if format == Format::Mc { letter } else { text };
-                all.push(Prediction {
-                    id: format!("real/validation_{i}"),
-                    subset: "real".into(),
-                    source: if i % 2 == 0 { "davis" } else { "ego4d" }.into(),
-                    group: if i % 2 == 0 { "exo-centric" } else { "ego-centric" }.into(),
-                    video: format!("videos_real/davis/{}.mp4", i / 2),
-                    shown: None,
-                    format,
-                    prompt: PromptStyle::Do,
-                    rotation: None,
-                    question: format!("Where does number {i} go?"),
-                    choices: ["left", "right", "up", "down"].map(str::to_owned).into(),
-                    gold: "left".into(),
-                    response: answer.into(),
-                    extracted: Some(answer.into()),
-                    correct,
-                    grader: "rules".into(),
-                    letter_logprobs: None,
-                    n_video_tokens: 4,
-                });
-            }
-        }
-        all
-    }
-}
+use crate::support::run::{QUESTIONS, RunFolder, program, text};
 
 fn compared(dirs: &[PathBuf]) -> Comparison {
     Comparison::new(&find(dirs).unwrap().0).unwrap_or_else(|e| panic!("{e}"))
@@ -110,13 +16,7 @@ fn compared(dirs: &[PathBuf]) -> Comparison {
 
 /// Runs `compare` with `arguments` in `dir`: exit code, standard output, standard error.
 fn command(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"))
-        .current_dir(dir)
-        .arg("compare")
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let output = program(dir).arg("compare").args(arguments).output().unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 

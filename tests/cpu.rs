@@ -8,7 +8,7 @@ use vlm4d_train::model::attention::{self, QUERIES};
 use vlm4d_train::model::cpu;
 use vlm4d_train::model::lora::{Linear, Lora, cast};
 
-use crate::model::values;
+use crate::support::model::values;
 use crate::support::{alone, max_difference, relative_difference};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,11 +12,11 @@ use vlm4d_train::data::entry;
 use vlm4d_train::data::stats::{Count, Stats};
 use vlm4d_train::data::terms::{Counts, TERMS};
 
-use crate::questions::real_files;
+use crate::support::real_files;
+use crate::support::run::program;
 
 fn data(dir: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
-    command.current_dir(dir).arg("data").args(args).output().unwrap()
+    program(dir).arg("data").args(args).output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {

@@ -5,7 +5,7 @@ use vlm4d_train::error::{Error, Kind};
 use vlm4d_train::report::terminal::Terminal;
 use vlm4d_train::run;
 
-use crate::cli::{Workplace, demo_data, recipe, tiny};
+use crate::support::run::{Workplace, demo_data, recipe, tiny};
 
 const WHOLE: Found =
     Found { built_for: 13_040, driver: Some(13_000), gpus: 1, nvrtc: Some(12_080), refused: None };

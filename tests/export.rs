@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -18,20 +18,18 @@ use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::eval::predict;
 use vlm4d_train::export::{KeySpelling, Options, export};
 use vlm4d_train::hash;
-use vlm4d_train::model::config::Config;
 use vlm4d_train::model::host::write_tensors;
 use vlm4d_train::model::hub;
 use vlm4d_train::model::lora::cast;
+use vlm4d_train::model::parameters;
 use vlm4d_train::model::peft::{self, AdapterConfig};
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::{parameters, weights};
 use vlm4d_train::recipe::{Lora, Recipe};
 use vlm4d_train::report::terminal::Terminal;
 
-use crate::compare::RunFolder;
-use crate::model::{media, values};
+use crate::support::model::{Batch, load_as, media, values};
+use crate::support::run::RunFolder;
 use crate::support::{Golden, golden, max_difference, pythons, skipped};
-use crate::train::Batch;
 
 /// Kinds of adapters: name and `[lora]`.
 const KINDS: [(&str, &str); 6] = [
@@ -53,12 +51,6 @@ struct Trained {
     model: QwenVl,
 }
 
-fn load(checkpoint: &Path) -> QwenVl {
-    let config = Config::from_dir(checkpoint).unwrap();
-    let files = weights::TensorFiles::from_dir(checkpoint).unwrap();
-    weights::load(&config, &files, DType::F32, &Device::flex()).unwrap()
-}
-
 fn trained(checkpoint: &str, lora: &str) -> Trained {
     let root = TempDir::new().unwrap();
     let checkpoint = golden(&format!("ckpt/{checkpoint}"));
@@ -72,7 +64,7 @@ fn trained(checkpoint: &str, lora: &str) -> Trained {
     recipe.lora = Some(lora.clone());
     recipe.data.path = "hf://datasets/shijiezhou/VLM4D".into();
     std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
-    let mut model = load(&checkpoint);
+    let mut model = load_as(&checkpoint, DType::F32);
     peft::attach(&mut model, &lora, 7).unwrap();
     // B is zero at the start: such an adapter would show nothing.
     let mut turn = 0.0f32;
@@ -151,7 +143,7 @@ fn merged_checkpoints_are_the_same_function() {
                     layer.weight = Param::from_tensor(cast(rounded, DType::F32));
                 }
             }
-            let got = logits(&load(&merged), name);
+            let got = logits(&load_as(&merged, DType::F32), name);
             let difference = max_difference(&got, &logits(&model, name));
             assert!(difference < 2e-4, "{name} {kind}: {difference:e}");
             let unmerged = logits(&run.model, name);
@@ -159,7 +151,8 @@ fn merged_checkpoints_are_the_same_function() {
                 let difference = max_difference(&got, &unmerged);
                 assert!(difference < 2e-4, "{name} {kind}: {difference:e}");
             }
-            let plain = max_difference(&logits(&load(&run.checkpoint), name), &unmerged);
+            let plain =
+                max_difference(&logits(&load_as(&run.checkpoint, DType::F32), name), &unmerged);
             assert!(plain > 2e-3, "{name} {kind}: the adapter changes nothing ({plain:e})");
         }
     }
@@ -206,7 +199,8 @@ fn merged_checkpoints_are_laid_out_as_on_the_hub() {
 fn a_whole_checkpoint_comes_in_the_type_asked_for() {
     let run = trained("tiny-qwen2-vl", "");
     // This checkpoint is in f32.
-    let kept = logits(&load(&written(&run, "kept", |o| o.merge = true)), "tiny-qwen2-vl");
+    let kept =
+        logits(&load_as(&written(&run, "kept", |o| o.merge = true), DType::F32), "tiny-qwen2-vl");
     for (dtype, name, least, most) in [
         (Dtype::F32, "float32", 0.0, 0.0),
         (Dtype::BF16, "bfloat16", 1e-4, 0.2),
@@ -216,7 +210,8 @@ fn a_whole_checkpoint_comes_in_the_type_asked_for() {
         assert!(tensors(&cast).values().all(|(found, _)| *found == dtype), "{name}");
         let config = std::fs::read_to_string(cast.join("config.json")).unwrap();
         assert!(config.contains(&format!("\"torch_dtype\": \"{name}\"")), "{config}");
-        let difference = max_difference(&logits(&load(&cast), "tiny-qwen2-vl"), &kept);
+        let difference =
+            max_difference(&logits(&load_as(&cast, DType::F32), "tiny-qwen2-vl"), &kept);
         assert!((least..=most).contains(&difference), "{name}: {difference:e}");
     }
     let mut of_adapter = options(&run.root.path().join("adapter"));
@@ -245,7 +240,7 @@ fn adapters_are_spelled_both_ways() {
     assert_eq!(starts(&old), [false, true, false, true]);
     // Either is read here: an adapter that was trained elsewhere goes on.
     for dir in [&new, &old] {
-        let mut model = load(&run.checkpoint);
+        let mut model = load_as(&run.checkpoint, DType::F32);
         peft::load(&mut model, dir, 0.0).unwrap();
         let difference =
             max_difference(&logits(&model, "tiny-qwen2-vl"), &logits(&run.model, "tiny-qwen2-vl"));
@@ -408,7 +403,7 @@ fn case(root: &Path, name: &str, kind: &str, lora: &str) -> PathBuf {
     });
     std::fs::write(dir.join("case.json"), about.to_string()).unwrap();
     let width = Golden::read(&format!("{name}/forward_video.safetensors")).f32("logits").1[2];
-    let named = [("adapter", &run.model), ("merged", &load(&dir.join("merged")))];
+    let named = [("adapter", &run.model), ("merged", &load_as(&dir.join("merged"), DType::F32))];
     let tensors = named.map(|(key, model)| {
         let logits = logits(model, name);
         let shape = vec![logits.len() / width, width];
@@ -466,7 +461,7 @@ fn a_fully_fine_tuned_run_exports_what_it_trained() {
     recipe.lora = None;
     std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
     let to = written(&run, "full", |_| ());
-    assert_eq!(logits(&load(&to), name), logits(&model, name));
+    assert_eq!(logits(&load_as(&to, DType::F32), name), logits(&model, name));
     let card = std::fs::read_to_string(to.join("README.md")).unwrap();
     assert!(card.contains("A fully fine-tuned checkpoint"), "{card}");
     assert!(!card.contains("PeftModel") && !card.contains("\n- lora\n"), "{card}");

@@ -4,24 +4,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{DType, Device};
-use vlm4d_train::model::config::Config;
+use burn::tensor::DType;
 use vlm4d_train::model::hub;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::weights::{self, TensorFiles};
+use vlm4d_train::model::weights::TensorFiles;
 use vlm4d_train::recipe::Part;
 use vlm4d_train::train::checkpoint;
 use vlm4d_train::train::optimiser::AdamW;
 use vlm4d_train::train::validation::Track;
 
-use crate::model::{load, values};
+use crate::support::model::{load, load_as, values};
 use crate::support::{CHECKPOINTS, golden};
-
-pub fn load_as(dir: &Path, dtype: DType) -> QwenVl {
-    let files = TensorFiles::from_dir(dir).unwrap();
-    weights::load(&Config::from_dir(dir).unwrap(), &files, dtype, &Device::flex()).unwrap()
-}
 
 /// Names of what `model` trains.
 fn trained(model: &QwenVl) -> BTreeSet<String> {

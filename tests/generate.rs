@@ -10,13 +10,13 @@ use vlm4d_train::eval::letters::Letters;
 use vlm4d_train::eval::predict::media_tokens;
 use vlm4d_train::model::qwen_vl::QwenVl;
 
-use crate::model::{load, rows, values};
+use crate::support::model::{Row, load, rows, values};
 use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
 
 const CASES: [&str; 4] = ["text", "video", "video_long", "batch_left"];
 
 /// The part of `golden` that belongs to `case`, with the names of a batch.
-fn case_rows(model: &QwenVl, file: &Golden, meta: &Value, case: &str) -> Vec<crate::model::Row> {
+fn case_rows(model: &QwenVl, file: &Golden, meta: &Value, case: &str) -> Vec<Row> {
     let list = |key: &str| -> Vec<String> {
         let names = meta[key].as_array().unwrap().iter();
         names.map(|name| name.as_str().unwrap().to_owned()).collect()
@@ -104,7 +104,7 @@ fn the_cache_changes_nothing() {
 /// Responses and the logits of each step.
 fn answer(
     model: &QwenVl,
-    row: &crate::model::Row,
+    row: &Row,
     prompts: &[Prompt],
     options: &Options,
 ) -> (Vec<Response>, Vec<Vec<Vec<f32>>>) {
@@ -116,7 +116,7 @@ fn answer(
 }
 
 /// Prompts on one video: behind the video tokens, each has questions of its own length.
-fn prompts_on_one_video(row: &crate::model::Row, video: u32) -> Vec<Prompt> {
+fn prompts_on_one_video(row: &Row, video: u32) -> Vec<Prompt> {
     let behind = row.input_ids.iter().rposition(|id| *id == video).unwrap() + 2;
     let (head, tail) = row.input_ids.split_at(behind);
     let question = |i: usize| -> Vec<u32> {

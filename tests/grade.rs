@@ -10,7 +10,7 @@ use serde_json::json;
 use vlm4d_train::error::Kind;
 use vlm4d_train::eval::grade::{self, Questions};
 
-use crate::support::skipped;
+use crate::support::real_files;
 
 const DIRECTIONS: [&str; 4] = ["left", "not moving", "right", "no truck there"];
 const MIXED: [&str; 4] = ["left", "left and towards the camera", "A car.", "towards the camera"];
@@ -140,6 +140,8 @@ fn the_last_conclusion_counts() {
         ("C. A is wrong.", "C"),
         ("C. A seems wrong.", "C"),
         ("A truck appears on the right.", "C"),
+        // What stands below a conclusion does not undo it.
+        ("The final answer is: A\nB: right", "A"),
     ] {
         assert_eq!(mc(response, DIRECTIONS).as_deref(), Some(letter), "{response:?}");
     }
@@ -189,7 +191,6 @@ fn no_answer_and_two_answers_are_none() {
         "B would be incorrect.",
         "B appears to be wrong.",
         "B can be ruled out.",
-        "The final answer is: A\nB: right",
         "must be only one of the options (A or B or C or D). Think step by step before answering.",
         "<think>The answer is C",
         "<think>C</think>",
@@ -198,10 +199,7 @@ fn no_answer_and_two_answers_are_none() {
         "选项A或选项C",
         "我无法确定。",
     ] {
-        let found = mc(response, DIRECTIONS);
-        // What stands below a conclusion does not undo it.
-        let expected = (response == "The final answer is: A\nB: right").then_some("A");
-        assert_eq!(found.as_deref(), expected, "{response:?}");
+        assert_eq!(mc(response, DIRECTIONS), None, "{response:?}");
     }
 }
 
@@ -721,18 +719,9 @@ fn wrong_files_are_refused_with_their_place() {
     assert_eq!(error.kind(), Kind::Input);
 }
 
-/// The folder of VLM4D's question files and released outputs, if one is named.
-fn vlm4d() -> Option<PathBuf> {
-    let folder = std::env::var_os("VLM4D_QA").map(PathBuf::from);
-    if folder.is_none() {
-        skipped("VLM4D_QA names no folder with VLM4D's files");
-    }
-    folder
-}
-
 #[test]
 fn the_rules_agree_with_the_released_judgements() {
-    let Some(data) = vlm4d() else { return };
+    let Some(data) = real_files("the_rules_agree_with_the_released_judgements") else { return };
     let questions = Questions::read(&data).unwrap();
     let mut files = Vec::new();
     for (prompt, at_least) in [("cot", 0.995), ("direct-output", 0.999)] {
@@ -762,7 +751,9 @@ fn the_rules_agree_with_the_released_judgements() {
 /// Every published answer is right as a freeform response, and none of its wrong choices is.
 #[test]
 fn published_choices_are_told_apart_as_freeform_answers() {
-    let Some(data) = vlm4d() else { return };
+    let Some(data) = real_files("published_choices_are_told_apart_as_freeform_answers") else {
+        return;
+    };
     let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), String::from);
     let mut confused = Vec::new();
     let mut pairs = 0;

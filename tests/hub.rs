@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -16,8 +16,8 @@ use vlm4d_train::data::hub::{Hub, Kind, Repo, Snapshot};
 use vlm4d_train::error::Error;
 use vlm4d_train::hash::hex;
 
-use crate::cli::demo_data;
 use crate::support::golden;
+use crate::support::run::{demo_data, program};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const TOKEN: &str = "hf_secret";
@@ -547,8 +547,8 @@ fn two_runs_download_a_file_once() {
 fn run(dir: &Path, recipe: &str, variables: &[(&str, &str)]) -> Output {
     fs::create_dir_all(dir.join("recipes")).unwrap();
     fs::write(dir.join("recipes/r.toml"), recipe).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
-    command.current_dir(dir).arg("recipes/r.toml").env_remove("HF_TOKEN");
+    let mut command = program(dir);
+    command.arg("recipes/r.toml").env_remove("HF_TOKEN");
     command.envs(variables.iter().copied()).output().unwrap()
 }
 

@@ -20,8 +20,8 @@ use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::recipe::{self, Recipe};
 
 use crate::evaluation::prediction;
-use crate::model::load;
 use crate::support::golden;
+use crate::support::model::load;
 
 /// What the endpoint does with one request.
 #[derive(Clone, Debug)]

@@ -1,12 +1,10 @@
 //! The whole way of a recorded LLaMA-Factory run: frames, ids, labels, ten losses and gradient
 //! norms, and the final adapter.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Tensor;
 use safetensors::SafeTensors;
-use serde_json::Value;
 use vlm4d_train::data::chat::Chat;
 use vlm4d_train::data::processor::PreprocessorConfig;
 use vlm4d_train::data::sharegpt;
@@ -14,15 +12,13 @@ use vlm4d_train::error::Result;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::Positions;
-use vlm4d_train::model::weights::transposed;
 use vlm4d_train::recipe::{Loss, Schedule, Train};
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::log::{self, Log};
 use vlm4d_train::train::trainer::{Media, Setup, Standing};
 
-use crate::model::values;
-use crate::support::{Golden, golden, max_difference};
-use crate::train::with_adapter;
+use crate::support::model::{beside, with_adapter};
+use crate::support::{Golden, golden, json, max_difference};
 
 /// Vision features of each sample's video, from the recorded pixels.
 struct Recorded(Vec<(Vec<f32>, [usize; 3])>);
@@ -31,10 +27,6 @@ impl Media for Recorded {
     fn features(&self, model: &QwenVl, i: usize) -> Result<Vec<Tensor<2>>> {
         Ok(vec![model.features(&self.0[i].0, self.0[i].1)])
     }
-}
-
-fn read_json(path: &str) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(golden(path)).unwrap()).unwrap()
 }
 
 /// Recorded pixels of a video, kept as levels: `(level − 255·mean) / (255·std)` gives them back.
@@ -77,7 +69,7 @@ fn samples(family: &str, checkpoint: &str) -> (Vec<Sample>, Recorded) {
     let dir = golden(&format!("ckpt/{checkpoint}"));
     let chat = Chat::load(&dir).unwrap();
     let config = PreprocessorConfig::from_dir(&dir).unwrap();
-    let recorded = read_json("llamafactory/lf_samples.json");
+    let recorded = json("llamafactory/lf_samples.json");
     let conversations = sharegpt::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
     let pairs = conversations.iter().zip(recorded[family]["samples"].as_array().unwrap());
     let pairs = pairs.enumerate().map(|(i, (conversation, recorded))| {
@@ -129,7 +121,7 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
     let mut writer = Log::open(dir.path(), 0, 0).unwrap();
     let model = setup.run(model, Standing::default(), &mut writer, |_| ()).unwrap().model;
     let records = log::read(&dir.path().join("log.jsonl")).unwrap();
-    let recorded = read_json(&format!("llamafactory/{family}/steps.json"));
+    let recorded = json(&format!("llamafactory/{family}/steps.json"));
     let recorded = recorded.as_array().unwrap();
     assert_eq!(records.len(), 10);
     assert_eq!(recorded.len(), 10 * grad_accum);
@@ -151,18 +143,9 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
 }
 
 fn adapter_difference(model: &QwenVl, want: &Path) -> f32 {
-    let want = Golden::open(want);
     let trained = parameters::trained_values(model, "");
-    let shapes: BTreeMap<_, _> =
-        parameters::list(model, "").into_iter().map(|p| (p.name, p.shape)).collect();
-    assert_eq!(trained.len(), want.names().count());
-    let differences = trained.iter().map(|(name, value)| {
-        let module = vlm4d_train::model::weights::module_name(name);
-        let [rows, columns] = [shapes[name][0], shapes[name][1]];
-        let got = transposed(&values(value.clone()), rows, columns);
-        max_difference(&got, want.f32(&format!("base_model.model.{module}")).0)
-    });
-    differences.fold(0.0, f32::max)
+    let both = beside(model, &trained, &Golden::open(want), "").into_iter();
+    both.map(|(_, got, want)| max_difference(&got, &want)).fold(0.0, f32::max)
 }
 
 #[test]

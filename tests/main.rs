@@ -40,5 +40,3 @@ mod train;
 mod validation;
 mod variant;
 mod video;
-
-use support::golden;

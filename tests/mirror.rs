@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use vlm4d_train::data::mirror::{Why, mirror};
 use vlm4d_train::data::vlm4d;
 
-use crate::questions::real_files;
+use crate::support::real_files;
 
 fn one(text: &str) -> Result<String, Why> {
     mirror(&[text]).map(|mut texts| texts.remove(0))

@@ -5,97 +5,16 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::{Config, Family};
 use vlm4d_train::model::host::{Outline, write_file};
-use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::{vision, weights};
 use vlm4d_train::train::loss::{cross_entropy, predictions, total};
 
-use crate::support::{CHECKPOINTS, Golden, golden, max_difference};
+use crate::support::model::{Row, load, media, rows, values};
+use crate::support::{CHECKPOINTS, Golden, golden, json, max_difference};
 
 const CASES: [&str; 7] = ["text", "image", "video", "video_win", "video_long", "mixed", "batch"];
 /// f32 on two machines differs by up to 2.5e-5 in the logits.
 const LOGITS: f32 = 2e-4;
-
-pub fn load(name: &str) -> QwenVl {
-    let dir = golden(&format!("ckpt/{name}"));
-    let config = Config::from_dir(&dir).unwrap();
-    let files = weights::TensorFiles::from_dir(&dir).unwrap();
-    weights::load(&config, &files, DType::F32, &Device::flex()).unwrap()
-}
-
-/// Processor output of one golden clip or image.
-pub struct Media {
-    pub pixel_values: Vec<f32>,
-    pub grid_thw: [usize; 3],
-}
-
-pub fn media(name: &str) -> Media {
-    let file = Golden::read(&format!("processor/{name}.safetensors"));
-    let grid: Vec<usize> = file.i64("grid_thw").0.iter().map(|n| *n as usize).collect();
-    Media { pixel_values: file.f32("pixel_values").0.to_vec(), grid_thw: grid.try_into().unwrap() }
-}
-
-/// One row of a golden batch: the real tokens, their labels and the media in order of appearance.
-#[derive(Clone)]
-pub struct Row {
-    pub range: std::ops::Range<usize>,
-    pub input_ids: Vec<u32>,
-    pub labels: Vec<i64>,
-    pub media: Vec<(String, MediaGrid)>,
-}
-
-/// Cuts a golden batch (padded on the right or left) into rows. `names` are the media of the
-/// whole batch as `(images, videos)`.
-pub fn rows(config: &Config, batch: &Golden, names: (&[String], &[String])) -> Vec<Row> {
-    let (ids, shape) = batch.i64("input_ids");
-    let mask = batch.i64("attention_mask").0;
-    let (mut images, mut videos) = (names.0.iter(), names.1.iter());
-    (0..shape[0])
-        .map(|b| {
-            let row = b * shape[1]..(b + 1) * shape[1];
-            let real: Vec<usize> = row.clone().filter(|i| mask[*i] == 1).collect();
-            let range = real[0]..real[real.len() - 1] + 1;
-            let input_ids: Vec<u32> = ids[range.clone()].iter().map(|i| *i as u32).collect();
-            let mut found = Vec::new();
-            let mut at = 0;
-            while at < input_ids.len() {
-                let video = input_ids[at] == config.video_token_id;
-                if !video && input_ids[at] != config.image_token_id {
-                    at += 1;
-                    continue;
-                }
-                let name = if video { videos.next() } else { images.next() }.unwrap().clone();
-                let second_per_grid = video.then_some(1.0);
-                let grid = MediaGrid { grid_thw: media(&name).grid_thw, second_per_grid };
-                at += grid.tokens(&config.vision);
-                found.push((name, grid));
-            }
-            let labels = if batch.has("labels") {
-                batch.i64("labels").0[range.clone()].to_vec()
-            } else {
-                vec![]
-            };
-            Row { range, input_ids, labels, media: found }
-        })
-        .collect()
-}
-
-impl Row {
-    pub fn grids(&self) -> Vec<MediaGrid> {
-        self.media.iter().map(|(_, grid)| *grid).collect()
-    }
-
-    pub fn features(&self, model: &QwenVl) -> Vec<Tensor<2>> {
-        let feature = |(name, grid): &(String, MediaGrid)| {
-            model.features(&media(name).pixel_values, grid.grid_thw)
-        };
-        self.media.iter().map(feature).collect()
-    }
-}
-
-pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
-}
 
 fn names(value: &Value) -> Vec<String> {
     let list = value.as_array().unwrap().iter();
@@ -104,9 +23,7 @@ fn names(value: &Value) -> Vec<String> {
 
 fn case_rows(config: &Config, name: &str, case: &str) -> (Golden, Vec<Row>) {
     let batch = Golden::read(&format!("{name}/forward_{case}.safetensors"));
-    let text = std::fs::read_to_string(golden(&format!("{name}/summary.json"))).unwrap();
-    let summary: Value = serde_json::from_str(&text).unwrap();
-    let meta = &summary["forward"][case];
+    let meta = &json(&format!("{name}/summary.json"))["forward"][case];
     let rows = rows(config, &batch, (&names(&meta["images"]), &names(&meta["videos"])));
     (batch, rows)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use vlm4d_train::recipe::Recipe;
 
-use crate::cli::{Workplace, copy_dir, demo_data, recipe, text, tiny};
+use crate::support::run::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 
 /// `recipe` with `data` added to its `[data]`.
 fn with(recipe: &str, data: &str) -> String {

@@ -11,8 +11,8 @@ use vlm4d_train::model::peft;
 use vlm4d_train::recipe::{Lora, Part, TargetModules};
 use vlm4d_train::train::trainer::counts;
 
-use crate::cli::{Workplace, demo_data, recipe, text, tiny};
-use crate::model::load;
+use crate::support::model::load;
+use crate::support::run::{Workplace, demo_data, recipe, text, tiny};
 use crate::support::{CHECKPOINTS, golden};
 
 #[test]
@@ -81,11 +81,7 @@ fn shapes_give_the_adapter_that_is_attached() {
 fn a_plan_says_what_a_run_then_does_and_writes_nothing() {
     let recipe = recipe(&tiny(), demo_data(), "grad_accum = 4\nepochs = 2.0");
     let place = Workplace::new(&recipe);
-    let plan = |extra: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
-        command.current_dir(place.0.path()).args(["plan", "recipes/r.toml"]).args(extra);
-        command.output().unwrap()
-    };
+    let plan = |extra: &[&str]| place.with(&[&["plan", "recipes/r.toml"], extra].concat());
     let output = plan(&[]);
     let planned = text(&output.stdout);
     assert!(output.status.success(), "{planned}{}", text(&output.stderr));

@@ -7,7 +7,7 @@ use serde_json::Value;
 use vlm4d_train::data::processor::{self, Patches, PixelBudget, PreprocessorConfig};
 use vlm4d_train::data::video::{self, Frames, Sampling, VideoOptions};
 
-use crate::golden;
+use crate::support::golden;
 
 const CLIPS: [&str; 9] = [
     "vid_exact",

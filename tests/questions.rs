@@ -10,18 +10,9 @@ use vlm4d_train::data::chat::{Content, Message};
 use vlm4d_train::data::sharegpt;
 use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, Question};
 
-use crate::support::skipped;
+use crate::support::real_files;
 
 const URL: &str = "https://huggingface.co/datasets/shijiezhou/VLM4D/resolve/main/";
-
-/// The folder of the real question files, if there is one on this machine.
-pub fn real_files(test: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("VLM4D_QA").map(PathBuf::from);
-    if folder.is_none() {
-        skipped(&format!("{test}: VLM4D_QA names no folder with the question files"));
-    }
-    folder
-}
 
 fn subsets() -> Vec<String> {
     vec!["real".into(), "synthetic".into()]

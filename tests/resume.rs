@@ -8,7 +8,7 @@ use rand::RngExt as Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::cli::{Workplace, copy_dir, demo_data, recipe, text, tiny};
+use crate::support::run::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 

@@ -13,7 +13,7 @@ use vlm4d_train::model::config::Config;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::weights::{self, TensorFiles};
 
-use crate::model::values;
+use crate::support::model::values;
 use crate::support::{Golden, golden, max_difference, skipped};
 
 /// Grids and pixels of the case's images or videos, in order.

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use vlm4d_train::data::split::{By, Item, Split, read, split};
 use vlm4d_train::data::vlm4d;
 
-use crate::questions::real_files;
+use crate::support::real_files;
 
 const SEEDS: u64 = 200;
 

@@ -1,15 +1,33 @@
 //! Goldens and small measures that the tests share.
 
+pub mod model;
+pub mod run;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use safetensors::SafeTensors;
+use serde_json::Value;
 
 /// A file under `tests/golden`.
 pub fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+/// A JSON file under `tests/golden`.
+pub fn json(path: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden(path)).unwrap()).unwrap()
+}
+
+/// The folder of VLM4D's question files and released outputs, if one is named.
+pub fn real_files(test: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("VLM4D_QA").map(PathBuf::from);
+    if folder.is_none() {
+        skipped(&format!("{test}: VLM4D_QA names no folder with VLM4D's files"));
+    }
+    folder
 }
 
 /// The two tiny checkpoints of the true architecture.

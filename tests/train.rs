@@ -1,20 +1,16 @@
 //! Loss, gradients and optimiser steps against HF transformers + PEFT and PyTorch's AdamW.
 
-use std::path::Path;
-
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use serde_json::Value;
-use vlm4d_train::error::Result;
 use vlm4d_train::model::norm::LayerNorm;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::rope::{MediaGrid, Positions};
-use vlm4d_train::model::weights::transposed;
+use vlm4d_train::model::weights::{module_name, transposed};
 use vlm4d_train::recipe::{Lora, Loss, Part, Schedule, Train};
 use vlm4d_train::train::batches::batches;
-use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples};
+use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Weighted, add_samples};
 use vlm4d_train::train::lanes;
 use vlm4d_train::train::log::Log;
 use vlm4d_train::train::loss::label_tokens;
@@ -22,137 +18,22 @@ use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Course;
 use vlm4d_train::train::trainer::{Media, Setup, Standing, order};
 
-use crate::full::load_as;
-use crate::model::{Row, load, media, rows, values};
-use crate::support::{CHECKPOINTS, Golden, alone, golden, max_difference, relative_difference};
-
-/// The samples of a golden batch, with their vision features recomputed from golden pixels.
-pub struct Batch {
-    pub samples: Vec<Sample>,
-    rows: Vec<Row>,
-}
-
-impl Batch {
-    pub fn read(model: &QwenVl, file: &str, images: &[String], videos: &[String]) -> Self {
-        let golden = Golden::read(file);
-        let rows = rows(&model.config, &golden, (images, videos));
-        let sample = |row: &Row| Sample {
-            id: file.into(),
-            input_ids: row.input_ids.clone(),
-            labels: row.labels.clone(),
-            positions: Positions::new(&model.config, &row.input_ids, &row.grids()).unwrap(),
-        };
-        Self { samples: rows.iter().map(sample).collect(), rows }
-    }
-
-    /// `n` samples: these over and over, each later one with one label less.
-    pub fn repeat(&self, n: usize) -> Self {
-        let (mut samples, mut rows) = (Vec::new(), Vec::new());
-        for i in 0..n {
-            let from = i % self.samples.len();
-            let mut sample = self.samples[from].clone();
-            let labelled = sample.labels.iter_mut().filter(|label| **label >= 0);
-            labelled.take(i / self.samples.len()).for_each(|label| *label = -100);
-            samples.push(sample);
-            rows.push(self.rows[from].clone());
-        }
-        Self { samples, rows }
-    }
-
-    /// Ids, grids and features of row `i`.
-    pub fn prompt(&self, model: &QwenVl, i: usize) -> (Vec<u32>, Vec<MediaGrid>, Vec<Tensor<2>>) {
-        let row = &self.rows[i];
-        (row.input_ids.clone(), row.grids(), row.features(model))
-    }
-}
-
-impl Media for Batch {
-    fn features(&self, model: &QwenVl, i: usize) -> Result<Vec<Tensor<2>>> {
-        Ok(self.rows[i].features(model))
-    }
-}
-
-/// One optimiser step over the whole batch, with LLaMA-Factory's (and transformers') loss.
-pub fn one_batch(samples: usize, recompute: bool) -> Train {
-    Train {
-        batch_size: samples,
-        grad_accum: 1,
-        loss: Loss::MicroBatch,
-        shuffle: false,
-        recompute,
-        ..Train::default()
-    }
-}
-
-pub fn setup<'a>(train: &'a Train, samples: &'a [Sample], media: &'a dyn Media) -> Setup<'a> {
-    Setup {
-        train,
-        seed: 0,
-        lora: None,
-        samples,
-        epochs: vec![(0..samples.len()).collect()],
-        media,
-        checkpoints: Path::new("unused").into(),
-        validator: None,
-    }
-}
-
-/// The tiny checkpoint with the adapter `weights`, a golden file, in training form.
-pub fn with_adapter(name: &str, weights: &str) -> QwenVl {
-    let dir = tempfile::tempdir().unwrap();
-    let config = golden(&format!("{name}/adapter_step_5/adapter_config.json"));
-    std::fs::copy(config, dir.path().join("adapter_config.json")).unwrap();
-    std::fs::copy(golden(weights), dir.path().join("adapter_model.safetensors")).unwrap();
-    let mut model = load(name);
-    peft::load(&mut model, dir.path(), 0.0).unwrap();
-    model.train()
-}
+use crate::support::model::{
+    Batch, beside, load, load_as, media, one_batch, setup, values, with_adapter,
+};
+use crate::support::{
+    CHECKPOINTS, Golden, alone, golden, json, max_difference, relative_difference,
+};
 
 fn strings(value: &Value) -> Vec<String> {
     value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
 }
 
-fn json(path: &str) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(golden(path)).unwrap()).unwrap()
-}
-
-/// Largest relative difference per tensor between `got` (burn's layout) and the tensors of
-/// `want` whose names start with `prefix` (the hub's layout).
+/// The largest relative difference of a tensor, and which it is.
 fn worst(model: &QwenVl, got: &Named, want: &Golden, prefix: &str) -> (f64, String) {
-    let mut worst = (0.0, String::new());
-    let mut seen = 0;
-    for parameter in parameters::list(model, "") {
-        let Some(gradient) = got.get(&parameter.name) else { continue };
-        let key = if parameter.name.contains(".lora_") {
-            peft_key(&parameter.name)
-        } else {
-            parameter.name.clone()
-        };
-        let mut flat = values(gradient.clone());
-        if parameter.shape.len() == 2 && parameter.name != "model.embed_tokens.weight" {
-            flat = transposed(&flat, parameter.shape[0], parameter.shape[1]);
-        }
-        let want = want.f32(&format!("{prefix}{key}")).0;
-        if want.len() < flat.len() {
-            // Large gradients are kept in part: every 11th number.
-            flat = flat.into_iter().step_by(11).collect();
-        }
-        let difference = relative_difference(&flat, want);
-        seen += 1;
-        if difference > worst.0 {
-            worst = (difference, key);
-        }
-    }
-    assert_eq!(seen, got.len());
-    let wanted = |name: &&String| {
-        name.starts_with(prefix) && [".weight", ".bias"].iter().any(|end| name.ends_with(end))
-    };
-    assert_eq!(seen, want.names().filter(wanted).count(), "as many gradients as the reference has");
-    worst
-}
-
-fn peft_key(name: &str) -> String {
-    format!("base_model.model.{}", vlm4d_train::model::weights::module_name(name))
+    let both = beside(model, got, want, prefix).into_iter();
+    let all = both.map(|(name, got, want)| (relative_difference(&got, &want), name));
+    all.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
 }
 
 #[test]
@@ -390,10 +271,7 @@ fn accumulation_does_not_change_the_gradient() {
         });
         for (other, gradients) in &cuts[1..] {
             assert!((other / cuts[0].0 - 1.0).abs() < 1e-6, "{loss:?}");
-            for (name, gradient) in gradients {
-                let [got, want] = [gradient, &cuts[0].1[name]].map(|g| values(g.clone()));
-                assert!(relative_difference(&got, &want) < 1e-6, "{loss:?} {name}");
-            }
+            assert_same_gradients(gradients, &cuts[0].1, 1e-6);
         }
     }
 }
@@ -588,7 +466,7 @@ fn five_adamw_steps_equal_pytorch() {
             let turn = |x: &Tensor<1>| {
                 transposed(&values(x.clone()), parameter.shape[0], parameter.shape[1])
             };
-            let key = peft_key(&parameter.name);
+            let key = format!("base_model.model.{}", module_name(&parameter.name));
             let value = &parameters::trained_values(&model, "")[&parameter.name];
             let difference = max_difference(&turn(value), want.f32(&key).0);
             assert!(difference < 1e-5, "{name} {key}: {difference:e}");
@@ -622,23 +500,6 @@ fn a_parameter_without_a_gradient_takes_no_step() {
         norm = optimiser.update(norm, |_| 0.1, &gradients.collect());
         let got = [&norm.weight, &norm.bias].map(|p| values(p.val())[0]);
         assert!(max_difference(&got, &want) < 1e-6, "{got:?} {want:?}");
-    }
-}
-
-#[test]
-fn the_adapter_is_written_as_peft_writes_it() {
-    for name in CHECKPOINTS {
-        let from = golden(&format!("{name}/adapter_step_5"));
-        let mut model = load(name);
-        let config = peft::load(&mut model, &from, 0.0).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        peft::save(&model.train(), &config, dir.path()).unwrap();
-        let [got, want] =
-            [dir.path(), &from].map(|d| Golden::open(&d.join("adapter_model.safetensors")));
-        assert_eq!(got.names().collect::<Vec<_>>(), want.names().collect::<Vec<_>>());
-        for key in want.names() {
-            assert_eq!(got.f32(key), want.f32(key), "{key}");
-        }
     }
 }
 

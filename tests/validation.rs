@@ -16,8 +16,7 @@ use vlm4d_train::train::optimiser::AdamW;
 use vlm4d_train::train::trainer::{Setup, Standing, Trained};
 use vlm4d_train::train::validation::{Scores, Track, Validator, held_out_loss};
 
-use crate::model::values;
-use crate::train::{Batch, setup, with_adapter};
+use crate::support::model::{Batch, setup, values, with_adapter};
 
 const NAME: &str = "tiny-qwen2-vl";
 

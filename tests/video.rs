@@ -8,11 +8,7 @@ use sha2::{Digest, Sha256};
 use vlm4d_train::data::video::{self, Sampling, VideoInfo, VideoOptions};
 use vlm4d_train::hash::hex;
 
-use crate::golden;
-
-fn json(path: &str) -> Value {
-    serde_json::from_slice(&std::fs::read(golden(path)).unwrap()).unwrap()
-}
+use crate::support::{golden, json};
 
 fn numbers(value: &Value) -> Vec<usize> {
     value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()

@@ -2,7 +2,7 @@
 //! and none of them about motion.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
@@ -24,13 +24,14 @@ const SKILLS: [&str; 10] =
 
 /// A rendered set, made once for all tests.
 fn rendered() -> &'static Path {
-    static SET: OnceLock<TempDir> = OnceLock::new();
-    let folder = SET.get_or_init(|| {
+    static SET: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, set) = SET.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        render_lessons(&folder.path().join("lessons"), &OPTIONS, |_, _| ()).unwrap();
-        folder
+        let set = folder.path().join("lessons");
+        render_lessons(&set, &OPTIONS, |_, _| ()).unwrap();
+        (folder, set)
     });
-    Box::leak(folder.path().join("lessons").into_boxed_path())
+    set
 }
 
 fn entries(sets: &[&str]) -> Vec<Entry> {

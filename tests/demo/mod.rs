@@ -24,13 +24,14 @@ fn small() -> DemoOptions {
 
 /// A rendered set, made once for all tests.
 fn rendered() -> &'static Path {
-    static SET: OnceLock<TempDir> = OnceLock::new();
-    let folder = SET.get_or_init(|| {
+    static SET: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, set) = SET.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        render(&folder.path().join("demo"), &small(), |_, _| ()).unwrap();
-        folder
+        let set = folder.path().join("demo");
+        render(&set, &small(), |_, _| ()).unwrap();
+        (folder, set)
     });
-    Box::leak(folder.path().join("demo").into_boxed_path())
+    set
 }
 
 /// A question as the file has it.
