@@ -103,8 +103,7 @@ impl Ask {
         asks.collect()
     }
 
-    /// The tokens of its prompt under `view`, where each of the media shown takes so many of
-    /// `tokens`.
+    /// Its prompt under `view`, whose media take so many `tokens` each.
     ///
     /// # Errors
     /// Where the prompt does not fit its media.

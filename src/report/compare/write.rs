@@ -342,7 +342,7 @@ impl Csv {
     }
 }
 
-/// Writes a comparison and says where; what several recipes on one command line end in.
+/// Compares the runs in `dirs`, prints the result, and writes it into `out` where that is given.
 ///
 /// # Errors
 /// Where the runs cannot be compared or the disk refuses.
