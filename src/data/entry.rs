@@ -252,8 +252,8 @@ impl Entry {
     pub fn prompt(&self, format: Format, style: PromptStyle, video: bool) -> Vec<Message> {
         let mut messages = match &self.ask {
             Ask::Question(question) => {
-                let text = Content::Text(vlm4d::prompt(question, format, style));
-                vec![Message::new("user", [Content::Video, text])]
+                let text = vlm4d::prompt(&question.question, &question.choices, format, style);
+                vec![Message::new("user", [Content::Video, Content::Text(text)])]
             }
             Ask::Conversation(conversation) => {
                 let turns = &conversation.messages;

@@ -133,10 +133,10 @@ pub fn letter(choice: usize) -> char {
 
 /// The user's text for a question, word for word as VLM4D's evaluation has it, but for white space
 /// at the ends of questions and choices.
-pub fn prompt(question: &Question, format: Format, style: PromptStyle) -> String {
-    let mut text = format!("\nQuestion: {}\n", question.question);
+pub fn prompt(question: &str, choices: &[String], format: Format, style: PromptStyle) -> String {
+    let mut text = format!("\nQuestion: {question}\n");
     if format == Format::Mc {
-        for (i, choice) in question.choices.iter().enumerate() {
+        for (i, choice) in choices.iter().enumerate() {
             let _ = writeln!(text, "{}: {choice}", letter(i));
         }
     }
@@ -153,7 +153,7 @@ pub fn prompt(question: &Question, format: Format, style: PromptStyle) -> String
              by stating the final answer using the following format: 'Therefore, the final answer \
              is: $LETTER' (without quotes), where $LETTER must be only one of the options ({}). \
              Think step by step before answering.",
-            letters(question.choices.len())
+            letters(choices.len())
         ),
         (Format::Ff, PromptStyle::Cot) => "Answer the given question step by step. Begin by \
              explaining your reasoning process clearly. Conclude by stating the final answer using \
