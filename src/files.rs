@@ -6,6 +6,7 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
@@ -136,13 +137,40 @@ pub fn name_alike(dir: &Path, mut names: Vec<&mut PathBuf>) {
 /// # Errors
 /// Where it cannot be read or holds something else, with the place.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::input(format!("{shown}: {}", io_reason(&e))))?;
-    serde_json::from_str(&text).map_err(|e| {
-        let (line, column) = json_place(&e);
-        Error::input(format!("{shown}:{line}:{column}: {}", json_reason(&e)))
-    })
+    serde_json::from_str(&read_text(path)?).map_err(|e| json_error(path, "", &e))
+}
+
+/// A file's text.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))
+}
+
+/// Writes `path` as JSON for people to read, as [`write`] does.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value).map_err(|e| Error::run(e.to_string()))?;
+    write(path, json + "\n")
+}
+
+/// One JSON object a line.
+///
+/// # Errors
+/// Where one cannot be written as JSON, which no input causes.
+pub fn json_lines<T: Serialize>(items: &[T]) -> Result<String> {
+    let lines = items.iter().map(|item| Ok(serde_json::to_string(item)? + "\n"));
+    lines.collect::<Result<_, serde_json::Error>>().map_err(|e| Error::run(e.to_string()))
+}
+
+/// The error for a file whose JSON is malformed or, as `kind` says, not what it should be.
+pub fn json_error(path: &Path, kind: &str, error: &serde_json::Error) -> Error {
+    let ((line, column), what) = (json_place(error), json_reason(error));
+    Error::input(format!("{}:{line}:{column}: {kind}{what}", path.display()))
 }
 
 /// Line and column of what is wrong with JSON, both from 1: where nothing of a line was read yet,

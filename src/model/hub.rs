@@ -53,7 +53,7 @@ pub fn write(
         let map: Map<String, Value> = shards.iter().enumerate().flat_map(of_shard).collect();
         let total: usize = tensors.iter().map(Outline::bytes).sum();
         let index = json!({"metadata": {"total_size": total}, "weight_map": map});
-        files::write(&temporary.join(INDEX), pretty(&index)?)?;
+        files::write_json(&temporary.join(INDEX), &index)?;
     }
     copy_small_files(source, &temporary)?;
     if let Some(dtype) = dtype {
@@ -137,7 +137,7 @@ fn name_dtype(from: &Path, to: &Path, dtype: Dtype) -> Result<()> {
     if let (false, Some(config)) = (has, config.as_object_mut()) {
         config.insert("torch_dtype".into(), name.into());
     }
-    files::write(to, pretty(&config)?)
+    files::write_json(to, &config)
 }
 
 fn rename_dtype(config: &mut Value, name: &str) {
@@ -149,9 +149,4 @@ fn rename_dtype(config: &mut Value, name: &str) {
             _ => rename_dtype(value, name),
         }
     }
-}
-
-fn pretty(value: &Value) -> Result<String> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::run(e.to_string()))?;
-    Ok(text + "\n")
 }

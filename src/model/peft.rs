@@ -22,7 +22,7 @@ use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
 use super::weights::{TensorFiles, hub_name, module_name, shapes, to_hub, transposed};
 use crate::error::{Error, Result};
-use crate::files::{self, io_reason, json_reason};
+use crate::files::{self, json_error};
 use crate::recipe::{self, Part, TargetModules};
 
 /// The linear layers of each part, in all of the spellings that transformers has had.
@@ -164,18 +164,15 @@ impl AdapterConfig {
     /// Where it is missing, malformed, or of a kind that cannot be loaded yet.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("adapter_config.json");
-        let shown = path.display();
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::input(format!("{shown}: {}", io_reason(&e))).help(
-                "an adapter is a folder with adapter_config.json and adapter_model.safetensors",
-            )
+        let text = files::read_text(&path).map_err(|e| {
+            e.help("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
         })?;
-        let config: Self = serde_json::from_str(&text).map_err(|e| {
-            let (line, column, what) = (e.line(), e.column(), json_reason(&e));
-            Error::input(format!("{shown}:{line}:{column}: not a LoRA configuration: {what}"))
-        })?;
+        let config: Self = serde_json::from_str(&text)
+            .map_err(|e| json_error(&path, "not a LoRA configuration: ", &e))?;
         match config.unsupported(&text) {
-            Some((what, help)) => Err(Error::input(format!("{shown}: {what}")).help(help)),
+            Some((what, help)) => {
+                Err(Error::input(format!("{}: {what}", path.display())).help(help))
+            }
             None => Ok(config),
         }
     }
@@ -552,6 +549,5 @@ pub fn write(
         tensors.into_iter().map(|(name, tensor)| (format!("{PREFIX}{}", spell(&name)), tensor));
     write_tensors(&dir.join("adapter_model.safetensors"), &tensors.collect())?;
     let config = config.clone().naming(modules);
-    let json = serde_json::to_string_pretty(&config).map_err(|e| Error::run(e.to_string()))?;
-    files::write(&dir.join("adapter_config.json"), json + "\n")
+    files::write_json(&dir.join("adapter_config.json"), &config)
 }

@@ -29,7 +29,7 @@ use super::vision::{
     VisionMlp, VisionShape, VisionTower,
 };
 use crate::error::{Error, Result};
-use crate::files::io_reason;
+use crate::files::{io_reason, read_text};
 
 /// Hub names of the two tensors that a checkpoint may tie.
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -61,9 +61,7 @@ impl TensorFiles {
         if single.is_file() {
             Self::open([single])
         } else if index.is_file() {
-            let text = std::fs::read_to_string(&index)
-                .map_err(|e| Error::input(format!("{}: {e}", index.display())))?;
-            let shards = shard_names(&text).ok_or_else(|| {
+            let shards = shard_names(&read_text(&index)?).ok_or_else(|| {
                 Error::input(format!("{}: no `weight_map` of file names", index.display()))
                     .help("download the index again")
             })?;

@@ -110,12 +110,6 @@ pub fn render(
     Ok(DemoSummary { videos, questions })
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::run(format!("{}: {e}", path.display())))?;
-    fs::write(path, text + "\n").map_err(|e| cannot("write", path, &e))
-}
-
 impl DemoOptions {
     /// Videos of all subsets.
     pub fn videos(&self) -> usize {
@@ -231,7 +225,7 @@ fn write_questions(path: &Path, clips: Vec<Clip>) -> Result<usize> {
             });
         }
     }
-    write_json(path, &items)?;
+    files::write_json(path, &items)?;
     Ok(items.len())
 }
 
