@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -26,12 +25,17 @@ use crate::model::config::VisionConfig;
 use crate::model::parameters;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
-use crate::{hash, interrupt, recipe};
+use crate::{hash, interrupt, parallel, recipe};
 
 /// Decoded videos that may wait for the vision tower.
 pub const AHEAD: usize = 4;
 /// Bytes of frames and features that are kept in memory.
 pub const IN_MEMORY: usize = 2 << 30;
+
+/// How many videos are decoded at a time.
+pub fn readers() -> usize {
+    parallel::cores().min(AHEAD)
+}
 
 /// How every video of a run is read.
 #[derive(Clone, Debug)]
@@ -41,9 +45,9 @@ pub struct Reader {
     config: PreprocessorConfig,
 }
 
-/// Raised when a rule of [`Sampling`](crate::data::video::Sampling) changes: what was kept under
-/// the one before is not found any more.
-const RULES: u32 = 1;
+/// Raised when a rule of [`Sampling`] changes, or what is kept beside the frames: what was kept
+/// under the one before is not found any more.
+const RULES: u32 = 2;
 
 impl Reader {
     /// The recipe's `[video]` with the processor of `checkpoint`, whose tower is `vision`.
@@ -86,10 +90,8 @@ impl Reader {
         let len = sampling.indices(&video, fps, max_frames).map_err(wrong)?.len();
         let (height, width) = fitted_size(height, width, sampling, &self.config, self.budget)
             .map_err(|e| wrong(e.to_string()))?;
-        let t = len.div_ceil(self.config.temporal_patch_size);
-        let side = self.config.patch_size;
         let seconds = self.config.temporal_patch_size as f64 / sampling.sample_fps(&video, len);
-        let grid_thw = [t, height / side, width / side];
+        let grid_thw = self.config.grid_thw(len, height, width);
         let grid = MediaGrid { grid_thw, second_per_grid: Some(seconds) };
         let bytes = |height: usize, width: usize| len * height * width * 3;
         Ok((grid, [bytes(video.height, video.width), bytes(height, width)]))
@@ -155,7 +157,7 @@ struct AboutFrames {
     len: usize,
     height: usize,
     width: usize,
-    clock: Clock,
+    second_per_grid: f64,
     rotation: usize,
     /// Seconds that decoding and resizing took.
     cost_s: f64,
@@ -168,26 +170,10 @@ struct AboutFeatures {
     dtype: DType,
     shape: Vec<usize>,
     grid_thw: [usize; 3],
-    clock: Clock,
+    second_per_grid: f64,
     rotation: usize,
     /// Seconds that it took to make them from the file.
     cost_s: f64,
-}
-
-/// Seconds per grid, by their bits: JSON's way through decimals need not be exact.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct Clock(u64);
-
-impl From<f64> for Clock {
-    fn from(seconds: f64) -> Self {
-        Self(seconds.to_bits())
-    }
-}
-
-impl Clock {
-    fn seconds(self) -> f64 {
-        f64::from_bits(self.0)
-    }
 }
 
 /// The videos of a run, ready for the model.
@@ -286,30 +272,13 @@ impl Videos {
         let frozen = model.valid();
         let mut known = HashMap::new();
         let mut summary = all.summary.clone();
-        let queue = Mutex::new(videos.iter());
-        let (sender, receiver) = sync_channel(AHEAD);
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                let (queue, sender, all) = (&queue, sender.clone(), &all);
-                scope.spawn(move || {
-                    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-                    while let Some(shown) = next() {
-                        // Nobody listens any more once a video has failed.
-                        if sender.send((shown, all.read_ahead(shown))).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            for (shown, ahead) in receiver {
-                interrupt::check("the reading of videos")?;
-                let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
-                known.insert(shown.clone(), found);
-                progress(known.len());
-            }
-            Ok::<_, Error>(())
+        let read = |shown| (shown, all.read_ahead(shown));
+        parallel::each_ahead(videos, readers(), AHEAD, read, |_, (shown, ahead)| {
+            interrupt::check("the reading of videos")?;
+            let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
+            known.insert(shown.clone(), found);
+            progress(known.len());
+            Ok(())
         })?;
         summary.elapsed_s = start.elapsed().as_secs_f64();
         summary.damaged = all.cache.damaged();
@@ -378,7 +347,7 @@ impl Videos {
         if let Some(key) = self.features_key(shown, &content)
             && let Some(about) = self.cache.about::<AboutFeatures>(&key)
         {
-            let second_per_grid = Some(about.clock.seconds());
+            let second_per_grid = Some(about.second_per_grid);
             let grid = MediaGrid { grid_thw: about.grid_thw, second_per_grid };
             return Ok(Ahead::Features(Known { grid, content }, about));
         }
@@ -406,9 +375,7 @@ impl Videos {
         };
         self.note_rotation(shown, sampled.rotation, summary);
         let Frames { len, height, width, .. } = sampled.frames;
-        let Reader { config, .. } = &self.reader;
-        let t = len.div_ceil(config.temporal_patch_size);
-        let grid_thw = [t, height / config.patch_size, width / config.patch_size];
+        let grid_thw = self.reader.config.grid_thw(len, height, width);
         let grid = MediaGrid { grid_thw, second_per_grid: Some(sampled.second_per_grid) };
         let known = Known { grid, content };
         if self.tower.is_none() {
@@ -462,9 +429,9 @@ impl Videos {
                 .help("start the same command again"));
         }
         let Frames { len, height, width, .. } = sampled.frames;
-        let (clock, cost_s) = (sampled.second_per_grid.into(), sampled.cost_s);
-        let (video, rotation) = (video.to_owned(), sampled.rotation);
-        let about = AboutFrames { video, len, height, width, clock, rotation, cost_s };
+        let Sampled { second_per_grid, rotation, cost_s, .. } = sampled;
+        let video = video.to_owned();
+        let about = AboutFrames { video, len, height, width, second_per_grid, rotation, cost_s };
         self.cache.put(key, &about, &sampled.frames.rgb);
         Ok(sampled)
     }
@@ -510,7 +477,7 @@ impl Videos {
                 dtype: data.dtype(),
                 shape: data.shape().to_vec(),
                 grid_thw: patches.grid_thw,
-                clock: sampled.second_per_grid.into(),
+                second_per_grid: sampled.second_per_grid,
                 rotation: sampled.rotation,
                 cost_s,
             };
@@ -538,10 +505,9 @@ impl Videos {
 
 impl Sampled {
     fn from_entry(about: &AboutFrames, rgb: Vec<u8>) -> Option<Self> {
-        let AboutFrames { len, height, width, clock, rotation, cost_s, .. } = *about;
+        let AboutFrames { len, height, width, second_per_grid, rotation, cost_s, .. } = *about;
         let whole = rgb.len() == len * height * width * 3;
         let frames = Frames { rgb, len, height, width };
-        let second_per_grid = clock.seconds();
         whole.then_some(Self { frames, second_per_grid, rotation, cost_s })
     }
 }

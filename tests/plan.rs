@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use vlm4d_train::data::processor::{PixelBudget, PreprocessorConfig, process};
+use vlm4d_train::data::processor::{PixelBudget, PreprocessorConfig, fit, patchify};
 use vlm4d_train::data::video::{self, Sampling, VideoOptions};
 use vlm4d_train::features::Reader;
 use vlm4d_train::model::config::Config;
@@ -41,7 +41,8 @@ fn headers_give_the_grid_that_reading_gives() {
                 let clip = video::read(path, &options).unwrap();
                 let seconds = clip.second_per_grid_t(config.temporal_patch_size);
                 assert_eq!(bytes[0], clip.frames.rgb.len());
-                let patches = process(clip.frames, sampling, &config, budget).unwrap();
+                let fitted = fit(clip.frames, sampling, &config, budget).unwrap();
+                let patches = patchify(&fitted, &config).unwrap();
                 assert_eq!(grid.grid_thw, patches.grid_thw, "{sampling:?} {}", path.display());
                 assert_eq!(grid.second_per_grid, Some(seconds));
             }

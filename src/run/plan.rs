@@ -17,7 +17,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::predict::{Ask, groups, media_tokens};
 use crate::eval::rounds::{Round, rounds};
-use crate::features::{AHEAD, IN_MEMORY};
+use crate::features::{AHEAD, IN_MEMORY, readers};
 use crate::model::config::Config;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
@@ -367,7 +367,7 @@ impl Facts {
         let vision = &self.config.vision;
         let patches = |grid: &MediaGrid| grid.grid_thw.iter().product::<usize>();
         let largest = self.grids.iter().map(patches).max().unwrap_or(0);
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
+        let workers = readers();
         let waiting =
             workers * self.frames[0] + (workers + AHEAD).min(self.grids.len()) * self.frames[1];
         let tower = match self.tower_is_trained() {

@@ -6,7 +6,6 @@
 //! fixed, nothing depends on how many cores there are.
 
 use std::sync::OnceLock;
-use std::thread::available_parallelism;
 
 use burn::module::Module;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -14,6 +13,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::error::{Error, Result};
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
+use crate::parallel::cores;
 
 /// How many lanes there are where there is more than one.
 const LANES: usize = 2;
@@ -55,8 +55,7 @@ pub fn run(
 fn pools() -> Result<&'static [ThreadPool; LANES]> {
     static POOLS: OnceLock<Result<[ThreadPool; LANES], String>> = OnceLock::new();
     let pools = POOLS.get_or_init(|| {
-        let cores = available_parallelism().map_or(1, usize::from);
-        let pool = || ThreadPoolBuilder::new().num_threads((cores / LANES).max(1)).build();
+        let pool = || ThreadPoolBuilder::new().num_threads((cores() / LANES).max(1)).build();
         let pools = pool().and_then(|first| Ok([first, pool()?]));
         pools.map_err(|e| e.to_string())
     });
