@@ -515,11 +515,11 @@ impl Sampled {
 /// What the features of a frozen vision tower depend on beside the frames: its architecture, its
 /// weights and where they are computed. None where the tower is trained or carries an adapter.
 fn frozen_tower(model: &QwenVl) -> Result<Option<String>> {
-    let parameters = parameters::list(&model.visual, "visual");
+    let parameters = parameters::list(&model.visual);
     if parameters.iter().any(|p| p.trained || p.name.contains(".lora_")) {
         return Ok(None);
     }
-    let weights: BTreeMap<_, _> = parameters::fingerprints(&model.visual, "visual")?;
+    let weights: BTreeMap<_, _> = parameters::fingerprints(&model.visual)?;
     let place = (model.device(), std::env::consts::ARCH);
     Ok(Some(format!("{:?}", (&model.config.vision, weights, place))))
 }

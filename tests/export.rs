@@ -75,7 +75,7 @@ fn trained(checkpoint: &str, lora: &str) -> Trained {
     peft::attach(&mut model, &lora, 7).unwrap();
     // B is zero at the start: such an adapter would show nothing.
     let mut turn = 0.0f32;
-    let model = parameters::replace(model.train(), "", |name, value| {
+    let model = parameters::replace(model.train(), |name, value| {
         let n = value.dims()[0];
         let device = value.device();
         name.contains("lora_B").then(|| {

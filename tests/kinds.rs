@@ -56,7 +56,7 @@ fn check(what: &str, model: &QwenVl, got: &Named, want: &Golden, prefix: &str, t
         false => format!("{prefix}{name}"),
     };
     let mut seen = 0;
-    for parameter in parameters::list(model, "") {
+    for parameter in parameters::list(model) {
         let Some(tensor) = got.get(&parameter.name) else { continue };
         let mut flat = to_hub(&parameter.name, &parameter.shape, values(tensor.clone()));
         let want = want.f32(&key(&parameter.name)).0;
@@ -124,7 +124,7 @@ fn every_kind_of_adapter_equals_peft() {
             let lora = Lora { plus_ratio: log["plus_ratio"].as_f64(), ..Lora::default() };
             let recipe = Train { lr: log["lr"].as_f64().unwrap(), ..Train::default() };
             let model = train(&what, model, &batch, &log, Rates::new(&recipe, Some(&lora)), 2e-5);
-            let trained = parameters::trained_values(&model, "");
+            let trained = parameters::trained_values(&model);
             check(&what, &model, &trained, &want, "after.", 1e-4);
             // Out and in again: the same function; and merged.
             let out = tempfile::tempdir().unwrap();
@@ -157,7 +157,7 @@ fn full_steps_equal_pytorch() {
         // all rounding error, so is its step.
         let model = train(checkpoint, model, &batch, &log, Rates::new(&recipe, None), 2e-4);
         let want = Golden::open(&kind_dir(checkpoint, "full").join("after.safetensors"));
-        let trained = parameters::trained_values(&model, "");
+        let trained = parameters::trained_values(&model);
         check(checkpoint, &model, &trained, &want, "", 1e-3);
     }
 }

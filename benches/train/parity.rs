@@ -96,7 +96,7 @@ fn logits(model: &QwenVl, entry: &Entry, features: &[Tensor<2>]) -> Result<Tenso
 
 fn write_gradients(model: &QwenVl, gradients: &Named, out: &Path) -> Result<(), Failure> {
     let shapes: BTreeMap<String, Vec<usize>> =
-        parameters::list(model, "").into_iter().map(|p| (p.name, p.shape)).collect();
+        parameters::list(model).into_iter().map(|p| (p.name, p.shape)).collect();
     let tensors = gradients.iter().map(|(name, gradient)| {
         let shape = &shapes[name];
         let values = to_hub(name, shape, host(gradient.clone())?);

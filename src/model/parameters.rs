@@ -47,31 +47,31 @@ impl Part {
     }
 }
 
-/// All parameters of `module`, whose own name is `prefix`.
-pub fn list(module: &impl Module, prefix: &str) -> Vec<Parameter> {
+/// All parameters of `module`.
+pub fn list(module: &impl Module) -> Vec<Parameter> {
     let mut found = Vec::new();
-    visit(module, prefix, |name, _, shape, trained| found.push(Parameter { name, shape, trained }));
+    visit(module, |name, _, shape, trained| found.push(Parameter { name, shape, trained }));
     found
 }
 
 /// Whether anything in `module` is trained.
 pub fn any_trained(module: &impl Module) -> bool {
-    list(module, "").iter().any(|parameter| parameter.trained)
+    list(module).iter().any(|parameter| parameter.trained)
 }
 
 /// Shape (burn's layout) and value of every parameter, without autodiff.
 pub fn values(module: &impl Module) -> BTreeMap<String, (Vec<usize>, Tensor<1>)> {
     let mut values = BTreeMap::new();
-    visit(module, "", |name, value, shape, _| {
+    visit(module, |name, value, shape, _| {
         values.insert(name, (shape, value));
     });
     values
 }
 
 /// The values of what is trained, without autodiff.
-pub fn trained_values(module: &impl Module, prefix: &str) -> Named {
+pub fn trained_values(module: &impl Module) -> Named {
     let mut values = Named::new();
-    visit(module, prefix, |name, value, _, trained| {
+    visit(module, |name, value, _, trained| {
         if trained {
             values.insert(name, value);
         }
@@ -83,9 +83,9 @@ pub fn trained_values(module: &impl Module, prefix: &str) -> Named {
 ///
 /// # Errors
 /// Where the device fails.
-pub fn fingerprints(module: &impl Module, prefix: &str) -> Result<BTreeMap<String, String>> {
+pub fn fingerprints(module: &impl Module) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
-    visit(module, prefix, |name, value, shape, _| {
+    visit(module, |name, value, shape, _| {
         let data = value.try_into_data().map(|data| {
             format!("{shape:?} {:?} {}", data.dtype(), hex(&Sha256::digest(data.as_bytes())))
         });
@@ -120,16 +120,12 @@ pub fn add(sums: &mut Named, name: String, value: Tensor<1>) {
 
 /// Replaces each trained parameter by what `new` returns for its name and flat value; keeps it
 /// where that is nothing.
-pub fn replace<M: Module>(
-    module: M,
-    prefix: &str,
-    new: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>,
-) -> M {
-    module.map(&mut Mapper { path: Path::new(prefix), new })
+pub fn replace<M: Module>(module: M, new: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>) -> M {
+    module.map(&mut Mapper { path: Path::new(""), new })
 }
 
-fn visit(module: &impl Module, prefix: &str, see: impl FnMut(String, Tensor<1>, Vec<usize>, bool)) {
-    module.visit(&mut Visitor { path: Path::new(prefix), on: See(see) });
+fn visit(module: &impl Module, see: impl FnMut(String, Tensor<1>, Vec<usize>, bool)) {
+    module.visit(&mut Visitor { path: Path::new(""), on: See(see) });
 }
 
 /// The names on the way to the current parameter.

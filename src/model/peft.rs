@@ -516,8 +516,8 @@ fn is_weight(layer: &Linear, files: &TensorFiles, key: &str) -> Result<bool> {
 /// Where the disk refuses.
 pub fn save(model: &QwenVl, config: &AdapterConfig, dir: &Path) -> Result<()> {
     let shapes: BTreeMap<String, Vec<usize>> =
-        parameters::list(model, "").into_iter().map(|p| (p.name, p.shape)).collect();
-    let adapter: Named = parameters::trained_values(model, "")
+        parameters::list(model).into_iter().map(|p| (p.name, p.shape)).collect();
+    let adapter: Named = parameters::trained_values(model)
         .into_iter()
         .filter(|(name, _)| name.contains(".lora_"))
         .collect();
