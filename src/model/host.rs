@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, bf16};
+use half::f16;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
@@ -36,6 +37,11 @@ pub struct Outline {
 }
 
 impl Outline {
+    /// That of f32 numbers.
+    pub fn f32(name: &str, shape: &[usize]) -> Self {
+        Self { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec() }
+    }
+
     /// Bytes of its numbers.
     pub fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
@@ -78,16 +84,21 @@ pub fn write_file(
 /// # Errors
 /// Where the disk refuses.
 pub fn write_tensors(path: &Path, tensors: &HostTensors) -> Result<()> {
-    let outline = |(name, (_, shape)): (&String, &(Vec<f32>, Vec<usize>))| Outline {
-        name: name.clone(),
-        dtype: Dtype::F32,
-        shape: shape.clone(),
-    };
-    let outlines: Vec<Outline> = tensors.iter().map(outline).collect();
+    let outlines: Vec<Outline> =
+        tensors.iter().map(|(name, (_, shape))| Outline::f32(name, shape)).collect();
     write_file(path, &outlines, |outline| Ok(f32_bytes(&tensors[&outline.name].0)))
 }
 
 /// Numbers as a file holds them.
 pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// Numbers in a file's type, rounded to the nearest.
+pub fn in_type(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        _ => f32_bytes(values),
+    }
 }

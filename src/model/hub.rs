@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::{DType, Tensor, bf16};
+use burn::tensor::{DType, Tensor};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::host::{Outline, f32_bytes, host, write_file};
+use super::host::{Outline, host, in_type, write_file};
 use super::parameters;
 use super::qwen_vl::QwenVl;
 use super::weights::{TensorFiles, shapes, to_hub};
@@ -83,10 +83,7 @@ pub fn save(model: &QwenVl, source: &Path, to: &Path) -> Result<()> {
         let found = names.next().and_then(|name| Some((name, parameters.get(name)?)));
         let (name, (shape, value)) = found.ok_or_else(|| Error::run("a tensor is missing"))?;
         let values = to_hub(name, shape, host(value.clone())?);
-        Ok(match dtype {
-            Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-            _ => f32_bytes(&values),
-        })
+        Ok(in_type(&values, dtype))
     })
 }
 

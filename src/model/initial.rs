@@ -31,8 +31,8 @@ const LEAN: f32 = 0.7;
 pub fn write_random(source: &Path, to: &Path, seed: u64) -> Result<usize> {
     let config = Config::from_dir(source)?;
     files::check_free(to)?;
-    let outline = |(name, shape)| Outline { name, dtype: Dtype::F32, shape };
-    let outlines: Vec<Outline> = shapes(&config)?.into_iter().map(outline).collect();
+    let outlines: Vec<Outline> =
+        shapes(&config)?.iter().map(|(name, shape)| Outline::f32(name, shape)).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let std = config.text.initializer_range as f32;
     let mut keys = vec![];
