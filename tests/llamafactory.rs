@@ -16,9 +16,10 @@ use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::Positions;
 use vlm4d_train::model::weights::transposed;
 use vlm4d_train::recipe::{Loss, Schedule, Train};
+use vlm4d_train::train::checkpoint::TrainerState;
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::log::{self, Log};
-use vlm4d_train::train::trainer::{Media, Setup, Standing};
+use vlm4d_train::train::trainer::{Media, Setup};
 
 use crate::model::values;
 use crate::support::{Golden, golden, max_difference};
@@ -127,7 +128,7 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
     };
     let model = with_adapter(checkpoint, &format!("llamafactory/{family}/lora_before.safetensors"));
     let mut writer = Log::open(dir.path(), 0, 0).unwrap();
-    let model = setup.run(model, Standing::default(), &mut writer, |_| ()).unwrap().model;
+    let model = setup.run(model, TrainerState::default(), &mut writer, |_| ()).unwrap().model;
     let records = log::read(&dir.path().join("log.jsonl")).unwrap();
     let recorded = read_json(&format!("llamafactory/{family}/steps.json"));
     let recorded = recorded.as_array().unwrap();
@@ -152,9 +153,9 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
 
 fn adapter_difference(model: &QwenVl, want: &Path) -> f32 {
     let want = Golden::open(want);
-    let trained = parameters::trained_values(model, "");
+    let trained = parameters::trained_values(model);
     let shapes: BTreeMap<_, _> =
-        parameters::list(model, "").into_iter().map(|p| (p.name, p.shape)).collect();
+        parameters::list(model).into_iter().map(|p| (p.name, p.shape)).collect();
     assert_eq!(trained.len(), want.names().count());
     let differences = trained.iter().map(|(name, value)| {
         let module = vlm4d_train::model::weights::module_name(name);

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::batches::{batches, tokens_at_once};
-use super::checkpoint;
+use super::checkpoint::{self, TrainerState};
 use super::gradients::{
     GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples, padded_length,
 };
@@ -58,15 +58,6 @@ pub struct Setup<'a> {
     pub checkpoints: PathBuf,
     /// Measures the model on held-out questions, where there are some.
     pub validator: Option<&'a dyn Validator>,
-}
-
-/// Where a run stands, beside the model's weights.
-#[derive(Clone, Debug, Default)]
-pub struct Standing {
-    /// Steps taken, and moments.
-    pub optimiser: AdamW,
-    /// How the validations have gone.
-    pub track: Track,
 }
 
 /// What a run tells of while it trains.
@@ -205,57 +196,56 @@ impl Setup<'_> {
     }
 
     /// Trains `model` (in training form) to the end of the course, or until no validation gets
-    /// better; `start` says where it stands. `seen` is told of each step and validation.
+    /// better; `state` says where it stands. `seen` is told of each step and validation.
     ///
     /// # Errors
     /// A loss or gradient that is no number, a full disk, or Ctrl-C (after a checkpoint).
     pub fn run(
         &self,
         mut model: QwenVl,
-        start: Standing,
+        mut state: TrainerState,
         log: &mut Log,
         mut seen: impl FnMut(Event),
     ) -> Result<Trained> {
         let course = self.course();
         let save_steps = self.train.save_steps.unwrap_or(course.steps_per_epoch);
-        let Standing { mut optimiser, mut track } = start;
         // Never twice: while the second replaced it, there would be no checkpoint.
-        let mut saved = optimiser.step;
+        let mut saved = state.optimiser.step;
         loop {
-            let step = optimiser.step;
+            let step = state.optimiser.step;
             let mut save = step == course.steps || step.is_multiple_of(save_steps);
-            if self.validates_after(step) && track.last != step {
-                match self.validate(&model, step, &mut track, log) {
+            if self.validates_after(step) && state.track.last != step {
+                match self.validate(&model, step, &mut state.track, log) {
                     Ok(validation) => {
                         save |= validation.best;
                         seen(Event::Validation(&validation));
                     }
                     Err(e) if e.kind() == Kind::Interrupted => {
-                        return Err(self.stop(&model, &optimiser, &track, saved));
+                        return Err(self.stop(&model, &state, saved));
                     }
                     Err(e) => return Err(e),
                 }
             }
-            let over = track.is_over(self.train.patience);
+            let over = state.track.is_over(self.train.patience);
             if (save || over) && saved != step {
-                self.save(&model, &optimiser, &track)?;
+                self.save(&model, &state)?;
                 saved = step;
             }
             if over || step == course.steps {
                 break;
             }
             if interrupt::requested() {
-                return Err(self.stop(&model, &optimiser, &track, saved));
+                return Err(self.stop(&model, &state, saved));
             }
-            model = self.step(model, &mut optimiser, log, &mut seen)?;
+            model = self.step(model, &mut state.optimiser, log, &mut seen)?;
         }
-        let model = match &track.best {
-            Some((best, _)) if *best != optimiser.step => {
+        let model = match &state.track.best {
+            Some((best, _)) if *best != state.optimiser.step => {
                 checkpoint::load_weights(&checkpoint::path(&self.checkpoints, *best), model)?.0
             }
             _ => model,
         };
-        Ok(Trained { model, step: optimiser.step, best: track.best })
+        Ok(Trained { model, step: state.optimiser.step, best: state.track.best })
     }
 
     /// One optimiser step, logged.
@@ -314,16 +304,16 @@ impl Setup<'_> {
         Ok(validation)
     }
 
-    fn save(&self, model: &QwenVl, optimiser: &AdamW, track: &Track) -> Result<()> {
-        checkpoint::save(&self.checkpoints, model, optimiser, track, self.train.keep_last)
+    fn save(&self, model: &QwenVl, state: &TrainerState) -> Result<()> {
+        checkpoint::save(&self.checkpoints, model, state, self.train.keep_last)
     }
 
     /// Saves where the run stands, after Ctrl-C, if that is not where it was `saved`; the error that
     /// says so, or why it cannot be saved.
-    fn stop(&self, model: &QwenVl, optimiser: &AdamW, track: &Track, saved: usize) -> Error {
-        let (step, steps) = (optimiser.step, self.course().steps);
+    fn stop(&self, model: &QwenVl, state: &TrainerState, saved: usize) -> Error {
+        let (step, steps) = (state.optimiser.step, self.course().steps);
         if saved != step
-            && let Err(e) = self.save(model, optimiser, track)
+            && let Err(e) = self.save(model, state)
         {
             return e;
         }
@@ -386,7 +376,7 @@ pub struct Count {
 /// Parameters of each part of a model.
 pub fn counts(model: &QwenVl) -> BTreeMap<Part, Count> {
     let mut counts = BTreeMap::<Part, Count>::new();
-    for parameter in parameters::list(model, "") {
+    for parameter in parameters::list(model) {
         let count = counts.entry(Part::of(&parameter.name)).or_default();
         count.all += parameter.count();
         count.trained += if parameter.trained { parameter.count() } else { 0 };
