@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::fault::{Fault, Inspected, read_text};
+use super::fault::{Fault, Inspected, fault, read_text};
 use super::mirror::{Why, mirror};
 use crate::error::{Error, Result};
 use crate::files::{json_place, json_reason, name_alike, name_in};
 
 /// One question on one video.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// `real/validation_1`: the file's own ids collide between the subsets.
     pub id: String,
@@ -233,7 +233,7 @@ fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
     let items: Vec<Value> = match serde_json::from_str(&text) {
         Ok(Value::Array(items)) => items,
         Ok(_) => {
-            return Inspected::lost(path, Fault::new("not a JSON array of questions", ITEM));
+            return Inspected::lost(path, fault("not a JSON array of questions", ITEM));
         }
         Err(e) => {
             let what = format!("not valid JSON: {}", json_reason(&e));
@@ -265,10 +265,6 @@ fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
 
 /// What an item of a question file looks like.
 const ITEM: &str = "an item is {id, video, question, choices: {A, B, …}, answer}";
-
-fn fault(what: impl Into<String>, help: &'static str) -> Fault {
-    Fault::new(what, help)
-}
 
 fn parse(item: &Value, subset: &str) -> Result<Question, Fault> {
     let object = item.as_object().ok_or_else(|| fault("not an object", ITEM))?;
