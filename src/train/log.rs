@@ -165,8 +165,7 @@ fn parse<T: DeserializeOwned>(path: &Path, i: usize, line: &str) -> Result<T> {
 /// # Errors
 /// Where the file cannot be read or holds something else.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let text = whole_lines(path)?;
-    text.lines().enumerate().map(|(i, line)| parse(path, i, line)).collect()
+    lines(path)
 }
 
 /// The validations of the run in `dir`; none where it has none.
@@ -174,9 +173,13 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
 /// # Errors
 /// As [`read`].
 pub fn read_validations(dir: &Path) -> Result<Vec<Validation>> {
-    let path = dir.join(VALIDATIONS);
-    let text = whole_lines(&path)?;
-    text.lines().enumerate().map(|(i, line)| parse(&path, i, line)).collect()
+    lines(&dir.join(VALIDATIONS))
+}
+
+/// What the lines of a log hold.
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = whole_lines(path)?;
+    text.lines().enumerate().map(|(i, line)| parse(path, i, line)).collect()
 }
 
 /// Bytes that this process holds of the memory that `device` has; 0 where the system does not say.
