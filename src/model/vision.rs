@@ -8,7 +8,7 @@
 
 use burn::module::Module;
 use burn::tensor::{
-    Device, Int, Tensor, TensorData,
+    Device, Int, Tensor,
     activation::{gelu, sigmoid},
 };
 
@@ -246,8 +246,7 @@ fn reorder(x: Tensor<3>, order: &[usize], unit: usize, device: &Device) -> Tenso
     }
     let rows: Vec<i64> =
         order.iter().flat_map(|g| (0..unit).map(move |k| (g * unit + k) as i64)).collect();
-    let n = rows.len();
-    x.select(1, Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), device))
+    x.select(1, Tensor::<1, Int>::from_data(&rows[..], device))
 }
 
 impl VisionBlock {
@@ -300,6 +299,9 @@ impl VisionMlp {
     }
 }
 
+/// Slope of the sigmoid in `x · sigmoid(1.702 x)`. Source: `QuickGELUActivation`.
+pub const QUICK_GELU: f32 = 1.702;
+
 /// `x · sigmoid(1.702 x)`, element by element.
 fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if cpu::runs(&x) {
@@ -309,7 +311,7 @@ fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if super::cuda::holds(&x) {
         return super::cuda::quick_gelu(x);
     }
-    x.clone() * sigmoid(x.mul_scalar(1.702))
+    x.clone() * sigmoid(x.mul_scalar(QUICK_GELU))
 }
 
 impl Norm {
