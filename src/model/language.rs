@@ -113,9 +113,7 @@ impl DecoderLayer {
         let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), context, cache);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), context.train)
     }
-}
 
-impl DecoderLayer {
     /// The layer's linear layers with their hub names; `name` is the layer's own.
     pub fn linear_layers_mut(&mut self, name: &str) -> Vec<(String, &mut Linear)> {
         let attention = &mut self.self_attn;

@@ -98,7 +98,11 @@ impl Linear {
             self.weight = self.weight.map(|w| {
                 let dtype = w.dtype();
                 let merged = cast(w, DType::F32) + update;
-                cast(factor.map_or_else(|| merged.clone(), |c| c * merged.clone()), dtype)
+                let merged = match factor {
+                    None => merged,
+                    Some(c) => c * merged,
+                };
+                cast(merged, dtype)
             });
         }
         self

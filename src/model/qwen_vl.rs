@@ -90,8 +90,7 @@ impl QwenVl {
     /// Token embeddings as they stand, media pads too: `input_ids: [t]` → `[t, hidden]`.
     pub fn embed_text(&self, input_ids: &[u32]) -> Tensor<2> {
         let ids: Vec<i64> = input_ids.iter().map(|id| i64::from(*id)).collect();
-        let ids = Tensor::from_data(TensorData::new(ids, [input_ids.len()]), &self.device());
-        self.model.embed_tokens.forward(ids)
+        self.model.embed_tokens.forward(Tensor::from_data(&ids[..], &self.device()))
     }
 
     /// Token embeddings with each run of media pads replaced by its features, in order:
