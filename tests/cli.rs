@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vlm4d_train::data::demo::{self, DemoOptions};
-use vlm4d_train::model::weights::TensorFiles;
+use vlm4d_train::model::tensor_files::TensorFiles;
 use vlm4d_train::recipe::Recipe;
 use vlm4d_train::run;
 

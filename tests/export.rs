@@ -18,11 +18,11 @@ use vlm4d_train::eval::predict;
 use vlm4d_train::export::{KeySpelling, Options, dtype, export, size};
 use vlm4d_train::hash;
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::host::write_tensors;
 use vlm4d_train::model::hub;
-use vlm4d_train::model::lora::cast;
+use vlm4d_train::model::linear::cast;
 use vlm4d_train::model::peft::{self, AdapterConfig};
 use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::tensor_files::{TensorFiles, write_tensors};
 use vlm4d_train::model::{parameters, weights};
 use vlm4d_train::recipe::{Lora, Recipe};
 use vlm4d_train::report::terminal::Terminal;
@@ -54,7 +54,7 @@ struct Trained {
 
 fn load(checkpoint: &Path) -> QwenVl {
     let config = Config::from_dir(checkpoint).unwrap();
-    let files = weights::TensorFiles::from_dir(checkpoint).unwrap();
+    let files = TensorFiles::from_dir(checkpoint).unwrap();
     weights::load(&config, &files, DType::F32, &Device::flex()).unwrap()
 }
 

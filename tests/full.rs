@@ -9,7 +9,8 @@ use vlm4d_train::model::config::Config;
 use vlm4d_train::model::hub;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::weights::{self, TensorFiles};
+use vlm4d_train::model::tensor_files::TensorFiles;
+use vlm4d_train::model::weights;
 use vlm4d_train::recipe::Part;
 use vlm4d_train::train::checkpoint::{self, TrainerState};
 use vlm4d_train::train::optimiser::AdamW;
@@ -85,7 +86,7 @@ fn shards_hold_each_tensor_once() {
     let files = TensorFiles::from_dir(&source).unwrap();
     let outlines: Vec<_> = files
         .names()
-        .map(|name| vlm4d_train::model::host::Outline {
+        .map(|name| vlm4d_train::model::tensor_files::Outline {
             name: name.to_owned(),
             dtype: safetensors::Dtype::F32,
             shape: files.shape(name).unwrap().to_vec(),
@@ -94,7 +95,7 @@ fn shards_hold_each_tensor_once() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("model");
     hub::write(&to, &source, &outlines, 200_000, Some(safetensors::Dtype::F32), |outline| {
-        Ok(vlm4d_train::model::host::f32_bytes(&files.f32(&outline.name)?.0))
+        Ok(vlm4d_train::model::tensor_files::f32_bytes(&files.f32(&outline.name)?.0))
     })
     .unwrap();
     let again = TensorFiles::from_dir(&to).unwrap();

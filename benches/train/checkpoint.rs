@@ -12,9 +12,9 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::host::Outline;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::peft::{self, AdapterConfig};
+use vlm4d_train::model::tensor_files::Outline;
 use vlm4d_train::model::{hub, weights};
 use vlm4d_train::recipe::{self, Part};
 

@@ -9,7 +9,7 @@ use burn::tensor::{DType, Int, Tensor, activation::log_softmax};
 use crate::error::{Error, Result};
 use crate::model::host::host;
 use crate::model::kv_cache::KvCache;
-use crate::model::lora::cast;
+use crate::model::linear::cast;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::{MediaGrid, Positions};
 

@@ -11,11 +11,12 @@ use safetensors::Dtype;
 use crate::error::Result;
 use crate::interrupt;
 use crate::model::config::Config;
-use crate::model::host::{Outline, host, in_type};
+use crate::model::host::host;
 use crate::model::hub;
-use crate::model::lora::Linear;
+use crate::model::linear::Linear;
 use crate::model::peft;
-use crate::model::weights::{self, TensorFiles, transposed};
+use crate::model::tensor_files::{Outline, TensorFiles, in_type};
+use crate::model::weights::{self, transposed};
 use crate::report::terminal::Terminal;
 
 /// Writes the checkpoint `to`: that of `checkpoint` with `adapter`, where one is given, merged, and

@@ -8,10 +8,11 @@ use burn::tensor::{DType, Tensor};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::host::{Outline, host, in_type, write_file};
+use super::host::host;
 use super::parameters;
 use super::qwen_vl::QwenVl;
-use super::weights::{TensorFiles, shapes, to_hub};
+use super::tensor_files::{Outline, TensorFiles, in_type, write_file};
+use super::weights::{shapes, to_hub};
 use crate::error::{Error, Result};
 use crate::files::{self, failed, io_reason};
 

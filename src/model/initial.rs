@@ -14,8 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
 
 use super::config::{Config, TextConfig};
-use super::host::{Outline, f32_bytes};
 use super::hub::{SHARD_BYTES, write};
+use super::tensor_files::{Outline, f32_bytes};
 use super::weights::shapes;
 use crate::error::Result;
 use crate::files;

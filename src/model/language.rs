@@ -10,7 +10,7 @@ use burn::tensor::{Int, Tensor, activation::silu};
 use super::attention::attention;
 use super::cpu;
 use super::kv_cache::KvCache;
-use super::lora::Linear;
+use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::Rotary;
 

@@ -10,7 +10,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Gradients, Tensor};
 use sha2::{Digest, Sha256};
 
-use super::lora::cast;
+use super::linear::cast;
 use crate::error::{Error, Result};
 use crate::hash::hex;
 use crate::recipe::Part;

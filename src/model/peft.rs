@@ -16,11 +16,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::Config;
-use super::host::{HostTensors, host, write_tensors};
-use super::lora::{Linear, Lora};
+use super::host::host;
+use super::linear::Linear;
+use super::lora::Lora;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
-use super::weights::{TensorFiles, hub_name, module_name, shapes, to_hub, transposed};
+use super::tensor_files::{HostTensors, TensorFiles, write_tensors};
+use super::weights::{hub_name, module_name, shapes, to_hub, transposed};
 use crate::error::{Error, Result};
 use crate::files::{self, json_error};
 use crate::recipe::{self, Part, TargetModules};

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::config::Config;
 use super::kv_cache::KvCache;
 use super::language::{Context, LanguageModel};
-use super::lora::{Linear, product};
+use super::linear::{Linear, product};
 use super::rope::{MediaGrid, Positions, Rotary};
 use super::vision::{VisionMlp, VisionTower};
 use crate::error::{Error, Result};
@@ -48,9 +48,9 @@ impl QwenVl {
     }
 
     /// The model for answers alone: its adapters are not trained any more.
-    pub fn fixed(&self) -> Self {
+    pub fn for_inference(&self) -> Self {
         let mut model = self.clone();
-        model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.fix_adapter());
+        model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.for_inference());
         model
     }
 

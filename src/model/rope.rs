@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::config::{Config, Family, TextConfig, VISION_ROPE_THETA, VisionConfig};
 use super::cpu;
-use super::lora::cast;
+use super::linear::cast;
 use crate::error::{Error, Result};
 
 /// An image or video as the language model sees it: the patch grid and its clock.

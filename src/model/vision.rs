@@ -16,7 +16,7 @@ use super::attention::attention;
 use super::config::VisionConfig;
 use super::cpu;
 use super::language::Mlp;
-use super::lora::{Linear, cast};
+use super::linear::{Linear, cast};
 use super::norm::{LayerNorm, RmsNorm};
 use super::parameters;
 use super::rope::Rotary;

@@ -24,7 +24,8 @@ use crate::model::config::Config;
 use crate::model::peft::{self, AdapterConfig};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::Positions;
-use crate::model::weights::{self, TensorFiles};
+use crate::model::tensor_files::TensorFiles;
+use crate::model::weights;
 use crate::recipe::{Provenance, Recipe, Video};
 use crate::report::terminal::{self, Terminal};
 use crate::train::gradients::Sample;
@@ -58,7 +59,7 @@ impl Prepared {
     pub fn evaluator<'a>(&'a self, model: &'a QwenVl) -> Evaluator<'a> {
         Evaluator {
             model,
-            fixed: model.fixed(),
+            fixed: model.for_inference(),
             chat: &self.chat,
             videos: &self.videos,
             recipe: &self.recipe.eval,

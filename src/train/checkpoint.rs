@@ -12,11 +12,11 @@ use super::optimiser::AdamW;
 use super::validation::Track;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::host::{Outline, f32_bytes, host, write_file};
-use crate::model::lora::cast;
+use crate::model::host::host;
+use crate::model::linear::cast;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
-use crate::model::weights::TensorFiles;
+use crate::model::tensor_files::{Outline, TensorFiles, f32_bytes, write_file};
 
 const PREFIX: &str = "step-";
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 #[cfg(feature = "cuda")]
 use crate::model::cuda;
 use crate::model::host::host;
-use crate::model::lora::cast;
+use crate::model::linear::cast;
 use crate::model::parameters::{self, Named};
 
 /// Decay rates of the moments and what is added to the root of the second one.
