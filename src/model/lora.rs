@@ -85,10 +85,14 @@ impl Lora {
     pub(super) fn merged_into(&self, weight: Tensor<2>) -> Tensor<2> {
         let dtype = weight.dtype();
         let update = self.lora_a.val().matmul(self.lora_b.val()).mul_scalar(self.scaling);
-        let merged = cast(weight.clone(), DType::F32) + update;
-        let merged = match &self.magnitude {
+        let factor = self
+            .magnitude
+            .as_ref()
+            .map(|m| (m.val() / self.lengths(weight.clone())).unsqueeze::<2>());
+        let merged = cast(weight, DType::F32) + update;
+        let merged = match factor {
             None => merged,
-            Some(magnitude) => (magnitude.val() / self.lengths(weight)).unsqueeze::<2>() * merged,
+            Some(c) => c * merged,
         };
         cast(merged, dtype)
     }
