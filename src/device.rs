@@ -5,6 +5,7 @@ pub mod cuda;
 use burn::tensor::{DType, Device};
 
 use crate::error::{Error, Result};
+use crate::model::cpu;
 use crate::recipe::{Dtype, Model};
 
 /// A device and what to call it.
@@ -77,6 +78,17 @@ pub fn choose(model: &Model) -> Result<Chosen> {
         Some(device) => Ok(Chosen { device, name: format!("cuda:{index}"), dtype, note: None }),
         None => Err(no_such_gpu(index)),
     }
+}
+
+/// Bytes that this process holds of the memory that `device` has; 0 where the system does not say.
+pub fn memory_bytes(device: &Device) -> u64 {
+    if !cpu::is(device.clone()) {
+        return device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved);
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 /// Has burn keep the kernels that it compiled beside its choices among them, in `~/.cache/cubecl`:

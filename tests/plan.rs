@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use vlm4d_train::data::processor::{PixelBudget, PreprocessorConfig, fit, patchify};
+use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::video::{self, Sampling, VideoOptions};
-use vlm4d_train::features::Reader;
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::peft;
+use vlm4d_train::model::{parameters, peft};
 use vlm4d_train::recipe::{Lora, Part, TargetModules};
-use vlm4d_train::train::trainer::counts;
 
 use crate::cli::{Workplace, demo_data, recipe, text, tiny};
 use crate::model::load;
@@ -71,7 +70,9 @@ fn shapes_give_the_adapter_that_is_attached() {
                 Some(dir) => drop(peft::load(&mut model, dir, 0.0).unwrap()),
                 None => drop(peft::attach(&mut model, &recipe, 0).unwrap()),
             }
-            let attached = counts(&model.train()).into_iter().map(|(part, c)| (part, c.trained));
+            let attached = parameters::count_by_part(&model.train())
+                .into_iter()
+                .map(|(part, c)| (part, c.trained));
             let attached: BTreeMap<_, _> = attached.filter(|(_, n)| *n > 0).collect();
             assert_eq!(planned, attached, "{checkpoint}");
         }

@@ -20,8 +20,9 @@ use serde_json::{Map, Value, json};
 
 use crate::data::chat::{Content, Message};
 use crate::data::fault::{Fault, Inspected, fault, read_text};
+use crate::data::names::{name_alike, name_in};
 use crate::error::{Error, Result};
-use crate::files::{json_place, json_reason, name_alike, name_in};
+use crate::files::{json_place, json_reason};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]

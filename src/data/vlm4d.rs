@@ -16,8 +16,9 @@ use serde_json::{Map, Value};
 
 use super::fault::{Fault, Inspected, fault, read_text};
 use super::mirror::{Why, mirror};
+use super::names::{name_alike, name_in};
 use crate::error::{Error, Result};
-use crate::files::{json_place, json_reason, name_alike, name_in};
+use crate::files::{json_place, json_reason};
 
 /// One question on one video.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Parameters by name: what is trained, its gradients and its values.
 //!
 //! Names are the hub's (`model.layers.0.self_attn.q_proj.weight`); an adapter's are those of its
-//! layer with `.lora_A.weight`, `.lora_B.weight` and `.lora_magnitude_vector`. Tensors leave flat, in burn's layout, which
-//! for matrices is the transpose of the hub's.
+//! layer with `.lora_A.weight`, `.lora_B.weight` and `.lora_magnitude_vector`. Tensors leave flat, in
+//! burn's layout, which for matrices is the transpose of the hub's.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use burn::tensor::{DType, Gradients, Tensor};
 use sha2::{Digest, Sha256};
 
 use super::linear::cast;
+use super::qwen_vl::QwenVl;
 use crate::error::{Error, Result};
 use crate::hash::hex;
 use crate::recipe::Part;
@@ -68,6 +69,26 @@ pub fn values(module: &impl Module) -> BTreeMap<String, (Vec<usize>, Tensor<1>)>
     values
 }
 
+/// How many numbers a part of a model has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartCount {
+    /// All of them, an adapter's too.
+    pub all: usize,
+    /// Those that are trained.
+    pub trained: usize,
+}
+
+/// How many numbers each part of a model has.
+pub fn count_by_part(model: &QwenVl) -> BTreeMap<Part, PartCount> {
+    let mut counts = BTreeMap::<Part, PartCount>::new();
+    for parameter in list(model) {
+        let count = counts.entry(Part::of(&parameter.name)).or_default();
+        count.all += parameter.count();
+        count.trained += if parameter.trained { parameter.count() } else { 0 };
+    }
+    counts
+}
+
 /// The values of what is trained, without autodiff.
 pub fn trained_values(module: &impl Module) -> Named {
     let mut values = Named::new();
@@ -105,7 +126,7 @@ pub fn add_gradients(
     gradients: &mut Gradients,
     sums: &mut Named,
 ) {
-    let mut visitor = Visitor { path: Path::new(prefix), on: Collect { gradients, sums } };
+    let mut visitor = Visitor { path: NamePath::new(prefix), on: Collect { gradients, sums } };
     module.visit(&mut visitor);
 }
 
@@ -121,17 +142,17 @@ pub fn add(sums: &mut Named, name: String, value: Tensor<1>) {
 /// Replaces each trained parameter by what `new` returns for its name and flat value; keeps it
 /// where that is nothing.
 pub fn replace<M: Module>(module: M, new: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>) -> M {
-    module.map(&mut Mapper { path: Path::new(""), new })
+    module.map(&mut Mapper { path: NamePath::new(""), new })
 }
 
 fn visit(module: &impl Module, see: impl FnMut(String, Tensor<1>, Vec<usize>, bool)) {
-    module.visit(&mut Visitor { path: Path::new(""), on: See(see) });
+    module.visit(&mut Visitor { path: NamePath::new(""), on: See(see) });
 }
 
 /// The names on the way to the current parameter.
-struct Path(Vec<String>);
+struct NamePath(Vec<String>);
 
-impl Path {
+impl NamePath {
     fn new(prefix: &str) -> Self {
         Self(if prefix.is_empty() { vec![] } else { vec![prefix.to_owned()] })
     }
@@ -158,7 +179,7 @@ trait OnParameter {
 }
 
 struct Visitor<O> {
-    path: Path,
+    path: NamePath,
     on: O,
 }
 
@@ -200,7 +221,7 @@ impl OnParameter for Collect<'_> {
 }
 
 struct Mapper<F> {
-    path: Path,
+    path: NamePath,
     new: F,
 }
 

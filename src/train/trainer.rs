@@ -1,6 +1,5 @@
 //! The training loop: samples → optimiser steps, from wherever the last checkpoint stands.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -16,18 +15,19 @@ use super::gradients::{
     GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples, padded_length,
 };
 use super::lanes;
-use super::log::{Log, Record, memory_bytes};
+use super::log::{Log, Record};
 use super::loss::{label_tokens, token_weights};
 use super::optimiser::{AdamW, clip};
 use super::schedule::{Course, Rates};
 use super::validation::{Scores, Track, Validation, Validator};
+use crate::device::memory_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::model::cpu;
 use crate::model::host::host;
-use crate::model::parameters::{self, Named, any_trained};
+use crate::model::parameters::{Named, any_trained};
 use crate::model::qwen_vl::QwenVl;
-use crate::recipe::{Lora, Part, Train};
+use crate::recipe::{Lora, Train};
 
 /// Where the vision features of a sample come from.
 pub trait Media: Sync {
@@ -115,7 +115,7 @@ impl Setup<'_> {
     /// Where a sample cannot be run.
     pub fn gradients(&self, model: &QwenVl, step: usize) -> Result<(f64, Named)> {
         let batches = self.batches(model, step);
-        match lanes::number(on_cpu(model), self.has_dropout(), batches.len()) {
+        match lanes::number(runs_cpu_passes(model), self.has_dropout(), batches.len()) {
             1 => self.sum(model, step, batches.iter()),
             lanes => lanes::run(model, |model, lane| {
                 self.sum(model, step, batches.iter().skip(lane).step_by(lanes))
@@ -135,7 +135,7 @@ impl Setup<'_> {
             token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
         let weighted: Vec<(usize, f64)> =
             micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect();
-        if on_cpu(model) || any_trained(&model.visual) {
+        if runs_cpu_passes(model) || any_trained(&model.visual) {
             return weighted.into_iter().map(|one| vec![one]).collect();
         }
         let padded = |i: usize| padded_length(self.samples[i].input_ids.len(), GPU_MULTIPLE);
@@ -191,7 +191,7 @@ impl Setup<'_> {
             recompute: self.train.recompute,
             dropout_seed: self.has_dropout().then(|| dropout_seed(self.seed, step, first)),
             logits_at_once: LOGITS_AT_ONCE,
-            multiple: if on_cpu(model) { 1 } else { GPU_MULTIPLE },
+            multiple: if runs_cpu_passes(model) { 1 } else { GPU_MULTIPLE },
         }
     }
 
@@ -354,7 +354,7 @@ impl Setup<'_> {
 }
 
 /// Whether `model` takes the passes of [`cpu`].
-fn on_cpu(model: &QwenVl) -> bool {
+fn runs_cpu_passes(model: &QwenVl) -> bool {
     cpu::runs(&model.model.norm.weight.val())
 }
 
@@ -362,24 +362,4 @@ fn on_cpu(model: &QwenVl) -> bool {
 fn dropout_seed(seed: u64, step: usize, sample: usize) -> u64 {
     let mixed = seed ^ (step as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ ((sample as u64) << 20);
     mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9)
-}
-
-/// How many numbers a part of a model has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// All of them, an adapter's too.
-    pub all: usize,
-    /// Those that are trained.
-    pub trained: usize,
-}
-
-/// Parameters of each part of a model.
-pub fn counts(model: &QwenVl) -> BTreeMap<Part, Count> {
-    let mut counts = BTreeMap::<Part, Count>::new();
-    for parameter in parameters::list(model) {
-        let count = counts.entry(Part::of(&parameter.name)).or_default();
-        count.all += parameter.count();
-        count.trained += if parameter.trained { parameter.count() } else { 0 };
-    }
-    counts
 }

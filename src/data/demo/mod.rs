@@ -7,8 +7,8 @@
 //! synthetic ones are clean. Beside it [`render_lessons`], a set without motion's questions from
 //! which a model without any training learns to see and to answer.
 //!
-//! The same options and the same ffmpeg give the same files byte for byte: all is planned in one thread from the seed,
-//! and each video is encoded by one thread of libx264.
+//! The same options and the same ffmpeg give the same files byte for byte: all is planned in one
+//! thread from the seed, and each video is encoded by one thread of libx264.
 
 mod encode;
 mod families;
