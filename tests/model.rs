@@ -333,7 +333,7 @@ fn in_processor_order(want: &[f32], grids: &[[usize; 3]], side: Option<usize>) -
 fn vision_stages_equal_the_reference() {
     for name in CHECKPOINTS {
         let model = load(name);
-        let side = model.visual.config.window;
+        let side = model.visual.shape.window;
         for case in CASES {
             let (batch, rows) = case_rows(&model.config, name, case);
             let all: Vec<_> = rows.iter().flat_map(|row| row.media.clone()).collect();

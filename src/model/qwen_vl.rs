@@ -130,7 +130,8 @@ impl QwenVl {
         Context { rotary: Rotary::text(&self.config.text, batch, &self.device()), train }
     }
 
-    /// Hidden states after the final norm of one whole prompt: `[1, t, hidden]`.
+    /// Hidden states after the final norm of one whole prompt, `[1, t, hidden]`, and the prompt's
+    /// positions.
     ///
     /// # Errors
     /// Where the media pads of `input_ids` do not agree with `media` and `features`.

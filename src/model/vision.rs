@@ -32,7 +32,7 @@ pub struct VisionTower {
     pub merger: PatchMerger,
     /// The shape it was built from.
     #[module(skip)]
-    pub config: VisionShape,
+    pub shape: VisionShape,
 }
 
 /// What the forward needs of the configuration.
@@ -195,15 +195,15 @@ impl VisionTower {
         mut observe: impl FnMut(&Tensor<3>),
     ) -> Tensor<2> {
         let [f, h, w] = grid_thw;
-        let merge = self.config.merge_size;
+        let merge = self.shape.merge_size;
         let (blocks_h, blocks_w, unit) = (h / merge, w / merge, merge * merge);
-        let plan = match self.config.window {
+        let plan = match self.shape.window {
             Some(side) => WindowPlan::new(blocks_h, blocks_w, side),
             None => WindowPlan::whole(blocks_h * blocks_w),
         };
         let device = pixel_values.device();
         let rotary = Rotary::vision(
-            self.config.head_dim,
+            self.shape.head_dim,
             &patch_positions(&plan.order, blocks_w, merge),
             &device,
         );
@@ -217,8 +217,7 @@ impl VisionTower {
         let whole = [(h * w, 1)];
         let windows: Vec<_> = plan.groups.iter().map(|(len, count)| (len * unit, *count)).collect();
         for (i, block) in self.blocks.iter().enumerate() {
-            let full =
-                self.config.window.is_none() || self.config.fullatt_block_indexes.contains(&i);
+            let full = self.shape.window.is_none() || self.shape.fullatt_block_indexes.contains(&i);
             x = block.forward(x, &rotary, if full { &whole } else { &windows }, train);
             observe(&x);
         }

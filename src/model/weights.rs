@@ -252,7 +252,7 @@ impl Loader<'_> {
                     )?,
                 },
             },
-            config: VisionShape::new(vision, config.family == Family::Qwen2_5Vl),
+            shape: VisionShape::new(vision, config.family == Family::Qwen2_5Vl),
         })
     }
 

@@ -19,6 +19,7 @@ use crate::eval::predict::{Ask, groups, media_tokens};
 use crate::eval::rounds::{Round, rounds};
 use crate::features::{AHEAD, IN_MEMORY, readers};
 use crate::model::config::Config;
+use crate::model::parameters::PartCount;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
 use crate::model::weights;
@@ -29,7 +30,6 @@ use crate::train::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, padded_length};
 use crate::train::lanes;
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
-use crate::train::trainer::Count;
 
 /// What the program holds before any weight is loaded: code, libraries, question files.
 const BASE_BYTES: usize = 80 << 20;
@@ -124,7 +124,7 @@ struct Sequence {
 struct Facts {
     recipe: Recipe,
     config: Config,
-    counts: BTreeMap<Part, Count>,
+    counts: BTreeMap<Part, PartCount>,
     on_cpu: bool,
     /// Bytes of one weight and of one number of an activation.
     width: usize,
@@ -286,8 +286,8 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
 }
 
 /// Parameters of each part, an adapter's too, from shapes alone.
-fn counts(recipe: &Recipe, config: &Config) -> Result<BTreeMap<Part, Count>> {
-    let mut counts = BTreeMap::<Part, Count>::new();
+fn counts(recipe: &Recipe, config: &Config) -> Result<BTreeMap<Part, PartCount>> {
+    let mut counts = BTreeMap::<Part, PartCount>::new();
     let frozen = recipe.train.frozen();
     for (name, shape) in weights::shapes(config)? {
         let (part, n) = (Part::of(&name), shape.iter().product::<usize>());
@@ -380,7 +380,7 @@ impl Facts {
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
         let flops = match self.tower_is_trained() {
             true => 0.0,
-            false => self.grids.iter().map(|grid| self.config.tower(grid.grid_thw)).sum(),
+            false => self.grids.iter().map(|grid| self.config.tower_flops(grid.grid_thw)).sum(),
         };
         let times = format!(
             "{} videos of at most {} patches",
@@ -405,10 +405,10 @@ impl Facts {
         let bytes = 3 * 4 * most(&rows) * config.vocab_size;
         terms.push(Term { what: "logits", bytes, lower: "lower eval.batch_size" });
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
-        let answer = new as f64 * (config.forward(1) + config.logits());
+        let answer = new as f64 * (config.forward_flops(1) + config.logits_flops());
         let group = |group: &Together| {
-            let rest: f64 = group.rest.iter().map(|t| config.forward(*t) + answer).sum();
-            config.forward(group.common) + rest
+            let rest: f64 = group.rest.iter().map(|t| config.forward_flops(*t) + answer).sum();
+            config.forward_flops(group.common) + rest
         };
         let flops = times as f64 * asked.iter().map(group).sum::<f64>();
         let prompts = thousands(asked.iter().map(|group| group.rest.len()).sum());
@@ -420,17 +420,17 @@ impl Facts {
     fn training(&self) -> Phase {
         let (text, train) = (&self.config.text, &self.recipe.train);
         let trained: usize = self.counts.values().map(|count| count.trained).sum();
-        let on_cpu = self.on_cpu && self.width == 4;
-        let multiple = if on_cpu { 1 } else { GPU_MULTIPLE };
+        let cpu_passes = self.on_cpu && self.width == 4;
+        let multiple = if cpu_passes { 1 } else { GPU_MULTIPLE };
         let padded = |s: &Sequence| padded_length(s.tokens, multiple);
         let longest = self.training.iter().map(padded).max().unwrap_or(0);
         let labels = self.training.iter().map(|s| s.labels).max().unwrap_or(0);
         let layers = text.num_hidden_layers;
         let dropout = self.recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
         let step = train.batch_size * train.grad_accum;
-        let lanes = lanes::number(on_cpu, dropout, step);
+        let lanes = lanes::number(cpu_passes, dropout, step);
         // Of what goes through the model together: samples, and tokens of all.
-        let (joined, tokens) = if on_cpu || self.tower_is_trained() {
+        let (joined, tokens) = if cpu_passes || self.tower_is_trained() {
             (1, longest)
         } else {
             let free = tokens_at_once(text, train.recompute, self.width).min(longest * step);
@@ -501,11 +501,13 @@ impl Facts {
         let backward = if self.recipe.lora.is_some() { 1.0 } else { 2.0 };
         let passes = 1.0 + backward + f64::from(u8::from(train.recompute));
         let of = |s: &Sequence| {
-            passes * text.forward(s.tokens) + (1.0 + backward) * s.labels as f64 * text.logits()
+            passes * text.forward_flops(s.tokens)
+                + (1.0 + backward) * s.labels as f64 * text.logits_flops()
         };
         let mean = self.training.iter().map(of).sum::<f64>() / self.training.len() as f64;
         let tower = if self.tower_is_trained() {
-            let all: f64 = self.grids.iter().map(|grid| self.config.tower(grid.grid_thw)).sum();
+            let all: f64 =
+                self.grids.iter().map(|grid| self.config.tower_flops(grid.grid_thw)).sum();
             (1.0 + 2.0 * backward) * all / self.grids.len().max(1) as f64
         } else {
             0.0

@@ -43,8 +43,8 @@ pub struct Method {
     pub multiple: usize,
 }
 
-/// On a GPU: kernels are tuned and compiled for each new shape, so that there be few. One less,
-/// as attention there takes another query where their number is even.
+/// Padded length on a GPU: kernels are tuned and compiled per shape, so few lengths are wanted. One
+/// token less than the multiple, because `fused` attention adds a query where their number is even.
 pub const GPU_MULTIPLE: usize = 64;
 
 /// 64 MiB in f32, and three times that with what the loss makes of them: the logits of 110

@@ -18,10 +18,11 @@ use crate::parallel::cores;
 /// How many lanes there are where there is more than one.
 const LANES: usize = 2;
 
-/// How many of a step's `samples` are worked on at once. Dropout's random numbers are the device's,
-/// one sample's after the other's.
-pub fn number(on_cpu: bool, dropout: bool, samples: usize) -> usize {
-    if on_cpu && !dropout { samples.clamp(1, LANES) } else { 1 }
+/// How many of a step's `samples` are worked on at once, by a model that takes the passes of
+/// [`cpu`](crate::model::cpu) or not. Dropout's random numbers are the device's, one sample's after
+/// the other's.
+pub fn number(cpu_passes: bool, dropout: bool, samples: usize) -> usize {
+    if cpu_passes && !dropout { samples.clamp(1, LANES) } else { 1 }
 }
 
 /// Runs `work` on each of the [`LANES`] with a model of its own, and adds what they return: loss and
