@@ -48,7 +48,7 @@ fn main() -> Result<(), Failure> {
 fn read(file: &str) -> Result<Clip, Failure> {
     let sampling = Sampling::Qwen;
     let options = VideoOptions { sampling, fps: 2.0, max_frames: 64, upright: false };
-    Ok(video::read(file, &options)?)
+    Ok(video::read(Path::new(file), &options)?)
 }
 
 fn report(file: &str, clip: &Clip, ours: &[f64], theirs: &[f64]) {

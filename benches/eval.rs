@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use vlm4d_train::data::demo::{self, DemoOptions};
 use vlm4d_train::eval::generate::{Options, Prompt, generate};
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::host::write_tensors;
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::MediaGrid;
-use vlm4d_train::model::weights::{self, TensorFiles};
+use vlm4d_train::model::tensor_files::{TensorFiles, write_tensors};
+use vlm4d_train::model::weights;
 
 type Failure = Box<dyn std::error::Error>;
 

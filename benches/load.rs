@@ -11,8 +11,8 @@ use std::process::Command;
 use burn::tensor::{DType, Device};
 use serde_json::json;
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::host::write_tensors;
-use vlm4d_train::model::weights::{self, TensorFiles};
+use vlm4d_train::model::tensor_files::{TensorFiles, write_tensors};
+use vlm4d_train::model::weights;
 
 type Failure = Box<dyn std::error::Error>;
 

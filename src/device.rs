@@ -5,6 +5,7 @@ pub mod cuda;
 use burn::tensor::{DType, Device};
 
 use crate::error::{Error, Result};
+use crate::model::cpu;
 use crate::recipe::{Dtype, Model};
 
 /// A device and what to call it.
@@ -34,8 +35,16 @@ pub fn planned(model: &Model) -> Result<(bool, DType)> {
             false
         }
     };
-    let bf16 = model.dtype == Dtype::Bf16 || (!on_cpu && model.dtype == Dtype::Auto);
-    Ok((on_cpu, if bf16 { DType::BF16 } else { DType::F32 }))
+    Ok((on_cpu, dtype(model.dtype, on_cpu)))
+}
+
+/// The type of weights and activations that `wanted` is.
+fn dtype(wanted: Dtype, on_cpu: bool) -> DType {
+    match wanted {
+        Dtype::Auto if on_cpu => DType::F32,
+        Dtype::Auto | Dtype::Bf16 => DType::BF16,
+        Dtype::F32 => DType::F32,
+    }
 }
 
 /// `N` of `cuda:N`.
@@ -59,16 +68,27 @@ pub fn choose(model: &Model) -> Result<Chosen> {
         (name, _) => Some(gpu_index(name)?),
     };
     let Some(index) = wanted else {
-        let dtype = if model.dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 };
+        let (device, dtype) = (Device::flex(), dtype(model.dtype, true));
         let note = if model.device == "auto" { why_no_gpu() } else { None };
-        return Ok(Chosen { device: Device::flex(), name: "cpu".into(), dtype, note });
+        return Ok(Chosen { device, name: "cpu".into(), dtype, note });
     };
-    let dtype = if model.dtype == Dtype::F32 { DType::F32 } else { DType::BF16 };
+    let dtype = dtype(model.dtype, false);
     prepare_cuda(gpus.len(), index, dtype)?;
     match gpus.into_iter().nth(index) {
         Some(device) => Ok(Chosen { device, name: format!("cuda:{index}"), dtype, note: None }),
         None => Err(no_such_gpu(index)),
     }
+}
+
+/// Bytes that this process holds of the memory that `device` has; 0 where the system does not say.
+pub fn memory_bytes(device: &Device) -> u64 {
+    if !cpu::is(device.clone()) {
+        return device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved);
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 /// Has burn keep the kernels that it compiled beside its choices among them, in `~/.cache/cubecl`:

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -16,136 +15,23 @@ use burn::tensor::{DType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::data::cache::{Cache, Key};
-use crate::data::processor::{
-    Patches, PixelBudget, PreprocessorConfig, fit, fitted_size, patchify,
-};
+use crate::data::reader::{Reader, Sampled};
 use crate::data::variant::{Shown, Variant};
-use crate::data::video::{self, FRAME_FACTOR, Frames, Sampling, VideoOptions};
+use crate::data::video::Frames;
 use crate::error::{Error, Result};
-use crate::model::config::VisionConfig;
 use crate::model::parameters;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
-use crate::{hash, interrupt, recipe};
+use crate::{hash, interrupt, parallel};
 
 /// Decoded videos that may wait for the vision tower.
 pub const AHEAD: usize = 4;
 /// Bytes of frames and features that are kept in memory.
 pub const IN_MEMORY: usize = 2 << 30;
 
-/// How every video of a run is read.
-#[derive(Clone, Debug)]
-pub struct Reader {
-    options: VideoOptions,
-    budget: PixelBudget,
-    config: PreprocessorConfig,
-}
-
-/// Raised when a rule of [`Sampling`](crate::data::video::Sampling) changes: what was kept under
-/// the one before is not found any more.
-const RULES: u32 = 1;
-
-impl Reader {
-    /// The recipe's `[video]` with the processor of `checkpoint`, whose tower is `vision`.
-    ///
-    /// # Errors
-    /// Where the processor's settings are missing or malformed, or do not agree with recipe or
-    /// tower.
-    pub fn new(recipe: &recipe::Video, checkpoint: &Path, vision: &VisionConfig) -> Result<Self> {
-        let (path, config) = PreprocessorConfig::located(checkpoint)?;
-        check_patches(&path, &config, vision)?;
-        if recipe.sampling == Sampling::Hf && config.temporal_patch_size != FRAME_FACTOR {
-            let n = config.temporal_patch_size;
-            return Err(Error::input(format!(
-                "{}: `temporal_patch_size` is {n}, and sampling `hf` takes multiples of \
-                 {FRAME_FACTOR} frames",
-                path.display()
-            ))
-            .help("take another video.sampling"));
-        }
-        let (sampling, fps, max_frames) = (recipe.sampling, recipe.fps, recipe.max_frames);
-        let budget = PixelBudget::new(sampling, recipe.min_pixels, recipe.max_pixels, &config)?;
-        let options = VideoOptions { sampling, fps, max_frames, upright: recipe.upright };
-        Ok(Self { options, budget, config })
-    }
-
-    /// What reading a video would give, from its header: its grid, and the bytes of its sampled
-    /// frames as decoded and as resized.
-    ///
-    /// # Errors
-    /// Where it is no video or cannot be sampled.
-    pub fn outline(&self, path: &Path) -> Result<(MediaGrid, [usize; 2])> {
-        let video = video::probe(path)?;
-        let VideoOptions { sampling, fps, max_frames, upright } = self.options;
-        let turned = upright && video.rotation % 180 != 0;
-        let (height, width) = match turned {
-            true => (video.width, video.height),
-            false => (video.height, video.width),
-        };
-        let wrong = |e: String| Error::input(format!("{}: {e}", path.display()));
-        let len = sampling.indices(&video, fps, max_frames).map_err(wrong)?.len();
-        let (height, width) = fitted_size(height, width, sampling, &self.config, self.budget)
-            .map_err(|e| wrong(e.to_string()))?;
-        let t = len.div_ceil(self.config.temporal_patch_size);
-        let side = self.config.patch_size;
-        let seconds = self.config.temporal_patch_size as f64 / sampling.sample_fps(&video, len);
-        let grid_thw = [t, height / side, width / side];
-        let grid = MediaGrid { grid_thw, second_per_grid: Some(seconds) };
-        let bytes = |height: usize, width: usize| len * height * width * 3;
-        Ok((grid, [bytes(video.height, video.width), bytes(height, width)]))
-    }
-
-    /// Decodes and resizes the sampled frames of one video.
-    fn read(&self, path: &Path) -> Result<Sampled> {
-        let start = Instant::now();
-        let clip = video::read(path, &self.options)?;
-        let second_per_grid = clip.second_per_grid_t(self.config.temporal_patch_size);
-        let frames = fit(clip.frames, self.options.sampling, &self.config, self.budget)
-            .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-        let (rotation, cost_s) = (clip.video.rotation, start.elapsed().as_secs_f64());
-        Ok(Sampled { frames, second_per_grid, rotation, cost_s })
-    }
-
-    /// The patches of a video as it is shown.
-    fn patches(&self, mut frames: Frames, shown: &Shown) -> Result<Patches> {
-        shown.variant.apply(&mut frames);
-        patchify(&frames, &self.config)
-            .map_err(|e| Error::input(format!("{}: {e}", shown.video.display())))
-    }
-
-    /// Names the frames of the video with this content.
-    fn key(&self, content: &str) -> Key {
-        let made_by = (env!("CARGO_PKG_VERSION"), video::decoder_version(), RULES);
-        Key::new("frames", &(content, made_by, self))
-    }
-}
-
-/// Checks that the processor whose settings stand in `path` cuts patches that the vision tower
-/// takes.
-fn check_patches(path: &Path, cut: &PreprocessorConfig, vision: &VisionConfig) -> Result<()> {
-    let sizes = [
-        ("patch_size", cut.patch_size, vision.patch_size),
-        ("temporal_patch_size", cut.temporal_patch_size, vision.temporal_patch_size),
-        ("merge_size", cut.merge_size, vision.spatial_merge_size),
-    ];
-    match sizes.into_iter().find(|(_, cut, taken)| cut != taken) {
-        None => Ok(()),
-        Some((name, cut, taken)) => Err(Error::input(format!(
-            "{}: `{name}` is {cut}, and the vision tower's in config.json {taken}",
-            path.display()
-        ))
-        .help("the two files come from different models")),
-    }
-}
-
-/// The frames of one video, ready to be cut into patches.
-#[derive(Clone)]
-struct Sampled {
-    frames: Frames,
-    second_per_grid: f64,
-    /// What the container says about turning the pictures, in degrees.
-    rotation: usize,
-    cost_s: f64,
+/// How many videos are decoded at a time.
+pub fn readers() -> usize {
+    parallel::cores().min(AHEAD)
 }
 
 /// What the cache says about an entry of frames.
@@ -155,7 +41,7 @@ struct AboutFrames {
     len: usize,
     height: usize,
     width: usize,
-    clock: Clock,
+    second_per_grid: f64,
     rotation: usize,
     /// Seconds that decoding and resizing took.
     cost_s: f64,
@@ -168,26 +54,10 @@ struct AboutFeatures {
     dtype: DType,
     shape: Vec<usize>,
     grid_thw: [usize; 3],
-    clock: Clock,
+    second_per_grid: f64,
     rotation: usize,
     /// Seconds that it took to make them from the file.
     cost_s: f64,
-}
-
-/// Seconds per grid, by their bits: JSON's way through decimals need not be exact.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct Clock(u64);
-
-impl From<f64> for Clock {
-    fn from(seconds: f64) -> Self {
-        Self(seconds.to_bits())
-    }
-}
-
-impl Clock {
-    fn seconds(self) -> f64 {
-        f64::from_bits(self.0)
-    }
 }
 
 /// The videos of a run, ready for the model.
@@ -230,7 +100,7 @@ pub struct Summary {
     pub damaged: usize,
     /// What kept the cache from being written.
     pub trouble: Option<String>,
-    /// Whether some are neither in memory nor in the cache, and made again for each use.
+    /// Whether some fit neither in memory nor in the cache, and are decoded again for each use.
     pub again: bool,
 }
 
@@ -286,30 +156,13 @@ impl Videos {
         let frozen = model.valid();
         let mut known = HashMap::new();
         let mut summary = all.summary.clone();
-        let queue = Mutex::new(videos.iter());
-        let (sender, receiver) = sync_channel(AHEAD);
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                let (queue, sender, all) = (&queue, sender.clone(), &all);
-                scope.spawn(move || {
-                    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-                    while let Some(shown) = next() {
-                        // Nobody listens any more once a video has failed.
-                        if sender.send((shown, all.read_ahead(shown))).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            for (shown, ahead) in receiver {
-                interrupt::check("the reading of videos")?;
-                let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
-                known.insert(shown.clone(), found);
-                progress(known.len());
-            }
-            Ok::<_, Error>(())
+        let read = |shown| (shown, all.read_ahead(shown));
+        parallel::each_ahead(videos, readers(), AHEAD, read, |_, (shown, ahead)| {
+            interrupt::check("the reading of videos")?;
+            let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
+            known.insert(shown.clone(), found);
+            progress(known.len());
+            Ok(())
         })?;
         summary.elapsed_s = start.elapsed().as_secs_f64();
         summary.damaged = all.cache.damaged();
@@ -378,7 +231,7 @@ impl Videos {
         if let Some(key) = self.features_key(shown, &content)
             && let Some(about) = self.cache.about::<AboutFeatures>(&key)
         {
-            let second_per_grid = Some(about.clock.seconds());
+            let second_per_grid = Some(about.second_per_grid);
             let grid = MediaGrid { grid_thw: about.grid_thw, second_per_grid };
             return Ok(Ahead::Features(Known { grid, content }, about));
         }
@@ -405,12 +258,7 @@ impl Videos {
             Ahead::Frames(content, sampled, cached) => (content, sampled, cached),
         };
         self.note_rotation(shown, sampled.rotation, summary);
-        let Frames { len, height, width, .. } = sampled.frames;
-        let Reader { config, .. } = &self.reader;
-        let t = len.div_ceil(config.temporal_patch_size);
-        let grid_thw = [t, height / config.patch_size, width / config.patch_size];
-        let grid = MediaGrid { grid_thw, second_per_grid: Some(sampled.second_per_grid) };
-        let known = Known { grid, content };
+        let known = Known { grid: self.reader.grid(&sampled), content };
         if self.tower.is_none() {
             summary.from_cache += usize::from(cached);
             summary.cost_s += sampled.cost_s;
@@ -424,7 +272,7 @@ impl Videos {
     }
 
     fn note_rotation(&self, shown: &Shown, rotation: usize, summary: &mut Summary) {
-        if rotation > 0 && !self.reader.options.upright {
+        if rotation > 0 && !self.reader.is_upright() {
             summary.sideways.insert(shown.video.clone());
         }
     }
@@ -438,7 +286,8 @@ impl Videos {
             return Ok((sampled.clone(), true));
         }
         let key = self.reader.key(content);
-        let found = self.cache.get(&key).and_then(|(about, rgb)| Sampled::from_entry(&about, rgb));
+        let found =
+            self.cache.get(&key).and_then(|(about, rgb): (AboutFrames, _)| about.frames(rgb));
         let cached = found.is_some();
         let sampled = match found {
             Some(sampled) => sampled,
@@ -462,9 +311,9 @@ impl Videos {
                 .help("start the same command again"));
         }
         let Frames { len, height, width, .. } = sampled.frames;
-        let (clock, cost_s) = (sampled.second_per_grid.into(), sampled.cost_s);
-        let (video, rotation) = (video.to_owned(), sampled.rotation);
-        let about = AboutFrames { video, len, height, width, clock, rotation, cost_s };
+        let Sampled { second_per_grid, rotation, cost_s, .. } = sampled;
+        let video = video.to_owned();
+        let about = AboutFrames { video, len, height, width, second_per_grid, rotation, cost_s };
         self.cache.put(key, &about, &sampled.frames.rgb);
         Ok(sampled)
     }
@@ -510,7 +359,7 @@ impl Videos {
                 dtype: data.dtype(),
                 shape: data.shape().to_vec(),
                 grid_thw: patches.grid_thw,
-                clock: sampled.second_per_grid.into(),
+                second_per_grid: sampled.second_per_grid,
                 rotation: sampled.rotation,
                 cost_s,
             };
@@ -536,24 +385,24 @@ impl Videos {
     }
 }
 
-impl Sampled {
-    fn from_entry(about: &AboutFrames, rgb: Vec<u8>) -> Option<Self> {
-        let AboutFrames { len, height, width, clock, rotation, cost_s, .. } = *about;
+impl AboutFrames {
+    /// The frames whose pixels are `rgb`; nothing where some are missing.
+    fn frames(&self, rgb: Vec<u8>) -> Option<Sampled> {
+        let Self { len, height, width, second_per_grid, rotation, cost_s, .. } = *self;
         let whole = rgb.len() == len * height * width * 3;
         let frames = Frames { rgb, len, height, width };
-        let second_per_grid = clock.seconds();
-        whole.then_some(Self { frames, second_per_grid, rotation, cost_s })
+        whole.then_some(Sampled { frames, second_per_grid, rotation, cost_s })
     }
 }
 
 /// What the features of a frozen vision tower depend on beside the frames: its architecture, its
 /// weights and where they are computed. None where the tower is trained or carries an adapter.
 fn frozen_tower(model: &QwenVl) -> Result<Option<String>> {
-    let parameters = parameters::list(&model.visual, "visual");
+    let parameters = parameters::list(&model.visual);
     if parameters.iter().any(|p| p.trained || p.name.contains(".lora_")) {
         return Ok(None);
     }
-    let weights: BTreeMap<_, _> = parameters::fingerprints(&model.visual, "visual")?;
+    let weights: BTreeMap<_, _> = parameters::fingerprints(&model.visual)?;
     let place = (model.device(), std::env::consts::ARCH);
     Ok(Some(format!("{:?}", (&model.config.vision, weights, place))))
 }

@@ -1,11 +1,11 @@
 //! Reading files, with errors that name the place; and writing them so that a crash leaves the old
 //! content or the new, never half of it.
 
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
@@ -92,62 +92,45 @@ pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The path in one spelling: `./a//b` is `a/b`.
-fn plain(path: &Path) -> PathBuf {
-    path.components().filter(|part| *part != Component::CurDir).collect()
-}
-
-/// The name of a file in the folder `dir`: its path from there, however `path` is spelled and
-/// whichever links it leads over, as long as they stay there. A file elsewhere may have several.
-pub fn name_in(dir: &Path, path: &Path) -> PathBuf {
-    let place = dir.join(path);
-    let root = dir.canonicalize().ok();
-    // the file itself, or the last of the folders above it that is still in `dir`
-    let within = |above: &Path| {
-        let found = above.canonicalize().ok()?;
-        let begin = found.strip_prefix(root.as_deref()?).ok()?;
-        Some(plain(&begin.join(place.strip_prefix(above).ok()?)))
-    };
-    place.ancestors().find_map(within).unwrap_or_else(|| plain(path))
-}
-
-/// Gives each file the first of its `names` in the folder `dir`, absolute ones being last: files
-/// outside of it, or behind links that lead there, may have several. Not so in the hub's cache, where
-/// files are kept by content: two that are equal are two, as they are in a folder of copies.
-pub fn name_alike(dir: &Path, mut names: Vec<&mut PathBuf>) {
-    let file = |name: &Path| {
-        let file = dir.join(name).canonicalize().ok()?;
-        let is_blob = file.parent().is_some_and(|folder| folder.ends_with("blobs"));
-        (!is_blob).then_some(file)
-    };
-    let files: Vec<Option<PathBuf>> = names.iter().map(|name| file(name)).collect();
-    let mut first: BTreeMap<&Path, PathBuf> = BTreeMap::new();
-    for (name, file) in names.iter().zip(&files) {
-        let Some(file) = file else { continue };
-        let first = first.entry(file).or_insert_with(|| (**name).clone());
-        if (name.is_absolute(), &**name) < (first.is_absolute(), &*first) {
-            first.clone_from(name);
-        }
-    }
-    for (name, file) in names.iter_mut().zip(&files) {
-        if let Some(first) = file.as_deref().and_then(|file| first.get(file)) {
-            name.clone_from(first);
-        }
-    }
-}
-
 /// A JSON file's content.
 ///
 /// # Errors
 /// Where it cannot be read or holds something else, with the place.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::input(format!("{shown}: {}", io_reason(&e))))?;
-    serde_json::from_str(&text).map_err(|e| {
-        let (line, column) = json_place(&e);
-        Error::input(format!("{shown}:{line}:{column}: {}", json_reason(&e)))
-    })
+    serde_json::from_str(&read_text(path)?).map_err(|e| json_error(path, "", &e))
+}
+
+/// A file's text.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))
+}
+
+/// Writes `path` as JSON for people to read, as [`write`] does.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value).map_err(|e| Error::run(e.to_string()))?;
+    write(path, json + "\n")
+}
+
+/// One JSON object a line.
+///
+/// # Errors
+/// Where one cannot be written as JSON, which no input causes.
+pub fn json_lines<T: Serialize>(items: &[T]) -> Result<String> {
+    let lines = items.iter().map(|item| Ok(serde_json::to_string(item)? + "\n"));
+    lines.collect::<Result<_, serde_json::Error>>().map_err(|e| Error::run(e.to_string()))
+}
+
+/// The error for a file whose JSON is malformed or, as `kind` says, not what it should be.
+pub fn json_error(path: &Path, kind: &str, error: &serde_json::Error) -> Error {
+    let ((line, column), what) = (json_place(error), json_reason(error));
+    Error::input(format!("{}:{line}:{column}: {kind}{what}", path.display()))
 }
 
 /// Line and column of what is wrong with JSON, both from 1: where nothing of a line was read yet,

@@ -5,19 +5,37 @@ use std::thread::{available_parallelism, scope};
 
 use crate::error::Result;
 
+/// How many threads can run at once.
+pub fn cores() -> usize {
+    available_parallelism().map_or(1, usize::from)
+}
+
 /// Does `work` on each of `items`, one thread to each; `seen` is told each result as it comes, with
 /// how many there are by then.
 ///
 /// # Errors
 /// That of `seen`, after which nothing new is begun.
-pub fn each<T: Sync, R: Send>(
-    items: &[T],
-    work: impl Fn(&T) -> R + Sync,
+pub fn each<'a, T: Sync, R: Send>(
+    items: &'a [T],
+    work: impl Fn(&'a T) -> R + Sync,
+    seen: impl FnMut(usize, R) -> Result<()>,
+) -> Result<()> {
+    each_ahead(items, cores(), 0, work, seen)
+}
+
+/// As [`each`], by as many threads as `workers`, of whose results `ahead` may wait for `seen`.
+///
+/// # Errors
+/// As [`each`].
+pub fn each_ahead<'a, T: Sync, R: Send>(
+    items: &'a [T],
+    workers: usize,
+    ahead: usize,
+    work: impl Fn(&'a T) -> R + Sync,
     mut seen: impl FnMut(usize, R) -> Result<()>,
 ) -> Result<()> {
     let queue = Mutex::new(items.iter());
-    let (sender, receiver) = mpsc::sync_channel(0);
-    let workers = available_parallelism().map_or(1, usize::from);
+    let (sender, receiver) = mpsc::sync_channel(ahead);
     scope(|scope| {
         for _ in 0..workers {
             let (queue, work, sender) = (&queue, &work, sender.clone());

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use vlm4d_train::data::cache::{Cache, Key};
+use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::variant::{Shown, Variant};
-use vlm4d_train::features::{Reader, Videos};
+use vlm4d_train::features::Videos;
 use vlm4d_train::model::host::host;
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;

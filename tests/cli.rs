@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vlm4d_train::model::weights::TensorFiles;
+use vlm4d_train::model::tensor_files::TensorFiles;
 use vlm4d_train::recipe::Recipe;
 use vlm4d_train::run;
 

@@ -6,7 +6,8 @@ use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use vlm4d_train::model::attention::{self, QUERIES};
 use vlm4d_train::model::cpu;
-use vlm4d_train::model::lora::{Linear, Lora, cast};
+use vlm4d_train::model::linear::{Linear, cast};
+use vlm4d_train::model::lora::Lora;
 
 use crate::support::model::values;
 use crate::support::{alone, max_difference, relative_difference};
@@ -196,7 +197,7 @@ fn an_adapter_over_bf16_is_computed_in_bf16_and_learned_in_f32() {
         let weight = Param::from_tensor(cast(weight.clone().inner(), dtype)).no_grad();
         let layer = Linear { weight, bias: None, lora: Some(lora) }.train();
         let mut fixed = layer.valid();
-        fixed.fix_adapter();
+        fixed.for_inference();
         let alone = fixed.forward(cast(x.clone().inner(), dtype), false);
         let x = cast(x.clone().inner(), dtype).autodiff().require_grad();
         let y = layer.forward(x.clone(), true);

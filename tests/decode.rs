@@ -17,7 +17,7 @@ fn options(sampling: Sampling, fps: f64, max_frames: usize) -> VideoOptions {
 
 /// A golden video, sampled.
 fn read(name: &str, options: &VideoOptions) -> Clip {
-    video::read(golden("videos").join(name), options).unwrap()
+    video::read(&golden("videos").join(name), options).unwrap()
 }
 
 /// `PyAV` 18 converts these with ffmpeg 8's swscale, which interpolates the chroma of interlaced
@@ -119,7 +119,7 @@ fn tagged(dir: &Path, matrix: [i32; 4]) -> std::path::PathBuf {
 fn a_rotation_is_followed_where_it_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let plain = options(Sampling::Qwen, 1.0, 2);
-    let coded = video::read(golden("llamafactory/data/a.mp4"), &plain).unwrap();
+    let coded = video::read(&golden("llamafactory/data/a.mp4"), &plain).unwrap();
     assert_eq!(coded.video.rotation, 0);
     let (h, w) = (coded.frames.height, coded.frames.width);
     let pixel = |frames: &Frames, y: usize, x: usize| {

@@ -18,12 +18,12 @@ use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::eval::predict;
 use vlm4d_train::export::{KeySpelling, Options, export};
 use vlm4d_train::hash;
-use vlm4d_train::model::host::write_tensors;
 use vlm4d_train::model::hub;
-use vlm4d_train::model::lora::cast;
+use vlm4d_train::model::linear::cast;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::peft::{self, AdapterConfig};
 use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::tensor_files::write_tensors;
 use vlm4d_train::recipe::{Lora, Recipe};
 use vlm4d_train::report::terminal::Terminal;
 
@@ -68,7 +68,7 @@ fn trained(checkpoint: &str, lora: &str) -> Trained {
     peft::attach(&mut model, &lora, 7).unwrap();
     // B is zero at the start: such an adapter would show nothing.
     let mut turn = 0.0f32;
-    let model = parameters::replace(model.train(), "", |name, value| {
+    let model = parameters::replace(model.train(), |name, value| {
         let n = value.dims()[0];
         let device = value.device();
         name.contains("lora_B").then(|| {

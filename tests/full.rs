@@ -8,9 +8,9 @@ use burn::tensor::DType;
 use vlm4d_train::model::hub;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::weights::TensorFiles;
+use vlm4d_train::model::tensor_files::TensorFiles;
 use vlm4d_train::recipe::Part;
-use vlm4d_train::train::checkpoint;
+use vlm4d_train::train::checkpoint::{self, TrainerState};
 use vlm4d_train::train::optimiser::AdamW;
 use vlm4d_train::train::validation::Track;
 
@@ -19,14 +19,14 @@ use crate::support::{CHECKPOINTS, golden};
 
 /// Names of what `model` trains.
 fn trained(model: &QwenVl) -> BTreeSet<String> {
-    parameters::trained_values(model, "").into_keys().collect()
+    parameters::trained_values(model).into_keys().collect()
 }
 
 #[test]
 fn parts_are_frozen_by_name() {
     for name in CHECKPOINTS {
         let everything = trained(&load(name).train_all_but(&[]).train());
-        assert_eq!(everything.len(), parameters::list(&load(name), "").len());
+        assert_eq!(everything.len(), parameters::list(&load(name)).len());
         for part in [Part::Language, Part::Vision, Part::Merger] {
             let left = trained(&load(name).train_all_but(&[part]).train());
             let missing: Vec<_> = everything.difference(&left).collect();
@@ -40,7 +40,7 @@ fn a_saved_model_is_the_trained_model() {
     for (name, dtype) in [("tiny-qwen2-vl", DType::F32), ("tiny-qwen2.5-vl", DType::BF16)] {
         let source = golden(&format!("ckpt/{name}"));
         let model = load_as(&source, dtype).train_all_but(&[Part::Vision]).train();
-        let ones = parameters::trained_values(&model, "").into_iter();
+        let ones = parameters::trained_values(&model).into_iter();
         let gradients = ones.map(|(name, value)| (name, value.ones_like().cast(DType::F32)));
         let model = AdamW::new(0.0).update(model, |_| 0.01, &gradients.collect());
         let dir = tempfile::tempdir().unwrap();
@@ -79,7 +79,7 @@ fn shards_hold_each_tensor_once() {
     let files = TensorFiles::from_dir(&source).unwrap();
     let outlines: Vec<_> = files
         .names()
-        .map(|name| vlm4d_train::model::host::Outline {
+        .map(|name| vlm4d_train::model::tensor_files::Outline {
             name: name.to_owned(),
             dtype: safetensors::Dtype::F32,
             shape: files.shape(name).unwrap().to_vec(),
@@ -88,7 +88,7 @@ fn shards_hold_each_tensor_once() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("model");
     hub::write(&to, &source, &outlines, 200_000, Some(safetensors::Dtype::F32), |outline| {
-        Ok(vlm4d_train::model::host::f32_bytes(&files.f32(&outline.name)?.0))
+        Ok(vlm4d_train::model::tensor_files::f32_bytes(&files.f32(&outline.name)?.0))
     })
     .unwrap();
     let again = TensorFiles::from_dir(&to).unwrap();
@@ -109,29 +109,30 @@ fn shards_hold_each_tensor_once() {
 fn small_steps_are_not_lost_in_bf16() {
     let source = golden("ckpt/tiny-qwen2.5-vl");
     let mut model = load_as(&source, DType::BF16).train_all_but(&[Part::Vision]).train();
-    let ones = parameters::trained_values(&model, "").into_iter();
+    let ones = parameters::trained_values(&model).into_iter();
     let gradients = ones.map(|(name, value)| (name, value.ones_like().cast(DType::F32))).collect();
     let mut optimiser = AdamW::new(0.0);
     let name = "model.norm.weight";
-    let first = values(parameters::trained_values(&model, "")[name].clone().cast(DType::F32));
+    let first = values(parameters::trained_values(&model)[name].clone().cast(DType::F32));
     // bf16 has steps of 2^-8 around 1: each of these alone would vanish.
     for _ in 0..100 {
         model = optimiser.update(model, |_| 2e-4, &gradients);
     }
-    let last = values(parameters::trained_values(&model, "")[name].clone().cast(DType::F32));
+    let last = values(parameters::trained_values(&model)[name].clone().cast(DType::F32));
     for (first, last) in first.iter().zip(&last) {
         assert!((first - last - 0.02).abs() < 0.005, "{first} {last}");
     }
     // A checkpoint keeps what bf16 cannot.
     let dir = tempfile::tempdir().unwrap();
-    checkpoint::save(dir.path(), &model, &optimiser, &Track::default(), 1).unwrap();
+    let state = TrainerState { optimiser, track: Track::default() };
+    checkpoint::save(dir.path(), &model, &state, 1).unwrap();
     let at = checkpoint::newest(dir.path()).unwrap().unwrap().1;
     let fresh = load_as(&source, DType::BF16).train_all_but(&[Part::Vision]).train();
-    let (again, restored, _) = checkpoint::load(&at, fresh, 0.0).unwrap();
+    let (again, restored) = checkpoint::load(&at, fresh, 0.0).unwrap();
     let next = |model: QwenVl, mut optimiser: AdamW| {
         let model = optimiser.update(model, |_| 2e-4, &gradients);
         let master = values(optimiser.masters[name].clone());
-        (values(parameters::trained_values(&model, "")[name].clone().cast(DType::F32)), master)
+        (values(parameters::trained_values(&model)[name].clone().cast(DType::F32)), master)
     };
-    assert_eq!(next(again, restored), next(model, optimiser));
+    assert_eq!(next(again, restored.optimiser), next(model, state.optimiser));
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use vlm4d_train::data::chat::{Chat, Content, Message};
-use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, Question};
+use vlm4d_train::data::vlm4d::{Format, PromptStyle, prompt};
 use vlm4d_train::eval::generate::{Options, Prompt, Response, generate};
 use vlm4d_train::eval::letters::Letters;
 use vlm4d_train::eval::predict::media_tokens;
@@ -211,22 +211,6 @@ fn prompts_that_share_nothing_are_answered_alone() {
     assert!(one_token.unwrap_err().to_string().contains("two tokens"));
 }
 
-/// A question of the goldens as the data has it.
-fn question(answer: &Value) -> Question {
-    let choices = answer["choices"].as_array().unwrap().iter();
-    Question {
-        id: "real/x".into(),
-        subset: "real".into(),
-        source: "davis".into(),
-        group: "exo-centric".into(),
-        video: "x.mp4".into(),
-        question: answer["question"].as_str().unwrap().into(),
-        choices: choices.map(|choice| choice.as_str().unwrap().to_owned()).collect(),
-        answer: "left".into(),
-        gold: vec![0],
-    }
-}
-
 #[test]
 fn answers_to_the_benchmarks_prompts_equal_the_reference() {
     for name in CHECKPOINTS {
@@ -247,7 +231,10 @@ fn answers_to_the_benchmarks_prompts_equal_the_reference() {
         let prompts = answers.iter().map(|answer| {
             let format = if answer["format"] == "mc" { Format::Mc } else { Format::Ff };
             let style = if answer["style"] == "do" { PromptStyle::Do } else { PromptStyle::Cot };
-            let text = Content::Text(vlm4d::prompt(&question(answer), format, style));
+            let question = answer["question"].as_str().unwrap();
+            let choices = answer["choices"].as_array().unwrap().iter();
+            let choices: Vec<String> = choices.map(|c| c.as_str().unwrap().to_owned()).collect();
+            let text = Content::Text(prompt(question, &choices, format, style));
             let messages = [Message::new("user", [Content::Video, text])];
             let input_ids = chat.encode_prompt(&messages, &tokens).unwrap();
             assert_eq!(input_ids, ids(&answer["input_ids"]), "{name}: another prompt");

@@ -11,7 +11,8 @@ use vlm4d_train::data::entry;
 use vlm4d_train::data::vlm4d::{Format, PromptStyle};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::initial::write_random;
-use vlm4d_train::model::weights::{self, TensorFiles, shapes};
+use vlm4d_train::model::tensor_files::TensorFiles;
+use vlm4d_train::model::weights::{self, shapes};
 
 fn nano() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/nano")

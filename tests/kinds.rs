@@ -9,12 +9,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::host::{HostTensors, write_tensors};
 use vlm4d_train::model::lora::Lora as Adapter;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft::{self, AdapterConfig};
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::weights::{TensorFiles, module_name};
+use vlm4d_train::model::tensor_files::{HostTensors, TensorFiles, write_tensors};
+use vlm4d_train::model::weights::module_name;
 use vlm4d_train::recipe::{Lora, Part, TargetModules, Train};
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Rates;
@@ -108,7 +108,7 @@ fn every_kind_of_adapter_equals_peft() {
             let lora = Lora { plus_ratio: log["plus_ratio"].as_f64(), ..Lora::default() };
             let recipe = Train { lr: log["lr"].as_f64().unwrap(), ..Train::default() };
             let model = train(&what, model, &batch, &log, Rates::new(&recipe, Some(&lora)), 2e-5);
-            let trained = parameters::trained_values(&model, "");
+            let trained = parameters::trained_values(&model);
             check(&what, &model, &trained, &want, "after.", 1e-4);
             // Out and in again: the same function; and merged.
             let out = tempfile::tempdir().unwrap();
@@ -117,7 +117,11 @@ fn every_kind_of_adapter_equals_peft() {
             assert_eq!(peft::load(&mut again, out.path(), 0.0).unwrap(), config);
             let logits = last_logits(&again, &batch);
             assert_eq!(logits, last_logits(&model.valid(), &batch), "{what}");
-            assert_eq!(logits, last_logits(&again.fixed(), &batch), "{what} for answers alone");
+            assert_eq!(
+                logits,
+                last_logits(&again.for_inference(), &batch),
+                "{what} for answers alone"
+            );
             for (_, layer) in again.linear_layers_mut() {
                 *layer = layer.clone().merge();
             }
@@ -141,7 +145,7 @@ fn full_steps_equal_pytorch() {
         // all rounding error, so is its step.
         let model = train(checkpoint, model, &batch, &log, Rates::new(&recipe, None), 2e-4);
         let want = Golden::open(&kind_dir(checkpoint, "full").join("after.safetensors"));
-        let trained = parameters::trained_values(&model, "");
+        let trained = parameters::trained_values(&model);
         check(checkpoint, &model, &trained, &want, "", 1e-3);
     }
 }
@@ -424,7 +428,7 @@ fn dropout_keeps_the_mean() {
     device.seed(7);
     let one = || Tensor::<2>::ones([1, 1], (&device, DType::F32));
     let lora = Adapter::from_tensors(one(), one(), 1.0, share);
-    let layer = vlm4d_train::model::lora::Linear {
+    let layer = vlm4d_train::model::linear::Linear {
         weight: burn::module::Param::from_tensor(Tensor::<2>::zeros([1, 1], (&device, DType::F32))),
         bias: None,
         lora: Some(lora),
@@ -519,7 +523,7 @@ fn dropout_under_dora_spares_the_base() {
     let device = Device::flex();
     let full = |n: usize| Tensor::<2>::ones([n, 1], (&device, DType::F32));
     let weight = burn::module::Param::from_tensor(full(1));
-    let mut layer = vlm4d_train::model::lora::Linear { weight, bias: None, lora: None };
+    let mut layer = vlm4d_train::model::linear::Linear { weight, bias: None, lora: None };
     let four = Tensor::<1>::ones([1], (&device, DType::F32)).mul_scalar(4.0);
     let lora = Adapter::from_tensors(full(1), full(1), 1.0, 0.3);
     layer.lora = Some(lora.with_magnitude(&layer, Some(four)));

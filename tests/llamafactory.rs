@@ -13,9 +13,10 @@ use vlm4d_train::model::parameters;
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::Positions;
 use vlm4d_train::recipe::{Loss, Schedule, Train};
+use vlm4d_train::train::checkpoint::TrainerState;
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::log::{self, Log};
-use vlm4d_train::train::trainer::{Media, Setup, Standing};
+use vlm4d_train::train::trainer::{Media, Setup};
 
 use crate::support::model::{beside, with_adapter};
 use crate::support::{Golden, golden, json, max_difference};
@@ -119,7 +120,7 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
     };
     let model = with_adapter(checkpoint, &format!("llamafactory/{family}/lora_before.safetensors"));
     let mut writer = Log::open(dir.path(), 0, 0).unwrap();
-    let model = setup.run(model, Standing::default(), &mut writer, |_| ()).unwrap().model;
+    let model = setup.run(model, TrainerState::default(), &mut writer, |_| ()).unwrap().model;
     let records = log::read(&dir.path().join("log.jsonl")).unwrap();
     let recorded = json(&format!("llamafactory/{family}/steps.json"));
     let recorded = recorded.as_array().unwrap();
@@ -143,7 +144,7 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
 }
 
 fn adapter_difference(model: &QwenVl, want: &Path) -> f32 {
-    let trained = parameters::trained_values(model, "");
+    let trained = parameters::trained_values(model);
     let both = beside(model, &trained, &Golden::open(want), "").into_iter();
     both.map(|(_, got, want)| max_difference(&got, &want)).fold(0.0, f32::max)
 }

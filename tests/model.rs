@@ -4,8 +4,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::{Config, Family};
-use vlm4d_train::model::host::{Outline, write_file};
 use vlm4d_train::model::rope::{MediaGrid, Positions};
+use vlm4d_train::model::tensor_files::{Outline, TensorFiles, write_file};
 use vlm4d_train::model::{vision, weights};
 use vlm4d_train::train::loss::{cross_entropy, predictions, total};
 
@@ -250,7 +250,7 @@ fn in_processor_order(want: &[f32], grids: &[[usize; 3]], side: Option<usize>) -
 fn vision_stages_equal_the_reference() {
     for name in CHECKPOINTS {
         let model = load(name);
-        let side = model.visual.config.window;
+        let side = model.visual.shape.window;
         for case in CASES {
             let (batch, rows) = case_rows(&model.config, name, case);
             let all: Vec<_> = rows.iter().flat_map(|row| row.media.clone()).collect();
@@ -361,7 +361,7 @@ fn every_tensor_of_a_checkpoint_has_one_place() {
     for name in CHECKPOINTS {
         let dir = golden(&format!("ckpt/{name}"));
         let config = Config::from_dir(&dir).unwrap();
-        let files = weights::TensorFiles::from_dir(&dir).unwrap();
+        let files = TensorFiles::from_dir(&dir).unwrap();
         let shapes = weights::shapes(&config).unwrap();
         assert_eq!(files.names().collect::<Vec<_>>(), shapes.keys().collect::<Vec<_>>());
         for (tensor, shape) in &shapes {
@@ -375,7 +375,7 @@ fn every_tensor_of_a_checkpoint_has_one_place() {
 fn a_head_that_is_tied_must_be_the_embedding() {
     let checkpoint = golden("ckpt/tiny-qwen2.5-vl");
     let config = Config::from_dir(&checkpoint).unwrap();
-    let own = weights::TensorFiles::from_dir(&checkpoint).unwrap();
+    let own = TensorFiles::from_dir(&checkpoint).unwrap();
     let embedding = "model.embed_tokens.weight";
     let tensor = Outline { name: "lm_head.weight".into(), ..own.outline(embedding).unwrap() };
     let dir = tempfile::tempdir().unwrap();
@@ -383,7 +383,7 @@ fn a_head_that_is_tied_must_be_the_embedding() {
     let load = |bytes: Vec<u8>| {
         write_file(&head, std::slice::from_ref(&tensor), |_| Ok(bytes.clone())).unwrap();
         let shards = (1..=3).map(|i| checkpoint.join(format!("model-{i:05}-of-00003.safetensors")));
-        let files = weights::TensorFiles::open(shards.chain([head.clone()])).unwrap();
+        let files = TensorFiles::open(shards.chain([head.clone()])).unwrap();
         weights::load(&config, &files, DType::F32, &Device::flex()).map(drop)
     };
     let mut bytes = own.bytes(embedding).unwrap();
@@ -402,7 +402,7 @@ fn weights_of_another_type_are_refused() {
         let tensor = Outline { name: "w".into(), dtype, shape: vec![2] };
         let bytes = vec![0; tensor.bytes()];
         write_file(&file, &[tensor], |_| Ok(bytes.clone())).unwrap();
-        let files = weights::TensorFiles::open([file.clone()]).unwrap();
+        let files = TensorFiles::open([file.clone()]).unwrap();
         let error = files.f32("w").unwrap_err().to_string();
         assert!(error.contains(&format!("`w` is {dtype:?}")) && error.ends_with(fix), "{error}");
     }

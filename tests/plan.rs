@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use vlm4d_train::data::processor::{PixelBudget, PreprocessorConfig, process};
+use vlm4d_train::data::processor::{PixelBudget, PreprocessorConfig, fit, patchify};
+use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::video::{self, Sampling, VideoOptions};
-use vlm4d_train::features::Reader;
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::peft;
+use vlm4d_train::model::{parameters, peft};
 use vlm4d_train::recipe::{Lora, Part, TargetModules};
-use vlm4d_train::train::trainer::counts;
 
 use crate::support::model::load;
 use crate::support::run::{Workplace, demo_data, recipe, text, tiny};
@@ -41,7 +40,8 @@ fn headers_give_the_grid_that_reading_gives() {
                 let clip = video::read(path, &options).unwrap();
                 let seconds = clip.second_per_grid_t(config.temporal_patch_size);
                 assert_eq!(bytes[0], clip.frames.rgb.len());
-                let patches = process(clip.frames, sampling, &config, budget).unwrap();
+                let fitted = fit(clip.frames, sampling, &config, budget).unwrap();
+                let patches = patchify(&fitted, &config).unwrap();
                 assert_eq!(grid.grid_thw, patches.grid_thw, "{sampling:?} {}", path.display());
                 assert_eq!(grid.second_per_grid, Some(seconds));
             }
@@ -70,7 +70,9 @@ fn shapes_give_the_adapter_that_is_attached() {
                 Some(dir) => drop(peft::load(&mut model, dir, 0.0).unwrap()),
                 None => drop(peft::attach(&mut model, &recipe, 0).unwrap()),
             }
-            let attached = counts(&model.train()).into_iter().map(|(part, c)| (part, c.trained));
+            let attached = parameters::count_by_part(&model.train())
+                .into_iter()
+                .map(|(part, c)| (part, c.trained));
             let attached: BTreeMap<_, _> = attached.filter(|(_, n)| *n > 0).collect();
             assert_eq!(planned, attached, "{checkpoint}");
         }

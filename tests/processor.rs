@@ -169,7 +169,8 @@ fn patches_equal_hugging_face() {
 
         let raw = recorded.frames("frames_u8_thwc");
         let bounds = budget(&index(name));
-        let found = processor::process(raw, Sampling::Hf, &config, bounds).unwrap();
+        let fitted = processor::fit(raw, Sampling::Hf, &config, bounds).unwrap();
+        let found = processor::patchify(&fitted, &config).unwrap();
         let most = difference(&found, &expected);
         assert!(most <= one_level(), "{name}: from raw frames they differ by {most}");
     }
@@ -189,14 +190,15 @@ fn patches_equal_llamafactory() {
                 max_frames: 16,
                 upright: false,
             };
-            let raw = video::read(golden(&clip), &options).unwrap().frames;
+            let raw = video::read(&golden(&clip), &options).unwrap().frames;
             let file = format!("llamafactory/frames_{model}_{name}.safetensors");
             let recorded = Recorded::open(&file);
             let first = processor::llamafactory_resize(raw.clone(), bounds).unwrap();
             let (most, _) = level_difference(&first, &recorded.frames("lf_resized_thwc"));
             assert!(most <= 1, "{file}: {most} levels from LLaMA-Factory");
 
-            let found = processor::process(raw, Sampling::LlamaFactory, &config, bounds).unwrap();
+            let fitted = processor::fit(raw, Sampling::LlamaFactory, &config, bounds).unwrap();
+            let found = processor::patchify(&fitted, &config).unwrap();
             let expected = recorded.patches("pixel_values_videos_rows", "video_grid_thw");
             let patch = found.pixel_values.len() / found.grid_thw.iter().product::<usize>();
             let rows = recorded.integers("rows").into_iter();

@@ -104,7 +104,7 @@ fn traps_of_the_question_files() {
 fn prompts_are_those_of_the_benchmark() {
     let folder = traps();
     let q = vlm4d::read(folder.path(), &subsets()).unwrap();
-    let ask = |i: usize, format, style| vlm4d::prompt(&q[i], format, style);
+    let ask = |i: usize, format, style| vlm4d::prompt(&q[i].question, &q[i].choices, format, style);
     assert_eq!(
         ask(1, Format::Mc, PromptStyle::Do),
         "\nQuestion: Where to?\nA: left\nB: right\nC: up\nD: away\n\nDo not generate any \

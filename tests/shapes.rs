@@ -11,7 +11,8 @@ use vlm4d_train::data::chat::{Chat, ChatTemplate, Content, Message};
 use vlm4d_train::data::processor::PreprocessorConfig;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
-use vlm4d_train::model::weights::{self, TensorFiles};
+use vlm4d_train::model::tensor_files::TensorFiles;
+use vlm4d_train::model::weights;
 
 use crate::support::model::values;
 use crate::support::{Golden, golden, max_difference, skipped};

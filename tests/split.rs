@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::split::{By, Item, Split, read, split};
-use vlm4d_train::data::vlm4d;
 
 use crate::support::real_files;
 
@@ -112,8 +112,8 @@ fn generated_sets_split_well_for_every_seed() {
 #[test]
 fn the_real_set_splits_well_for_every_seed() {
     let Some(folder) = real_files("the_real_set_splits_well_for_every_seed") else { return };
-    let questions = vlm4d::read(&folder, &["real".into(), "synthetic".into()]).unwrap();
-    let items: Vec<Item> = questions.iter().map(Item::from).collect();
+    let (entries, _) = entry::read(&folder, &["real".into(), "synthetic".into()]).unwrap();
+    let items: Vec<Item> = entries.iter().map(Entry::item).collect();
     check_every_seed(|_| items.clone());
     let real = &split(&items, 42, 0.2, 0.0, By::Video).unwrap()["real"];
     println!("real at seed 42: train {} test {}", real.train.len(), real.test.len());

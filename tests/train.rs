@@ -10,13 +10,14 @@ use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::weights::{module_name, transposed};
 use vlm4d_train::recipe::{Lora, Loss, Part, Schedule, Train};
 use vlm4d_train::train::batches::batches;
+use vlm4d_train::train::checkpoint::TrainerState;
 use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Weighted, add_samples};
 use vlm4d_train::train::lanes;
 use vlm4d_train::train::log::Log;
 use vlm4d_train::train::loss::label_tokens;
 use vlm4d_train::train::optimiser::{AdamW, clip};
 use vlm4d_train::train::schedule::Course;
-use vlm4d_train::train::trainer::{Media, Setup, Standing, order};
+use vlm4d_train::train::trainer::{Media, Setup, order};
 
 use crate::support::model::{
     Batch, beside, load, load_as, media, one_batch, setup, values, with_adapter,
@@ -294,7 +295,7 @@ fn steps_do_not_depend_on_how_they_are_cut() {
             let (_, gradients) = setup.gradients(&model, step).unwrap();
             model = optimiser.update(model, |_| 1e-3, &gradients);
         }
-        parameters::trained_values(&model, "").into_values().flat_map(values).collect::<Vec<_>>()
+        parameters::trained_values(&model).into_values().flat_map(values).collect::<Vec<_>>()
     });
     for other in &adapters[1..] {
         let difference = relative_difference(other, &adapters[0]);
@@ -336,7 +337,7 @@ fn lanes_add_up_to_the_samples_one_by_one() {
 fn a_loss_that_is_no_number_names_its_sample() {
     let name = "tiny-qwen2-vl";
     let model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
-    let broken = parameters::replace(model.clone(), "", |name, value| {
+    let broken = parameters::replace(model.clone(), |name, value| {
         name.ends_with("layers.1.mlp.up_proj.lora_B.weight").then(|| value.mul_scalar(f32::NAN))
     });
     let file = format!("{name}/forward_video.safetensors");
@@ -462,12 +463,12 @@ fn five_adamw_steps_equal_pytorch() {
         }
         let want = Golden::read(&format!("{name}/adapter_step_5/adapter_model.safetensors"));
         let state = Golden::read(&format!("{name}/adamw_state_step_5.safetensors"));
-        for parameter in parameters::list(&model, "").iter().filter(|p| p.trained) {
+        for parameter in parameters::list(&model).iter().filter(|p| p.trained) {
             let turn = |x: &Tensor<1>| {
                 transposed(&values(x.clone()), parameter.shape[0], parameter.shape[1])
             };
             let key = format!("base_model.model.{}", module_name(&parameter.name));
-            let value = &parameters::trained_values(&model, "")[&parameter.name];
+            let value = &parameters::trained_values(&model)[&parameter.name];
             let difference = max_difference(&turn(value), want.f32(&key).0);
             assert!(difference < 1e-5, "{name} {key}: {difference:e}");
             for (moment, suffix) in
@@ -569,7 +570,7 @@ fn a_run_gives_each_part_its_own_rate() {
     let mut model = load(name);
     peft::attach(&mut model, &lora, 0).unwrap();
     let model = model.train();
-    let before = parameters::trained_values(&model, "");
+    let before = parameters::trained_values(&model);
     let file = format!("{name}/forward_video.safetensors");
     let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
     let train = Train {
@@ -585,8 +586,8 @@ fn a_run_gives_each_part_its_own_rate() {
     let mut setup = setup(&train, &batch.samples, &batch);
     (setup.lora, setup.checkpoints) = (Some(&lora), dir.path().join("checkpoints"));
     let mut log = Log::open(dir.path(), 0, 0).unwrap();
-    let model = setup.run(model, Standing::default(), &mut log, |_| ()).unwrap().model;
-    let after = parameters::trained_values(&model, "");
+    let model = setup.run(model, TrainerState::default(), &mut log, |_| ()).unwrap().model;
+    let after = parameters::trained_values(&model);
     // Adam's first step is as long as the rate.
     for (part, rate) in [(Part::Language, 4e-3), (Part::Vision, 8e-3), (Part::Merger, 12e-3)] {
         let moved = after
@@ -605,7 +606,7 @@ fn a_gradient_that_is_no_number_ends_the_run_and_saves_nothing() {
     let name = "tiny-qwen2-vl";
     let model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
     // B = 0 keeps the loss finite; the square of B's gradient is not.
-    let model = parameters::replace(model, "", |name, value| {
+    let model = parameters::replace(model, |name, value| {
         let which = name.strip_prefix("model.layers.1.mlp.up_proj.")?;
         Some(value.mul_scalar(if which == "lora_A.weight" { 1e30 } else { 0.0 }))
     });
@@ -617,7 +618,8 @@ fn a_gradient_that_is_no_number_ends_the_run_and_saves_nothing() {
     let mut setup = setup(&train, &batch.samples, &batch);
     setup.checkpoints = dir.path().join("checkpoints");
     let mut log = Log::open(dir.path(), 0, 0).unwrap();
-    let error = setup.run(model, Standing::default(), &mut log, |_| ()).unwrap_err().to_string();
+    let error =
+        setup.run(model, TrainerState::default(), &mut log, |_| ()).unwrap_err().to_string();
     assert!(error.starts_with("step 1: the gradient's norm is inf (1 of "), "{error}");
     assert!(error.contains("`model.layers.1.mlp.up_proj.lora_B.weight` first"), "{error}");
     assert!(!setup.checkpoints.exists());

@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::Value;
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::error::{Error, Result};
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::recipe::{Best, Loss, Train};
-use vlm4d_train::train::checkpoint;
+use vlm4d_train::train::checkpoint::{self, TrainerState};
 use vlm4d_train::train::log::{self, Log};
 use vlm4d_train::train::optimiser::AdamW;
-use vlm4d_train::train::trainer::{Setup, Standing, Trained};
+use vlm4d_train::train::trainer::{Setup, Trained};
 use vlm4d_train::train::validation::{Scores, Track, Validator, held_out_loss};
 
 use crate::support::model::{Batch, setup, values, with_adapter};
@@ -72,18 +71,15 @@ fn run(dir: &Path, train: &Train, validator: &Listed, from: Option<PathBuf>) -> 
     setup.checkpoints = dir.join("checkpoints");
     setup.validator = Some(validator);
     let (model, start) = match from {
-        None => (model, Standing::default()),
-        Some(at) => {
-            let (model, optimiser, track) = checkpoint::load(&at, model, 0.0).unwrap();
-            (model, Standing { optimiser, track })
-        }
+        None => (model, TrainerState::default()),
+        Some(at) => checkpoint::load(&at, model, 0.0).unwrap(),
     };
     let mut log = Log::open(dir, start.optimiser.step, start.track.last).unwrap();
     setup.run(model, start, &mut log, |_| ())
 }
 
 fn adapter(model: &QwenVl) -> Vec<f32> {
-    parameters::trained_values(model, "").into_values().flat_map(values).collect()
+    parameters::trained_values(model).into_values().flat_map(values).collect()
 }
 
 /// Names in the folder of checkpoints.
@@ -167,8 +163,8 @@ fn how_validations_went_is_read_back_to_the_last_bit() {
 #[test]
 fn a_checkpoint_is_whole_before_any_gradient() {
     let dir = tempfile::tempdir().unwrap();
-    checkpoint::save(dir.path(), &model(), &AdamW::new(0.0), &Track::default(), 1).unwrap();
-    let (read, optimiser, _) =
+    checkpoint::save(dir.path(), &model(), &TrainerState::default(), 1).unwrap();
+    let (read, TrainerState { optimiser, .. }) =
         checkpoint::load(&checkpoint::path(dir.path(), 0), model(), 0.0).unwrap();
     assert_eq!((optimiser.step, optimiser.moments.len()), (0, 0));
     assert_eq!(adapter(&read), adapter(&model()));
@@ -178,26 +174,18 @@ fn a_checkpoint_is_whole_before_any_gradient() {
 fn a_checkpoint_knows_the_steps_of_each_parameter() {
     let dir = tempfile::tempdir().unwrap();
     let mut model = model();
-    let ones = parameters::trained_values(&model, "").into_iter();
+    let ones = parameters::trained_values(&model).into_iter();
     let mut gradients: Named = ones.map(|(name, value)| (name, value.ones_like())).collect();
     let mut optimiser = AdamW::new(0.0);
     model = optimiser.update(model, |_| 1e-3, &gradients);
     let (once, _) = gradients.pop_first().unwrap();
     model = optimiser.update(model, |_| 1e-3, &gradients);
-    checkpoint::save(dir.path(), &model, &optimiser, &Track::default(), 1).unwrap();
+    let state = TrainerState { optimiser, track: Track::default() };
+    checkpoint::save(dir.path(), &model, &state, 1).unwrap();
     let at = checkpoint::path(dir.path(), 2);
-    let restored = checkpoint::load(&at, self::model(), 0.0).unwrap().1;
+    let restored = checkpoint::load(&at, self::model(), 0.0).unwrap().1.optimiser;
     assert_eq!((restored.step, restored.steps[&once]), (2, 1));
-    assert_eq!(restored.steps, optimiser.steps);
-    // Earlier versions kept none, and took the run's for all.
-    let path = at.join("state.json");
-    let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    state.as_object_mut().unwrap().remove("steps");
-    std::fs::write(&path, state.to_string()).unwrap();
-    let restored = checkpoint::load(&at, self::model(), 0.0).unwrap().1;
-    assert_eq!(restored.moments.len(), optimiser.moments.len());
-    assert!(restored.steps.len() == restored.moments.len(), "{:?}", restored.steps);
-    assert!(restored.steps.values().all(|steps| *steps == 2), "{:?}", restored.steps);
+    assert_eq!(restored.steps, state.optimiser.steps);
 }
 
 #[test]
@@ -247,7 +235,7 @@ fn without_numbers_of_steps_each_epoch_is_validated_and_saved() {
     setup.checkpoints = dir.path().join("checkpoints");
     setup.validator = Some(&validator);
     let mut log = Log::open(dir.path(), 0, 0).unwrap();
-    setup.run(model, Standing::default(), &mut log, |_| ()).unwrap();
+    setup.run(model, TrainerState::default(), &mut log, |_| ()).unwrap();
     assert_eq!(kept(dir.path()), ["step-2", "step-4", "step-6"].map(str::to_owned).into());
     let steps: Vec<usize> =
         log::read_validations(dir.path()).unwrap().iter().map(|v| v.step).collect();
@@ -257,7 +245,7 @@ fn without_numbers_of_steps_each_epoch_is_validated_and_saved() {
 #[test]
 fn a_resumed_optimiser_decays_on() {
     let dir = tempfile::tempdir().unwrap();
-    checkpoint::save(dir.path(), &model(), &AdamW::new(0.1), &Track::default(), 1).unwrap();
+    checkpoint::save(dir.path(), &model(), &TrainerState::default(), 1).unwrap();
     let at = checkpoint::path(dir.path(), 0);
-    assert_eq!(checkpoint::load(&at, model(), 0.1).unwrap().1.weight_decay, 0.1);
+    assert_eq!(checkpoint::load(&at, model(), 0.1).unwrap().1.optimiser.weight_decay, 0.1);
 }

@@ -99,7 +99,7 @@ fn frames_equal_llamafactory() {
         for name in ["a", "b"] {
             let recorded = &samples[model]["videos"][format!("data/{name}.mp4")];
             let path = golden(&format!("llamafactory/data/{name}.mp4"));
-            let clip = video::read(path, &options(Sampling::LlamaFactory, fps, 16)).unwrap();
+            let clip = video::read(&path, &options(Sampling::LlamaFactory, fps, 16)).unwrap();
             assert_eq!(clip.video.frames as u64, recorded["total"].as_u64().unwrap());
             assert_eq!(clip.video.fps, recorded["fps"].as_f64().unwrap());
             assert_eq!(clip.video.duration_s, recorded["duration"].as_f64().unwrap());
@@ -119,7 +119,7 @@ fn frames_equal_llamafactory() {
 
 #[test]
 fn probe_tells_what_the_container_says() {
-    let found = video::probe(golden("llamafactory/data/b.mp4")).unwrap();
+    let found = video::probe(&golden("llamafactory/data/b.mp4")).unwrap();
     let (width, height) = (80, 120);
     let expected = VideoInfo { frames: 45, fps: 15.0, duration_s: 3.0, width, height, rotation: 0 };
     assert_eq!(found, expected);
@@ -260,7 +260,7 @@ fn the_tagged_color_matrix_is_used() {
     std::fs::write(&path, tag_bt709(&bytes)).unwrap();
     let options = options(Sampling::Qwen, 1.0, 4);
     let bt709 = video::read(&path, &options).unwrap().frames.rgb;
-    let untagged = video::read(golden("llamafactory/data/a.mp4"), &options).unwrap().frames.rgb;
+    let untagged = video::read(&golden("llamafactory/data/a.mp4"), &options).unwrap().frames.rgb;
     let (mut sum, mut pixels) = (0.0, 0);
     for (found, bt601) in bt709.chunks(3).zip(untagged.chunks(3)) {
         // A clipped channel does not tell the picture's own values.

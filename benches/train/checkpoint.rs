@@ -12,9 +12,9 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::Config;
-use vlm4d_train::model::host::Outline;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::peft::{self, AdapterConfig};
+use vlm4d_train::model::tensor_files::Outline;
 use vlm4d_train::model::{hub, weights};
 use vlm4d_train::recipe::{self, Part};
 
@@ -207,7 +207,7 @@ fn adapter(config: &Config, dir: &Path) -> Result<(), Failure> {
     let lora = recipe::Lora::default();
     let mut model = weights::skeleton(config)?;
     peft::attach(&mut model, &lora, 0)?;
-    let model = parameters::replace(model.train(), "", |name, value| {
+    let model = parameters::replace(model.train(), |name, value| {
         let n = value.dims()[0];
         let drawn: Vec<f32> = (0..n as u64).map(|i| 0.02 * uniform(seed_of(name), i)).collect();
         let drawn = || Tensor::from_data(TensorData::new(drawn, [n]), &value.device());

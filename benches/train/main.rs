@@ -31,7 +31,8 @@ use vlm4d_train::eval::generate::{Options, Prompt, generate};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::model::weights::{self, TensorFiles};
+use vlm4d_train::model::tensor_files::TensorFiles;
+use vlm4d_train::model::weights;
 use vlm4d_train::recipe;
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::optimiser::{AdamW, clip};
@@ -354,7 +355,7 @@ fn experiment(model: &QwenVl, entries: &[Entry], case: &Case) -> Result<Value, F
 /// Seconds for both kinds of answer to all samples, those of one video together.
 fn ask_all(model: &QwenVl, entries: &[Entry], videos: &Videos) -> Result<f64, Failure> {
     let (start, options, mut first) = (Instant::now(), Options::default(), 0);
-    let fixed = model.fixed();
+    let fixed = model.for_inference();
     for of_video in entries.chunk_by(|a, b| a.pixel_seed == b.pixel_seed) {
         let prompts = of_video.iter().flat_map(|entry| {
             let input_ids = &entry.input_ids[..entry.prompt_len];
@@ -404,7 +405,7 @@ fn answer(
     let [freeform, letter] = ANSWERS;
     let max_new_tokens = if task == Task::Letter { letter } else { freeform };
     let options = Options::default();
-    let fixed = model.fixed();
+    let fixed = model.for_inference();
     let mut seconds = vec![];
     for (i, entry) in entries.iter().enumerate() {
         let start = Instant::now();

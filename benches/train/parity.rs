@@ -8,11 +8,12 @@ use burn::module::Module;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde_json::{Value, json};
 use vlm4d_train::files;
-use vlm4d_train::model::host::{HostTensors, host, write_tensors};
-use vlm4d_train::model::lora::cast;
+use vlm4d_train::model::host::host;
+use vlm4d_train::model::linear::cast;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
+use vlm4d_train::model::tensor_files::{HostTensors, write_tensors};
 use vlm4d_train::model::weights::{module_name, to_hub};
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::loss::predictions;
@@ -96,7 +97,7 @@ fn logits(model: &QwenVl, entry: &Entry, features: &[Tensor<2>]) -> Result<Tenso
 
 fn write_gradients(model: &QwenVl, gradients: &Named, out: &Path) -> Result<(), Failure> {
     let shapes: BTreeMap<String, Vec<usize>> =
-        parameters::list(model, "").into_iter().map(|p| (p.name, p.shape)).collect();
+        parameters::list(model).into_iter().map(|p| (p.name, p.shape)).collect();
     let tensors = gradients.iter().map(|(name, gradient)| {
         let shape = &shapes[name];
         let values = to_hub(name, shape, host(gradient.clone())?);

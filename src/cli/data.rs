@@ -197,8 +197,7 @@ fn write_split(args: &SplitArgs, terminal: &Terminal) -> Result<()> {
     let (entries, _) = args.data.read()?;
     let items: Vec<_> = entries.iter().map(Entry::item).collect();
     let split = split::split(&items, args.seed, args.test, args.val, args.by)?;
-    let json = serde_json::to_string_pretty(&split).map_err(|e| Error::run(e.to_string()))?;
-    files::write(&args.out, json + "\n")?;
+    files::write_json(&args.out, &split)?;
     for (subset, parts) in &split {
         let [train, val, test] =
             [&parts.train, &parts.val, &parts.test].map(|ids| thousands(ids.len()));

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use crate::hash::hex;
+use crate::hash::{self, hex};
 
 /// Ending of an entry's name.
 const ENDING: &str = "entry";
@@ -57,7 +57,7 @@ pub struct Key(String);
 impl Key {
     /// The key of a `kind` of entry that is made from just `origin`, told by its debug form.
     pub fn new(kind: &str, origin: &impl Debug) -> Self {
-        Self(format!("{kind}-{}", hex(&Sha256::digest(format!("{origin:?}")))))
+        Self(format!("{kind}-{}", hash::text(&format!("{origin:?}"))))
     }
 }
 

@@ -10,7 +10,6 @@
 //! Source: Qwen2-VL's chat template; LLaMA-Factory's supervised data processor.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
@@ -25,7 +24,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use crate::error::{Error, Result};
-use crate::files::{io_reason, read_json};
+use crate::files::{read_json, read_text};
 
 /// The label of a token without a loss, `PyTorch`'s default.
 pub const IGNORE_INDEX: i64 = -100;
@@ -114,7 +113,7 @@ impl ChatTemplate {
     pub fn load(checkpoint: &Path) -> Result<Self> {
         let path = checkpoint.join("chat_template.jinja");
         if path.is_file() {
-            return Self::new(read(&path)?, path);
+            return Self::new(read_text(&path)?, path);
         }
         for name in ["chat_template.json", "tokenizer_config.json"] {
             let path = checkpoint.join(name);
@@ -192,7 +191,7 @@ impl Tokenizer {
             return Self::from_vocab(checkpoint);
         }
         let invalid = |e| Error::input(format!("{}: {e}", path.display()));
-        let mut inner = tokenizers::Tokenizer::from_bytes(read(&path)?).map_err(invalid)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(read_text(&path)?).map_err(invalid)?;
         // a file saved while training may hold a length to cut or pad to
         inner.with_truncation(None).map_err(invalid)?.with_padding(None);
         Ok(Self { inner, path })
@@ -292,7 +291,7 @@ fn qwen2(model: BPE) -> tokenizers::Result<tokenizers::Tokenizer> {
 
 /// The pairs of `merges.txt`, whose first line may be `#version: …`.
 fn read_merges(path: &Path) -> Result<Vec<(String, String)>> {
-    let text = read(path)?;
+    let text = read_text(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty());
     lines
         .filter(|(_, line)| !line.starts_with("#version"))
@@ -439,9 +438,4 @@ impl Chat {
 /// Repeats each item as often as its width says.
 fn widen<T: Copy>(items: &[T], widths: &[usize]) -> Vec<T> {
     items.iter().zip(widths).flat_map(|(&item, &n)| std::iter::repeat_n(item, n)).collect()
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))
 }

@@ -46,7 +46,8 @@ enum Ask {
     Conversation(Conversation),
 }
 
-/// Reads `subsets` of the data folder `dir`, in order.
+/// Reads `subsets` of the data folder `dir`, in order; and what is worth telling of them, one line
+/// each.
 ///
 /// # Errors
 /// A file that is missing or malformed, or data that cannot be used.
@@ -252,8 +253,8 @@ impl Entry {
     pub fn prompt(&self, format: Format, style: PromptStyle, video: bool) -> Vec<Message> {
         let mut messages = match &self.ask {
             Ask::Question(question) => {
-                let text = Content::Text(vlm4d::prompt(question, format, style));
-                vec![Message::new("user", [Content::Video, text])]
+                let text = vlm4d::prompt(&question.question, &question.choices, format, style);
+                vec![Message::new("user", [Content::Video, Content::Text(text)])]
             }
             Ask::Conversation(conversation) => {
                 let turns = &conversation.messages;
@@ -281,7 +282,7 @@ impl Entry {
         }
     }
 
-    /// The video that it counts to: of several the first by name, in whatever order they are shown.
+    /// The video under which the entry is counted: the first by name, whatever the order shown.
     pub fn video(&self) -> PathBuf {
         self.videos.iter().min().cloned().unwrap_or_else(|| PathBuf::from(&self.id))
     }

@@ -18,17 +18,17 @@ pub struct Fault {
     pub help: &'static str,
 }
 
-impl Fault {
-    /// Something wrong at no place of its own.
-    pub(super) fn new(what: impl Into<String>, help: &'static str) -> Self {
-        Self { place: None, what: what.into(), help }
-    }
+/// Something wrong at no place of its own.
+pub(super) fn fault(what: impl Into<String>, help: &'static str) -> Fault {
+    Fault { place: None, what: what.into(), help }
+}
 
+impl Fault {
     /// Checks that a text spells nothing that stands for an image or a video.
     pub(super) fn no_pads(text: &str) -> Result<(), Self> {
         match spelled_pad(text) {
             None => Ok(()),
-            Some(pad) => Err(Self::new(
+            Some(pad) => Err(fault(
                 format!("spells `{pad}`"),
                 "the model would take it for an image or a video: spell it in another way",
             )),
@@ -51,7 +51,7 @@ impl Fault {
 
 /// A file's text, without a byte order mark.
 pub(super) fn read_text(path: &Path) -> Result<String, Fault> {
-    let mut text = fs::read_to_string(path).map_err(|e| Fault::new(io_reason(&e), ""))?;
+    let mut text = fs::read_to_string(path).map_err(|e| fault(io_reason(&e), ""))?;
     if text.starts_with(BYTE_ORDER_MARK) {
         text.remove(0);
     }
@@ -80,7 +80,7 @@ impl<T> Inspected<T> {
     /// The same, where it is a fault that there is nothing in the file.
     pub(super) fn not_empty(mut self) -> Self {
         if self.items.is_empty() && self.faults.is_empty() {
-            self.faults.push(Fault::new("holds no questions", ""));
+            self.faults.push(fault("holds no questions", ""));
         }
         self
     }

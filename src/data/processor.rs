@@ -148,6 +148,12 @@ impl PreprocessorConfig {
     pub fn factor(&self) -> usize {
         self.patch_size * self.merge_size
     }
+
+    /// Patches of `len` frames of `height` × `width` pixels, in time, height and width.
+    pub fn grid_thw(&self, len: usize, height: usize, width: usize) -> [usize; 3] {
+        let side = self.patch_size;
+        [len.div_ceil(self.temporal_patch_size), height / side, width / side]
+    }
 }
 
 /// `processor_config.json`, of which early ones hold nothing about videos.
@@ -407,7 +413,7 @@ pub fn patchify(frames: &Frames, config: &PreprocessorConfig) -> Result<Patches>
         )));
     }
     let (p, merge) = (config.patch_size, config.merge_size);
-    let grid = [len.div_ceil(config.temporal_patch_size), height / p, width / p];
+    let grid = config.grid_thw(len, height, width);
     let normalised = normalisation(config);
     let mut pixel_values =
         Vec::with_capacity(grid[0] * config.temporal_patch_size * height * width * 3);
@@ -490,17 +496,4 @@ pub fn fitted_size(
         Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => (height, width, budget),
     };
     smart_resize(height, width, config.factor(), budget)
-}
-
-/// Sampled frames to patches: [`fit`], then [`patchify`].
-///
-/// # Errors
-/// As those.
-pub fn process(
-    frames: Frames,
-    sampling: Sampling,
-    config: &PreprocessorConfig,
-    budget: PixelBudget,
-) -> Result<Patches> {
-    patchify(&fit(frames, sampling, config, budget)?, config)
 }

@@ -19,9 +19,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::data::chat::{Content, Message};
-use crate::data::fault::{Fault, Inspected, read_text};
+use crate::data::fault::{Fault, Inspected, fault, read_text};
+use crate::data::names::{name_alike, name_in};
 use crate::error::{Error, Result};
-use crate::files::{json_place, json_reason, name_alike, name_in};
+use crate::files::{json_place, json_reason};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -459,10 +460,6 @@ fn parts(text: &str) -> Vec<Content> {
         parts.push(Content::Text(rest.to_owned()));
     }
     parts
-}
-
-fn fault(what: impl Into<String>, help: &'static str) -> Fault {
-    Fault::new(what, help)
 }
 
 /// Parses a file, or the line `first_line` of one.

@@ -20,9 +20,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::data::draw::Draw;
-use crate::data::vlm4d::Question;
 use crate::error::{Error, Result};
-use crate::files::{io_reason, json_place, json_reason};
+use crate::files::{json_error, read_text};
 
 /// What may not be torn apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,18 +59,6 @@ pub struct Item {
     pub videos: Vec<PathBuf>,
     /// Each answer gives its share, as far as videos allow.
     pub answer: String,
-}
-
-impl From<&Question> for Item {
-    fn from(q: &Question) -> Self {
-        Self {
-            id: q.id.clone(),
-            subset: q.subset.clone(),
-            source: q.source.clone(),
-            videos: vec![q.video.clone()],
-            answer: q.answer.clone(),
-        }
-    }
 }
 
 /// The parts of one subset: ids, in the order of the question file.
@@ -132,11 +119,9 @@ pub fn split(
 /// or says it was made by video and lets one cross.
 pub fn read(path: &Path, items: &[Item]) -> Result<(BTreeMap<String, Split>, Vec<String>)> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::input(format!("{shown}: {}", io_reason(&e))))?;
+    let text = read_text(path)?;
     let mut file: BTreeMap<String, Split> = serde_json::from_str(&text).map_err(|e| {
-        let ((line, column), what) = (json_place(&e), json_reason(&e));
-        Error::input(format!("{shown}:{line}:{column}: not a split: {what}")).help(
+        json_error(path, "not a split: ", &e).help(
             "`vlm4d-train data split` writes one, and every run: \
              {\"real\": {\"seed\", \"by\", \"train\", \"val\", \"test\"}}",
         )
@@ -279,7 +264,6 @@ fn count(n: usize, share: f64, free: usize) -> usize {
     if share == 0.0 {
         return 0;
     }
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let nearest = (n as f64 * share).round() as usize;
     nearest.min(free.saturating_sub(1)).max(1)
 }

@@ -15,7 +15,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::files::{io_reason, json_place, json_reason};
+use crate::files::{io_reason, json_error, json_place, json_reason};
 
 /// A word, in all its forms.
 pub struct Term {
@@ -138,9 +138,8 @@ impl Counts {
             }
         } else {
             let json: Value = serde_json::from_reader(reader).map_err(|e| {
-                let ((line, column), what) = (json_place(&e), json_reason(&e));
-                let error = format!("{shown}:{line}:{column}: not JSON: {what}");
-                Error::input(error).help("give JSON, or JSON lines in a file named .jsonl")
+                json_error(path, "not JSON: ", &e)
+                    .help("give JSON, or JSON lines in a file named .jsonl")
             })?;
             for record in records(&json) {
                 counts.add(record, fields);

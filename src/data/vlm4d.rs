@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::fault::{Fault, Inspected, read_text};
+use super::fault::{Fault, Inspected, fault, read_text};
 use super::mirror::{Why, mirror};
+use super::names::{name_alike, name_in};
 use crate::error::{Error, Result};
-use crate::files::{json_place, json_reason, name_alike, name_in};
+use crate::files::{json_place, json_reason};
 
 /// One question on one video.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// `real/validation_1`: the file's own ids collide between the subsets.
     pub id: String,
@@ -146,10 +147,10 @@ pub fn letter(choice: usize) -> char {
 
 /// The user's text for a question, word for word as VLM4D's evaluation has it, but for white space
 /// at the ends of questions and choices.
-pub fn prompt(question: &Question, format: Format, style: PromptStyle) -> String {
-    let mut text = format!("\nQuestion: {}\n", question.question);
+pub fn prompt(question: &str, choices: &[String], format: Format, style: PromptStyle) -> String {
+    let mut text = format!("\nQuestion: {question}\n");
     if format == Format::Mc {
-        for (i, choice) in question.choices.iter().enumerate() {
+        for (i, choice) in choices.iter().enumerate() {
             let _ = writeln!(text, "{}: {choice}", letter(i));
         }
     }
@@ -166,7 +167,7 @@ pub fn prompt(question: &Question, format: Format, style: PromptStyle) -> String
              by stating the final answer using the following format: 'Therefore, the final answer \
              is: $LETTER' (without quotes), where $LETTER must be only one of the options ({}). \
              Think step by step before answering.",
-            letters(question.choices.len())
+            letters(choices.len())
         ),
         (Format::Ff, PromptStyle::Cot) => "Answer the given question step by step. Begin by \
              explaining your reasoning process clearly. Conclude by stating the final answer using \
@@ -246,7 +247,7 @@ fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
     let items: Vec<Value> = match serde_json::from_str(&text) {
         Ok(Value::Array(items)) => items,
         Ok(_) => {
-            return Inspected::lost(path, Fault::new("not a JSON array of questions", ITEM));
+            return Inspected::lost(path, fault("not a JSON array of questions", ITEM));
         }
         Err(e) => {
             let what = format!("not valid JSON: {}", json_reason(&e));
@@ -278,10 +279,6 @@ fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
 
 /// What an item of a question file looks like.
 const ITEM: &str = "an item is {id, video, question, choices: {A, B, …}, answer}";
-
-fn fault(what: impl Into<String>, help: &'static str) -> Fault {
-    Fault::new(what, help)
-}
 
 fn parse(item: &Value, subset: &str) -> Result<Question, Fault> {
     let object = item.as_object().ok_or_else(|| fault("not an object", ITEM))?;

@@ -4,12 +4,12 @@
 //! system's turn and the video) fills the cache once, the rest goes on as a batch of branches.
 //! Letters: `b` branches, `t` tokens, `p` common tokens.
 
-use burn::tensor::{DType, Int, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::{DType, Int, Tensor, activation::log_softmax};
 
 use crate::error::{Error, Result};
 use crate::model::host::host;
 use crate::model::kv_cache::KvCache;
-use crate::model::lora::cast;
+use crate::model::linear::cast;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::{MediaGrid, Positions};
 
@@ -204,8 +204,7 @@ impl<'a> Branches<'a> {
         let context = model.context(&positions, false);
         let x = model.model.forward(x.reshape([b, t, hidden]), &context, Some(cache));
         let last = lengths.iter().enumerate().map(|(row, length)| (row * t + length - 1) as i64);
-        let last = TensorData::new(last.collect::<Vec<_>>(), [b]);
-        let last = Tensor::<1, Int>::from_data(last, &model.device());
+        let last = Tensor::<1, Int>::from_data(&last.collect::<Vec<_>>()[..], &model.device());
         x.reshape([b * t, hidden]).select(0, last)
     }
 
@@ -236,7 +235,7 @@ impl<'a> Branches<'a> {
 /// masked.
 fn watched(logits: &Tensor<2>, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     let ids: Vec<i64> = tokens.iter().map(|id| i64::from(*id)).collect();
-    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &logits.device());
+    let ids = Tensor::<1, Int>::from_data(&ids[..], &logits.device());
     let chosen = host(log_softmax(logits.clone(), 1).select(1, ids))?;
     if !chosen.iter().all(|logprob| logprob.is_finite()) {
         return Err(no_numbers());

@@ -14,7 +14,7 @@ use crate::data::entry::Entry;
 use crate::data::vlm4d::{Format, PromptStyle};
 use crate::error::{Error, Result};
 use crate::features::Videos;
-use crate::files::{self, io_reason};
+use crate::files;
 use crate::interrupt;
 use crate::model::config::VisionConfig;
 use crate::model::qwen_vl::QwenVl;
@@ -287,10 +287,7 @@ pub fn media_tokens(vision: &VisionConfig, grids: &[MediaGrid]) -> Vec<usize> {
 /// # Errors
 /// Where the disk refuses.
 pub fn write(path: &Path, predictions: &[Prediction]) -> Result<()> {
-    let lines = predictions.iter().map(|p| Ok(serde_json::to_string(p)? + "\n"));
-    let text: String =
-        lines.collect::<Result<_, serde_json::Error>>().map_err(|e| Error::run(e.to_string()))?;
-    files::write(path, text)
+    files::write(path, files::json_lines(predictions)?)
 }
 
 /// Reads what [`write`] wrote.
@@ -298,8 +295,7 @@ pub fn write(path: &Path, predictions: &[Prediction]) -> Result<()> {
 /// # Errors
 /// Where the file is missing or malformed.
 pub fn read(path: &Path) -> Result<Vec<Prediction>> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
+    let text = files::read_text(path)?;
     let lines = text.lines().enumerate().map(|(i, line)| {
         serde_json::from_str(line).map_err(|e| {
             Error::input(format!("{}:{}: not a prediction: {e}", path.display(), i + 1))

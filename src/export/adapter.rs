@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::model::peft::{self, AdapterConfig, PREFIX};
-use crate::model::weights::{TensorFiles, hub_name, module_name};
+use crate::model::tensor_files::TensorFiles;
+use crate::model::weights::{hub_name, module_name};
 use crate::recipe::Recipe;
 use crate::run::places;
 

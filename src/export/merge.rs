@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Param;
-use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
-use half::f16;
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::Dtype;
 
 use crate::error::Result;
 use crate::interrupt;
 use crate::model::config::Config;
-use crate::model::host::{Outline, f32_bytes, host};
+use crate::model::host::host;
 use crate::model::hub;
-use crate::model::lora::Linear;
+use crate::model::linear::Linear;
 use crate::model::peft;
-use crate::model::weights::{self, TensorFiles, transposed};
+use crate::model::tensor_files::{Outline, TensorFiles, in_type};
+use crate::model::weights::{self, transposed};
 use crate::report::terminal::Terminal;
 
 /// Writes the checkpoint `to`: that of `checkpoint` with `adapter`, where one is given, merged, and
@@ -76,13 +76,4 @@ fn merged(mut layer: Linear, weight: &[f32]) -> Result<Vec<f32>> {
     let weight = Tensor::<2>::from_data(data, (&Device::flex(), DType::F32));
     layer.weight = Param::from_tensor(weight);
     Ok(transposed(&host(layer.merge().weight.val())?, i, o))
-}
-
-/// `values` in a file's type, rounded to the nearest.
-fn in_type(values: &[f32], dtype: Dtype) -> Vec<u8> {
-    match dtype {
-        Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        _ => f32_bytes(values),
-    }
 }

@@ -5,7 +5,7 @@ use burn::tensor::ops::{AttentionModuleOptions, PadMode};
 use burn::tensor::{Bool, DType, Tensor, module};
 
 use super::cpu;
-use super::lora::cast;
+use super::linear::cast;
 
 /// Scaled dot-product attention with grouped key and value heads.
 ///

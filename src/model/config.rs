@@ -163,28 +163,7 @@ impl TextConfig {
         };
         divides("num_attention_heads", num_attention_heads, "hidden_size", hidden_size)?;
         divides("num_key_value_heads", kv_heads, "num_attention_heads", num_attention_heads)?;
-        let rope = fields.rope().ok_or("lacks `rope_scaling` with `mrope_section`")?;
-        let plain = |kind: &&Value| kind.is_null() || **kind == "default" || **kind == "mrope";
-        let mut kinds = ["rope_type", "type"].iter().filter_map(|key| rope.get(key));
-        if let Some(kind) = kinds.find(|kind| !plain(kind)) {
-            return Err(format!(
-                "`rope_scaling` is of type {kind}, and positions cannot be scaled; make it \
-                 \"mrope\": questions on videos stay far below the lengths that scaling is for"
-            ));
-        }
-        let section = rope.get("mrope_section").and_then(Value::as_array);
-        let section: Vec<usize> = section
-            .ok_or("`rope_scaling` lacks `mrope_section`")?
-            .iter()
-            .filter_map(|n| n.as_u64().map(|n| n as usize))
-            .collect();
-        let mrope_section: [usize; 3] =
-            section.try_into().map_err(|_| "`mrope_section` must hold three numbers")?;
-        if mrope_section.iter().sum::<usize>() * 2 != head_dim {
-            return Err(format!(
-                "`mrope_section` {mrope_section:?} must sum to half of the head width {head_dim}"
-            ));
-        }
+        let mrope_section = mrope_section(fields, head_dim)?;
         Ok(Self {
             hidden_size,
             intermediate_size: fields.usize("intermediate_size", None)?,
@@ -199,6 +178,33 @@ impl TextConfig {
             mrope_section,
             initializer_range: fields.f64("initializer_range", Some(0.02))?,
         })
+    }
+}
+
+/// How many angles of a head of `head_dim` follow time, height and width.
+fn mrope_section(fields: &Fields, head_dim: usize) -> Result<[usize; 3], String> {
+    let rope = fields.rope().ok_or("lacks `rope_scaling` with `mrope_section`")?;
+    let plain = |kind: &&Value| kind.is_null() || **kind == "default" || **kind == "mrope";
+    let mut kinds = ["rope_type", "type"].iter().filter_map(|key| rope.get(key));
+    if let Some(kind) = kinds.find(|kind| !plain(kind)) {
+        return Err(format!(
+            "`rope_scaling` is of type {kind}, and positions cannot be scaled; make it \
+             \"mrope\": questions on videos stay far below the lengths that scaling is for"
+        ));
+    }
+    let section = rope.get("mrope_section").and_then(Value::as_array);
+    let section: Vec<usize> = section
+        .ok_or("`rope_scaling` lacks `mrope_section`")?
+        .iter()
+        .filter_map(|n| n.as_u64().map(|n| n as usize))
+        .collect();
+    let section: [usize; 3] =
+        section.try_into().map_err(|_| "`mrope_section` must hold three numbers")?;
+    match section.iter().sum::<usize>() * 2 == head_dim {
+        true => Ok(section),
+        false => Err(format!(
+            "`mrope_section` {section:?} must sum to half of the head width {head_dim}"
+        )),
     }
 }
 

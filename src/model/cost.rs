@@ -39,13 +39,13 @@ impl TextConfig {
     }
 
     /// Arithmetic of all decoder layers over a prompt of `t` tokens.
-    pub fn forward(&self, t: usize) -> f64 {
+    pub fn forward_flops(&self, t: usize) -> f64 {
         let causal = self.num_hidden_layers * self.attention_widths().0 * t;
         2.0 * t as f64 * (self.layer_weights() + causal) as f64
     }
 
     /// Arithmetic of the logits of one token.
-    pub fn logits(&self) -> f64 {
+    pub fn logits_flops(&self) -> f64 {
         2.0 * (self.hidden_size * self.vocab_size) as f64
     }
 }
@@ -66,7 +66,7 @@ impl Config {
     }
 
     /// Arithmetic of the vision tower over a video of `grid_thw` patches.
-    pub fn tower(&self, [t, h, w]: [usize; 3]) -> f64 {
+    pub fn tower_flops(&self, [t, h, w]: [usize; 3]) -> f64 {
         let vision = &self.vision;
         let e = vision.embed_dim;
         let mlp =

@@ -1,15 +1,8 @@
-//! Tensors on the host: off the device as numbers, and into a safetensors file.
-
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::Path;
+//! Tensors off the device, as numbers.
 
 use burn::tensor::{DType, Tensor};
-use safetensors::Dtype;
-use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::files;
 
 /// A tensor's numbers.
 ///
@@ -19,75 +12,4 @@ pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     let data = tensor.try_into_data().map_err(|e| Error::device(&format!("{e:?}")))?;
     let data = data.convert_dtype(DType::F32);
     data.try_to_vec().map_err(|e| Error::device(&format!("{e:?}")))
-}
-
-/// f32 tensors on the host: numbers, row by row, and shape, by name.
-pub type HostTensors = BTreeMap<String, (Vec<f32>, Vec<usize>)>;
-
-/// A tensor as the header of a safetensors file has it.
-#[derive(Clone, Debug)]
-pub struct Outline {
-    /// Its name in the file.
-    pub name: String,
-    /// Type of its numbers.
-    pub dtype: Dtype,
-    /// Rows first.
-    pub shape: Vec<usize>,
-}
-
-impl Outline {
-    /// Bytes of its numbers.
-    pub fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
-    }
-}
-
-/// Writes a safetensors file; `bytes` is asked for the numbers of one tensor at a time, in the
-/// order of `tensors`, so that no second copy of them all is ever held.
-///
-/// # Errors
-/// What `bytes` says, or where the disk refuses.
-pub fn write_file(
-    path: &Path,
-    tensors: &[Outline],
-    mut bytes: impl FnMut(&Outline) -> Result<Vec<u8>>,
-) -> Result<()> {
-    let mut end = 0;
-    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
-    for tensor in tensors {
-        let start = end;
-        end += tensor.bytes();
-        let value = json!({
-            "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]
-        });
-        header.insert(tensor.name.clone(), value);
-    }
-    let mut header = Value::Object(header).to_string();
-    // The format wants the numbers to start at a multiple of 8.
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    files::write_with(path, |file| {
-        let mut write = |part: &[u8]| file.write_all(part).map_err(|e| files::failed(path, &e));
-        write(&(header.len() as u64).to_le_bytes())?;
-        write(header.as_bytes())?;
-        tensors.iter().try_for_each(|tensor| write(&bytes(tensor)?))
-    })
-}
-
-/// Writes f32 tensors, `name → (numbers, shape)`, as one safetensors file.
-///
-/// # Errors
-/// Where the disk refuses.
-pub fn write_tensors(path: &Path, tensors: &HostTensors) -> Result<()> {
-    let outline = |(name, (_, shape)): (&String, &(Vec<f32>, Vec<usize>))| Outline {
-        name: name.clone(),
-        dtype: Dtype::F32,
-        shape: shape.clone(),
-    };
-    let outlines: Vec<Outline> = tensors.iter().map(outline).collect();
-    write_file(path, &outlines, |outline| Ok(f32_bytes(&tensors[&outline.name].0)))
-}
-
-/// Numbers as a file holds them.
-pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }

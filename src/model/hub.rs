@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::{DType, Tensor, bf16};
+use burn::tensor::{DType, Tensor};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::host::{Outline, f32_bytes, host, write_file};
+use super::host::host;
 use super::parameters;
 use super::qwen_vl::QwenVl;
-use super::weights::{TensorFiles, shapes, to_hub};
+use super::tensor_files::{Outline, TensorFiles, in_type, write_file};
+use super::weights::{shapes, to_hub};
 use crate::error::{Error, Result};
 use crate::files::{self, failed, io_reason};
 
@@ -53,7 +54,7 @@ pub fn write(
         let map: Map<String, Value> = shards.iter().enumerate().flat_map(of_shard).collect();
         let total: usize = tensors.iter().map(Outline::bytes).sum();
         let index = json!({"metadata": {"total_size": total}, "weight_map": map});
-        files::write(&temporary.join(INDEX), pretty(&index)?)?;
+        files::write_json(&temporary.join(INDEX), &index)?;
     }
     copy_small_files(source, &temporary)?;
     if let Some(dtype) = dtype {
@@ -83,10 +84,7 @@ pub fn save(model: &QwenVl, source: &Path, to: &Path) -> Result<()> {
         let found = names.next().and_then(|name| Some((name, parameters.get(name)?)));
         let (name, (shape, value)) = found.ok_or_else(|| Error::run("a tensor is missing"))?;
         let values = to_hub(name, shape, host(value.clone())?);
-        Ok(match dtype {
-            Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-            _ => f32_bytes(&values),
-        })
+        Ok(in_type(&values, dtype))
     })
 }
 
@@ -137,7 +135,7 @@ fn name_dtype(from: &Path, to: &Path, dtype: Dtype) -> Result<()> {
     if let (false, Some(config)) = (has, config.as_object_mut()) {
         config.insert("torch_dtype".into(), name.into());
     }
-    files::write(to, pretty(&config)?)
+    files::write_json(to, &config)
 }
 
 fn rename_dtype(config: &mut Value, name: &str) {
@@ -149,9 +147,4 @@ fn rename_dtype(config: &mut Value, name: &str) {
             _ => rename_dtype(value, name),
         }
     }
-}
-
-fn pretty(value: &Value) -> Result<String> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::run(e.to_string()))?;
-    Ok(text + "\n")
 }

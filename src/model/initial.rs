@@ -14,8 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
 
 use super::config::{Config, TextConfig};
-use super::host::{Outline, f32_bytes};
 use super::hub::{SHARD_BYTES, write};
+use super::tensor_files::{Outline, f32_bytes};
 use super::weights::shapes;
 use crate::error::Result;
 use crate::files;
@@ -31,8 +31,8 @@ const LEAN: f32 = 0.7;
 pub fn write_random(source: &Path, to: &Path, seed: u64) -> Result<usize> {
     let config = Config::from_dir(source)?;
     files::check_free(to)?;
-    let outline = |(name, shape)| Outline { name, dtype: Dtype::F32, shape };
-    let outlines: Vec<Outline> = shapes(&config)?.into_iter().map(outline).collect();
+    let outlines: Vec<Outline> =
+        shapes(&config)?.iter().map(|(name, shape)| Outline::f32(name, shape)).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let std = config.text.initializer_range as f32;
     let mut keys = vec![];

@@ -54,8 +54,7 @@ impl KvCache {
         branches.lengths = rows.iter().map(|row| branches.lengths[*row]).collect();
         let Some((first, _)) = self.tails.iter().flatten().next() else { return };
         let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-        let rows = TensorData::new(rows.clone(), [rows.len()]);
-        let rows = Tensor::<1, Int>::from_data(rows, &first.device());
+        let rows = Tensor::<1, Int>::from_data(&rows[..], &first.device());
         for (k, v) in self.tails.iter_mut().flatten() {
             for tensor in [k, v] {
                 *tensor = tensor.clone().select(0, rows.clone());

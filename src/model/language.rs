@@ -10,7 +10,7 @@ use burn::tensor::{Int, Tensor, activation::silu};
 use super::attention::attention;
 use super::cpu;
 use super::kv_cache::KvCache;
-use super::lora::Linear;
+use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::Rotary;
 
@@ -113,9 +113,7 @@ impl DecoderLayer {
         let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), context, cache);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), context.train)
     }
-}
 
-impl DecoderLayer {
     /// The layer's linear layers with their hub names; `name` is the layer's own.
     pub fn linear_layers_mut(&mut self, name: &str) -> Vec<(String, &mut Linear)> {
         let attention = &mut self.self_attn;

@@ -1,26 +1,16 @@
-//! Linear layers and their low-rank adapters.
+//! The low-rank adapters of linear layers.
 //!
-//! The adapter works on the activation side, `y = x·W + b + s·(x·A)·B`: the dense update
+//! An adapter works on the activation side, `y = x·W + b + s·(x·A)·B`: the dense update
 //! `W + s·A·B` is never formed, so a frozen weight costs no gradient. DoRA scales each output of
 //! the updated weight to a trained length. Source: PEFT's `lora.Linear` and `DoraLinearLayer`.
 //! Letters: `i` inputs, `o` outputs, `r` rank.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Distribution, FloatDType, Tensor, TensorData, module::linear};
+use burn::tensor::{DType, Distribution, Tensor, TensorData};
 use rand::RngExt as Rng;
 
 use super::cpu;
-
-/// `x: […, i]` → `[…, o]`, with an adapter where one is attached.
-#[derive(Module, Debug)]
-pub struct Linear {
-    /// `[i, o]`: the transpose of the hub's layout.
-    pub weight: Param<Tensor<2>>,
-    /// `[o]`.
-    pub bias: Option<Param<Tensor<1>>>,
-    /// The low-rank update.
-    pub lora: Option<Lora>,
-}
+use super::linear::{Linear, cast, product};
 
 /// A low-rank update `s·A·B`, kept in f32 over a base of any type. Its gradients are f32 too.
 #[derive(Module, Debug)]
@@ -37,72 +27,6 @@ pub struct Lora {
     pub scaling: f64,
     /// Share of the adapter's inputs that is dropped while training.
     pub dropout: f64,
-}
-
-impl Linear {
-    /// Applies the layer; `train` switches the adapter's dropout on.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
-        let bias = self.bias.as_ref().map(Param::val);
-        let Some(lora) = &self.lora else { return product(x, self.weight.val(), bias) };
-        if let Some(magnitude) = &lora.magnitude {
-            return self.forward_dora(x, lora, magnitude.val(), train);
-        }
-        lora.add_to(product(x.clone(), self.weight.val(), bias), x, train)
-    }
-
-    /// `x·W + b + (c − 1)·x'·W + c·s·(x'·A)·B` with `x'` the inputs that are left after dropout
-    /// and `c` the factor that gives each output its `magnitude`.
-    fn forward_dora<const D: usize>(
-        &self,
-        x: Tensor<D>,
-        lora: &Lora,
-        magnitude: Tensor<1>,
-        train: bool,
-    ) -> Tensor<D> {
-        let y = product(x.clone(), self.weight.val(), None);
-        let dtype = y.dtype();
-        let factor = (magnitude / lora.lengths(self.weight.val())).unsqueeze();
-        let (left, base) = if lora.drops(train) {
-            let left = lora.drop_inputs(x, train);
-            (left.clone(), product(left, self.weight.val(), None))
-        } else {
-            (x, y.clone())
-        };
-        let left = cast(left, DType::F32);
-        let correction = (factor.clone() - 1.0) * cast(base, DType::F32);
-        let y = y + cast(correction + factor * lora.update(left), dtype);
-        match &self.bias {
-            None => y,
-            Some(bias) => y + bias.val().unsqueeze(),
-        }
-    }
-
-    /// `[i, o]`.
-    pub fn shape(&self) -> [usize; 2] {
-        self.weight.shape().dims()
-    }
-
-    /// The layer for answers alone: its adapter is not trained any more.
-    pub fn fix_adapter(&mut self) {
-        self.lora = self.lora.take().map(|lora| lora.fixed(self.weight.val()));
-    }
-
-    /// Adds the adapter to the weight and drops it: the same function without the extra work.
-    pub fn merge(mut self) -> Self {
-        if let Some(lora) = self.lora.take() {
-            let update = lora.lora_a.val().matmul(lora.lora_b.val()).mul_scalar(lora.scaling);
-            let factor = lora
-                .magnitude
-                .as_ref()
-                .map(|m| (m.val() / lora.lengths(self.weight.val())).unsqueeze::<2>());
-            self.weight = self.weight.map(|w| {
-                let dtype = w.dtype();
-                let merged = cast(w, DType::F32) + update;
-                cast(factor.map_or_else(|| merged.clone(), |c| c * merged.clone()), dtype)
-            });
-        }
-        self
-    }
 }
 
 impl Lora {
@@ -130,8 +54,51 @@ impl Lora {
         self
     }
 
+    /// `x·W + b + (c − 1)·x'·W + c·s·(x'·A)·B` of the layer `of`, with `x'` the inputs that are left
+    /// after dropout and `c` the factor that gives each output its `magnitude`.
+    pub(super) fn forward_dora<const D: usize>(
+        &self,
+        of: &Linear,
+        x: Tensor<D>,
+        magnitude: Tensor<1>,
+        train: bool,
+    ) -> Tensor<D> {
+        let y = product(x.clone(), of.weight.val(), None);
+        let dtype = y.dtype();
+        let factor = (magnitude / self.lengths(of.weight.val())).unsqueeze();
+        let (left, base) = if self.drops(train) {
+            let left = self.drop_inputs(x, train);
+            (left.clone(), product(left, of.weight.val(), None))
+        } else {
+            (x, y.clone())
+        };
+        let left = cast(left, DType::F32);
+        let correction = (factor.clone() - 1.0) * cast(base, DType::F32);
+        let y = y + cast(correction + factor * self.update(left), dtype);
+        match &of.bias {
+            None => y,
+            Some(bias) => y + bias.val().unsqueeze(),
+        }
+    }
+
+    /// `weight` and the update as one matrix, in the weight's type.
+    pub(super) fn merged_into(&self, weight: Tensor<2>) -> Tensor<2> {
+        let dtype = weight.dtype();
+        let update = self.lora_a.val().matmul(self.lora_b.val()).mul_scalar(self.scaling);
+        let factor = self
+            .magnitude
+            .as_ref()
+            .map(|m| (m.val() / self.lengths(weight.clone())).unsqueeze::<2>());
+        let merged = cast(weight, DType::F32) + update;
+        let merged = match factor {
+            None => merged,
+            Some(c) => c * merged,
+        };
+        cast(merged, dtype)
+    }
+
     /// The adapter of a model that only answers: what is the same for every token is done once.
-    fn fixed(mut self, weight: Tensor<2>) -> Self {
+    pub(super) fn for_inference(mut self, weight: Tensor<2>) -> Self {
         let dtype = weight.dtype();
         self.lengths = self.magnitude.as_ref().map(|_| self.lengths(weight));
         // DoRA's correction is f32 in any case.
@@ -161,7 +128,12 @@ impl Lora {
 
     /// Adds `s·(x·A)·B` to `y: […, o]`, the layer's output for `x: […, i]`; computed in their type,
     /// as PEFT does under autocast.
-    fn add_to<const D: usize>(&self, y: Tensor<D>, x: Tensor<D>, train: bool) -> Tensor<D> {
+    pub(super) fn add_to<const D: usize>(
+        &self,
+        y: Tensor<D>,
+        x: Tensor<D>,
+        train: bool,
+    ) -> Tensor<D> {
         let x = self.drop_inputs(x, train);
         if cpu::runs(&y) {
             return cpu::add_lora(y, x, self.lora_a.val(), self.lora_b.val(), self.scaling);
@@ -196,26 +168,4 @@ impl Lora {
         // Scaled where there are few numbers.
         product(product(x, a, None).mul_scalar(self.scaling), b, None)
     }
-}
-
-/// `x·weight + bias`: `x: […, i]`, `weight: [i, o]` → `[…, o]`.
-pub fn product<const D: usize>(
-    x: Tensor<D>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-) -> Tensor<D> {
-    #[cfg(feature = "cuda")]
-    if super::cuda::runs(&x) {
-        let y = super::cuda::product(x, weight);
-        return match bias {
-            None => y,
-            Some(bias) => y + bias.unsqueeze(),
-        };
-    }
-    linear(x, weight, bias)
-}
-
-/// `x` as `dtype`; nothing happens where it is that already.
-pub fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
-    if x.dtype() == dtype { x } else { x.cast(FloatDType::from(dtype)) }
 }

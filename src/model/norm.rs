@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 
 use super::cpu;
-use super::lora::cast;
+use super::linear::cast;
 
 /// `x / rms(x) · weight` over the last dimension.
 #[derive(Module, Debug)]

@@ -1,8 +1,8 @@
 //! Parameters by name: what is trained, its gradients and its values.
 //!
 //! Names are the hub's (`model.layers.0.self_attn.q_proj.weight`); an adapter's are those of its
-//! layer with `.lora_A.weight`, `.lora_B.weight` and `.lora_magnitude_vector`. Tensors leave flat, in burn's layout, which
-//! for matrices is the transpose of the hub's.
+//! layer with `.lora_A.weight`, `.lora_B.weight` and `.lora_magnitude_vector`. Tensors leave flat, in
+//! burn's layout, which for matrices is the transpose of the hub's.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Gradients, Tensor};
 use sha2::{Digest, Sha256};
 
-use super::lora::cast;
+use super::linear::cast;
+use super::qwen_vl::QwenVl;
 use crate::error::{Error, Result};
 use crate::hash::hex;
 use crate::recipe::Part;
@@ -47,31 +48,51 @@ impl Part {
     }
 }
 
-/// All parameters of `module`, whose own name is `prefix`.
-pub fn list(module: &impl Module, prefix: &str) -> Vec<Parameter> {
+/// All parameters of `module`.
+pub fn list(module: &impl Module) -> Vec<Parameter> {
     let mut found = Vec::new();
-    visit(module, prefix, |name, _, shape, trained| found.push(Parameter { name, shape, trained }));
+    visit(module, |name, _, shape, trained| found.push(Parameter { name, shape, trained }));
     found
 }
 
 /// Whether anything in `module` is trained.
 pub fn any_trained(module: &impl Module) -> bool {
-    list(module, "").iter().any(|parameter| parameter.trained)
+    list(module).iter().any(|parameter| parameter.trained)
 }
 
 /// Shape (burn's layout) and value of every parameter, without autodiff.
 pub fn values(module: &impl Module) -> BTreeMap<String, (Vec<usize>, Tensor<1>)> {
     let mut values = BTreeMap::new();
-    visit(module, "", |name, value, shape, _| {
+    visit(module, |name, value, shape, _| {
         values.insert(name, (shape, value));
     });
     values
 }
 
+/// How many numbers a part of a model has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartCount {
+    /// All of them, an adapter's too.
+    pub all: usize,
+    /// Those that are trained.
+    pub trained: usize,
+}
+
+/// How many numbers each part of a model has.
+pub fn count_by_part(model: &QwenVl) -> BTreeMap<Part, PartCount> {
+    let mut counts = BTreeMap::<Part, PartCount>::new();
+    for parameter in list(model) {
+        let count = counts.entry(Part::of(&parameter.name)).or_default();
+        count.all += parameter.count();
+        count.trained += if parameter.trained { parameter.count() } else { 0 };
+    }
+    counts
+}
+
 /// The values of what is trained, without autodiff.
-pub fn trained_values(module: &impl Module, prefix: &str) -> Named {
+pub fn trained_values(module: &impl Module) -> Named {
     let mut values = Named::new();
-    visit(module, prefix, |name, value, _, trained| {
+    visit(module, |name, value, _, trained| {
         if trained {
             values.insert(name, value);
         }
@@ -83,9 +104,9 @@ pub fn trained_values(module: &impl Module, prefix: &str) -> Named {
 ///
 /// # Errors
 /// Where the device fails.
-pub fn fingerprints(module: &impl Module, prefix: &str) -> Result<BTreeMap<String, String>> {
+pub fn fingerprints(module: &impl Module) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
-    visit(module, prefix, |name, value, shape, _| {
+    visit(module, |name, value, shape, _| {
         let data = value.try_into_data().map(|data| {
             format!("{shape:?} {:?} {}", data.dtype(), hex(&Sha256::digest(data.as_bytes())))
         });
@@ -105,7 +126,7 @@ pub fn add_gradients(
     gradients: &mut Gradients,
     sums: &mut Named,
 ) {
-    let mut visitor = Visitor { path: Path::new(prefix), on: Collect { gradients, sums } };
+    let mut visitor = Visitor { path: NamePath::new(prefix), on: Collect { gradients, sums } };
     module.visit(&mut visitor);
 }
 
@@ -120,22 +141,18 @@ pub fn add(sums: &mut Named, name: String, value: Tensor<1>) {
 
 /// Replaces each trained parameter by what `new` returns for its name and flat value; keeps it
 /// where that is nothing.
-pub fn replace<M: Module>(
-    module: M,
-    prefix: &str,
-    new: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>,
-) -> M {
-    module.map(&mut Mapper { path: Path::new(prefix), new })
+pub fn replace<M: Module>(module: M, new: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>) -> M {
+    module.map(&mut Mapper { path: NamePath::new(""), new })
 }
 
-fn visit(module: &impl Module, prefix: &str, see: impl FnMut(String, Tensor<1>, Vec<usize>, bool)) {
-    module.visit(&mut Visitor { path: Path::new(prefix), on: See(see) });
+fn visit(module: &impl Module, see: impl FnMut(String, Tensor<1>, Vec<usize>, bool)) {
+    module.visit(&mut Visitor { path: NamePath::new(""), on: See(see) });
 }
 
 /// The names on the way to the current parameter.
-struct Path(Vec<String>);
+struct NamePath(Vec<String>);
 
-impl Path {
+impl NamePath {
     fn new(prefix: &str) -> Self {
         Self(if prefix.is_empty() { vec![] } else { vec![prefix.to_owned()] })
     }
@@ -162,7 +179,7 @@ trait OnParameter {
 }
 
 struct Visitor<O> {
-    path: Path,
+    path: NamePath,
     on: O,
 }
 
@@ -204,7 +221,7 @@ impl OnParameter for Collect<'_> {
 }
 
 struct Mapper<F> {
-    path: Path,
+    path: NamePath,
     new: F,
 }
 

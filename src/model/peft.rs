@@ -16,13 +16,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::Config;
-use super::host::{HostTensors, host, write_tensors};
-use super::lora::{Linear, Lora};
+use super::host::host;
+use super::linear::Linear;
+use super::lora::Lora;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
-use super::weights::{TensorFiles, hub_name, module_name, shapes, to_hub, transposed};
+use super::tensor_files::{HostTensors, TensorFiles, write_tensors};
+use super::weights::{hub_name, module_name, shapes, to_hub, transposed};
 use crate::error::{Error, Result};
-use crate::files::{self, io_reason, json_reason};
+use crate::files::{self, json_error};
 use crate::recipe::{self, Part, TargetModules};
 
 /// The linear layers of each part, in all of the spellings that transformers has had.
@@ -164,18 +166,15 @@ impl AdapterConfig {
     /// Where it is missing, malformed, or of a kind that cannot be loaded yet.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("adapter_config.json");
-        let shown = path.display();
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::input(format!("{shown}: {}", io_reason(&e))).help(
-                "an adapter is a folder with adapter_config.json and adapter_model.safetensors",
-            )
+        let text = files::read_text(&path).map_err(|e| {
+            e.help("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
         })?;
-        let config: Self = serde_json::from_str(&text).map_err(|e| {
-            let (line, column, what) = (e.line(), e.column(), json_reason(&e));
-            Error::input(format!("{shown}:{line}:{column}: not a LoRA configuration: {what}"))
-        })?;
+        let config: Self = serde_json::from_str(&text)
+            .map_err(|e| json_error(&path, "not a LoRA configuration: ", &e))?;
         match config.unsupported(&text) {
-            Some((what, help)) => Err(Error::input(format!("{shown}: {what}")).help(help)),
+            Some((what, help)) => {
+                Err(Error::input(format!("{}: {what}", path.display())).help(help))
+            }
             None => Ok(config),
         }
     }
@@ -426,72 +425,99 @@ pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfi
     let config = AdapterConfig::from_dir(dir)?;
     let path = dir.join("adapter_model.safetensors");
     let files = TensorFiles::open([path.clone()])?;
-    let device = model.device();
-    let wrong = |what: String| {
-        Error::input(format!("{}: {what}", path.display()))
-            .help("the adapter was made for another model")
-    };
-    let mut left: BTreeSet<String> = files.names().map(str::to_owned).collect();
+    let left = files.names().map(str::to_owned).collect();
+    let mut file = AdapterFile { files: &files, path: &path, left };
     for (name, layer) in model.linear_layers_mut() {
-        let mut key = |part: &str| {
-            let spelling = |module: &str| format!("{PREFIX}{module}.{part}");
-            let keys = [spelling(&module_name(&name)), spelling(&name)];
-            keys.into_iter().find(|key| left.remove(key))
+        let Some(lora) = layer_adapter(&mut file, &config, &name, layer, dropout)? else {
+            continue;
         };
-        let mut tensor = |part: &str, shape: &[usize]| -> Result<Option<Vec<f32>>> {
-            let Some(key) = key(part) else { return Ok(None) };
-            let (values, found) = files.f32(&key)?;
-            match found == shape {
-                true => Ok(Some(values)),
-                false => Err(wrong(format!("`{key}` is {found:?}, the model wants {shape:?}"))),
-            }
-        };
-        let [i, o] = layer.shape();
-        let (r, scaling) = config.of(&name);
-        let (a, b) = (tensor("lora_A.weight", &[r, i])?, tensor("lora_B.weight", &[o, r])?);
-        let magnitude = tensor("lora_magnitude_vector", &[o])?;
-        let matrix = |values: Vec<f32>, [rows, columns]: [usize; 2]| {
-            let data = TensorData::new(transposed(&values, rows, columns), [columns, rows]);
-            Tensor::<2>::from_data(data, (&device, DType::F32))
-        };
-        let lora = match (a, b) {
-            (Some(a), Some(b)) => {
-                Lora::from_tensors(matrix(a, [r, i]), matrix(b, [o, r]), scaling, dropout)
-            }
-            (None, None) => continue,
-            _ => return Err(wrong(format!("`{name}` has only one of lora_A and lora_B"))),
-        };
-        layer.lora = Some(match (magnitude, config.use_dora) {
-            (Some(values), true) => {
-                let magnitude =
-                    Tensor::from_data(TensorData::new(values, [o]), (&device, DType::F32));
-                lora.with_magnitude(layer, Some(magnitude))
-            }
-            (None, false) => lora,
-            _ => {
-                return Err(wrong(format!(
-                    "`{name}` and `use_dora` of adapter_config.json do not agree on lora_magnitude_vector"
-                )));
-            }
-        });
+        layer.lora = Some(lora);
         // PEFT saves the weight of a head beside its adapter.
-        if let Some(key) = key("base_layer.weight")
+        if let Some(key) = file.take(&name, "base_layer.weight")
             && !is_weight(layer, &files, &key)?
         {
-            return Err(wrong(format!("`{key}` is not the checkpoint's weight")).help(
+            return Err(file.wrong(&format!("`{key}` is not the checkpoint's weight")).help(
                 "the adapter was made for another model, or changes this weight too: then merge it \
                  in PEFT and take that checkpoint",
             ));
         }
     }
-    match left.first() {
+    match file.left.first() {
         Some(name) => {
-            let error = wrong(format!("`{name}` has no place in the model"));
+            let error = file.wrong(&format!("`{name}` has no place in the model"));
             let of_head = name.starts_with(&format!("{PREFIX}lm_head."));
             Err(if of_head && model.lm_head.is_none() { error.help(TIED) } else { error })
         }
-        None if files.names().next().is_none() => Err(wrong("the adapter is empty".into())),
+        None if files.names().next().is_none() => Err(file.wrong("the adapter is empty")),
         None => Ok(config),
+    }
+}
+
+/// An adapter's tensors, each to be taken once.
+struct AdapterFile<'a> {
+    files: &'a TensorFiles,
+    path: &'a Path,
+    left: BTreeSet<String>,
+}
+
+impl AdapterFile<'_> {
+    /// Name of what `layer`, a hub name, has as `part`, in either spelling; none where that is not
+    /// there, or taken.
+    fn take(&mut self, layer: &str, part: &str) -> Option<String> {
+        let spelling = |module: &str| format!("{PREFIX}{module}.{part}");
+        let keys = [spelling(&module_name(layer)), spelling(layer)];
+        keys.into_iter().find(|key| self.left.remove(key))
+    }
+
+    /// The numbers of what [`take`](Self::take) finds, which has to be of `shape`.
+    fn tensor(&mut self, layer: &str, part: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+        let Some(key) = self.take(layer, part) else { return Ok(None) };
+        let (values, found) = self.files.f32(&key)?;
+        match found == shape {
+            true => Ok(Some(values)),
+            false => Err(self.wrong(&format!("`{key}` is {found:?}, the model wants {shape:?}"))),
+        }
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        Error::input(format!("{}: {what}", self.path.display()))
+            .help("the adapter was made for another model")
+    }
+}
+
+/// The adapter that `file` has for `layer`, of this hub name; none where it has none.
+fn layer_adapter(
+    file: &mut AdapterFile,
+    config: &AdapterConfig,
+    name: &str,
+    layer: &Linear,
+    dropout: f64,
+) -> Result<Option<Lora>> {
+    let ([i, o], device) = (layer.shape(), layer.weight.val().device().inner());
+    let (r, scaling) = config.of(name);
+    let a = file.tensor(name, "lora_A.weight", &[r, i])?;
+    let b = file.tensor(name, "lora_B.weight", &[o, r])?;
+    let magnitude = file.tensor(name, "lora_magnitude_vector", &[o])?;
+    let matrix = |values: Vec<f32>, [rows, columns]: [usize; 2]| {
+        let data = TensorData::new(transposed(&values, rows, columns), [columns, rows]);
+        Tensor::<2>::from_data(data, (&device, DType::F32))
+    };
+    let lora = match (a, b) {
+        (Some(a), Some(b)) => {
+            Lora::from_tensors(matrix(a, [r, i]), matrix(b, [o, r]), scaling, dropout)
+        }
+        (None, None) => return Ok(None),
+        _ => return Err(file.wrong(&format!("`{name}` has only one of lora_A and lora_B"))),
+    };
+    match (magnitude, config.use_dora) {
+        (Some(values), true) => {
+            let magnitude = Tensor::from_data(&values[..], (&device, DType::F32));
+            Ok(Some(lora.with_magnitude(layer, Some(magnitude))))
+        }
+        (None, false) => Ok(Some(lora)),
+        _ => Err(file.wrong(&format!(
+            "`{name}` and `use_dora` of adapter_config.json do not agree on lora_magnitude_vector"
+        ))),
     }
 }
 
@@ -519,8 +545,8 @@ fn is_weight(layer: &Linear, files: &TensorFiles, key: &str) -> Result<bool> {
 /// Where the disk refuses.
 pub fn save(model: &QwenVl, config: &AdapterConfig, dir: &Path) -> Result<()> {
     let shapes: BTreeMap<String, Vec<usize>> =
-        parameters::list(model, "").into_iter().map(|p| (p.name, p.shape)).collect();
-    let adapter: Named = parameters::trained_values(model, "")
+        parameters::list(model).into_iter().map(|p| (p.name, p.shape)).collect();
+    let adapter: Named = parameters::trained_values(model)
         .into_iter()
         .filter(|(name, _)| name.contains(".lora_"))
         .collect();
@@ -552,6 +578,5 @@ pub fn write(
         tensors.into_iter().map(|(name, tensor)| (format!("{PREFIX}{}", spell(&name)), tensor));
     write_tensors(&dir.join("adapter_model.safetensors"), &tensors.collect())?;
     let config = config.clone().naming(modules);
-    let json = serde_json::to_string_pretty(&config).map_err(|e| Error::run(e.to_string()))?;
-    files::write(&dir.join("adapter_config.json"), json + "\n")
+    files::write_json(&dir.join("adapter_config.json"), &config)
 }

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::config::Config;
 use super::kv_cache::KvCache;
 use super::language::{Context, LanguageModel};
-use super::lora::{Linear, product};
+use super::linear::{Linear, product};
 use super::rope::{MediaGrid, Positions, Rotary};
 use super::vision::{VisionMlp, VisionTower};
 use crate::error::{Error, Result};
@@ -48,9 +48,9 @@ impl QwenVl {
     }
 
     /// The model for answers alone: its adapters are not trained any more.
-    pub fn fixed(&self) -> Self {
+    pub fn for_inference(&self) -> Self {
         let mut model = self.clone();
-        model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.fix_adapter());
+        model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.for_inference());
         model
     }
 
@@ -90,8 +90,7 @@ impl QwenVl {
     /// Token embeddings as they stand, media pads too: `input_ids: [t]` → `[t, hidden]`.
     pub fn embed_text(&self, input_ids: &[u32]) -> Tensor<2> {
         let ids: Vec<i64> = input_ids.iter().map(|id| i64::from(*id)).collect();
-        let ids = Tensor::from_data(TensorData::new(ids, [input_ids.len()]), &self.device());
-        self.model.embed_tokens.forward(ids)
+        self.model.embed_tokens.forward(Tensor::from_data(&ids[..], &self.device()))
     }
 
     /// Token embeddings with each run of media pads replaced by its features, in order:
@@ -131,7 +130,8 @@ impl QwenVl {
         Context { rotary: Rotary::text(&self.config.text, batch, &self.device()), train }
     }
 
-    /// Hidden states after the final norm of one whole prompt: `[1, t, hidden]`.
+    /// Hidden states after the final norm of one whole prompt, `[1, t, hidden]`, and the prompt's
+    /// positions.
     ///
     /// # Errors
     /// Where the media pads of `input_ids` do not agree with `media` and `features`.

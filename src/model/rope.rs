@@ -5,10 +5,11 @@
 //! checkpoints were trained with. Later versions of transformers differ; ours does not follow.
 //! Letters: `t` tokens, `d` head width.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::config::{Config, Family, TextConfig, VISION_ROPE_THETA, VisionConfig};
 use super::cpu;
+use super::linear::cast;
 use crate::error::{Error, Result};
 
 /// An image or video as the language model sees it: the patch grid and its clock.
@@ -178,13 +179,13 @@ impl Rotary {
             return super::cuda::rotate(x, self.cos.clone(), self.sin.clone());
         }
         let dtype = x.dtype();
-        let x = x.cast(burn::tensor::FloatDType::F32);
+        let x = cast(x, DType::F32);
         let d = x.dims()[3];
         let rotated = Tensor::cat(
             vec![x.clone().narrow(3, d / 2, d / 2).neg(), x.clone().narrow(3, 0, d / 2)],
             3,
         );
-        (x * self.cos.clone() + rotated * self.sin.clone()).cast(dtype)
+        cast(x * self.cos.clone() + rotated * self.sin.clone(), dtype)
     }
 }
 

@@ -8,7 +8,7 @@
 
 use burn::module::Module;
 use burn::tensor::{
-    Device, Int, Tensor, TensorData,
+    Device, Int, Tensor,
     activation::{gelu, sigmoid},
 };
 
@@ -16,7 +16,7 @@ use super::attention::attention;
 use super::config::VisionConfig;
 use super::cpu;
 use super::language::Mlp;
-use super::lora::{Linear, cast};
+use super::linear::{Linear, cast};
 use super::norm::{LayerNorm, RmsNorm};
 use super::parameters;
 use super::rope::Rotary;
@@ -32,7 +32,7 @@ pub struct VisionTower {
     pub merger: PatchMerger,
     /// The shape it was built from.
     #[module(skip)]
-    pub config: VisionShape,
+    pub shape: VisionShape,
 }
 
 /// What the forward needs of the configuration.
@@ -195,15 +195,15 @@ impl VisionTower {
         mut observe: impl FnMut(&Tensor<3>),
     ) -> Tensor<2> {
         let [f, h, w] = grid_thw;
-        let merge = self.config.merge_size;
+        let merge = self.shape.merge_size;
         let (blocks_h, blocks_w, unit) = (h / merge, w / merge, merge * merge);
-        let plan = match self.config.window {
+        let plan = match self.shape.window {
             Some(side) => WindowPlan::new(blocks_h, blocks_w, side),
             None => WindowPlan::whole(blocks_h * blocks_w),
         };
         let device = pixel_values.device();
         let rotary = Rotary::vision(
-            self.config.head_dim,
+            self.shape.head_dim,
             &patch_positions(&plan.order, blocks_w, merge),
             &device,
         );
@@ -217,8 +217,7 @@ impl VisionTower {
         let whole = [(h * w, 1)];
         let windows: Vec<_> = plan.groups.iter().map(|(len, count)| (len * unit, *count)).collect();
         for (i, block) in self.blocks.iter().enumerate() {
-            let full =
-                self.config.window.is_none() || self.config.fullatt_block_indexes.contains(&i);
+            let full = self.shape.window.is_none() || self.shape.fullatt_block_indexes.contains(&i);
             x = block.forward(x, &rotary, if full { &whole } else { &windows }, train);
             observe(&x);
         }
@@ -246,8 +245,7 @@ fn reorder(x: Tensor<3>, order: &[usize], unit: usize, device: &Device) -> Tenso
     }
     let rows: Vec<i64> =
         order.iter().flat_map(|g| (0..unit).map(move |k| (g * unit + k) as i64)).collect();
-    let n = rows.len();
-    x.select(1, Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), device))
+    x.select(1, Tensor::<1, Int>::from_data(&rows[..], device))
 }
 
 impl VisionBlock {
@@ -300,6 +298,9 @@ impl VisionMlp {
     }
 }
 
+/// Slope of the sigmoid in `x · sigmoid(1.702 x)`. Source: `QuickGELUActivation`.
+pub const QUICK_GELU: f32 = 1.702;
+
 /// `x · sigmoid(1.702 x)`, element by element.
 fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if cpu::runs(&x) {
@@ -309,7 +310,7 @@ fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if super::cuda::holds(&x) {
         return super::cuda::quick_gelu(x);
     }
-    x.clone() * sigmoid(x.mul_scalar(1.702))
+    x.clone() * sigmoid(x.mul_scalar(QUICK_GELU))
 }
 
 impl Norm {

@@ -25,7 +25,7 @@ pub use self::train::{Best, Loss, Schedule, Train};
 pub use self::values::{MAY_CHANGE, Values, differing};
 pub use self::video::Video;
 use crate::error::{Error, Result};
-use crate::files::io_reason;
+use crate::files::read_text;
 
 /// A whole experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,8 +152,7 @@ impl Recipe {
 }
 
 fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| {
-        Error::input(format!("{}: {}", path.display(), io_reason(&e)))
-            .help("the first argument is a recipe, for example recipes/quickstart/real.toml")
+    read_text(path).map_err(|e| {
+        e.help("the first argument is a recipe, for example recipes/quickstart/real.toml")
     })
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::data::split::By;
 use crate::error::{Error, Result};
-use crate::files::io_reason;
+use crate::files::read_text;
 use crate::recipe::Recipe;
 
 /// `split by video` and the seed of that, for the run in `dir`. Beside a given split its recipe
@@ -26,9 +26,7 @@ pub fn told(dir: &Path, recipe: &Recipe) -> Result<(String, String)> {
         return Ok((told, recipe.split_seed().to_string()));
     }
     let path = dir.join("split.json");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
-    let subsets: BTreeMap<String, Made> = serde_json::from_str(&text)
+    let subsets: BTreeMap<String, Made> = serde_json::from_str(&read_text(&path)?)
         .map_err(|e| Error::input(format!("{}: not a split: {e}", path.display())))?;
     let by = distinct(subsets.values().map(|made| made.by.name().to_owned()));
     Ok((format!("{told} by {by}"), distinct(subsets.values().map(|made| made.seed.to_string()))))

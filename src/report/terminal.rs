@@ -19,10 +19,11 @@ use crate::eval::judge::Cost;
 use crate::eval::metrics::{Metrics, metrics, paired};
 use crate::eval::predict::{self, Prediction};
 use crate::features::Videos;
+use crate::model::parameters::PartCount;
 use crate::recipe::{Best, Part, Recipe};
 use crate::train::log::Record;
 use crate::train::schedule::Course;
-use crate::train::trainer::{Count, Trained};
+use crate::train::trainer::Trained;
 use crate::train::validation::{Scores, Validation};
 
 /// All bars on standard error, so that each knows of the lines above it.
@@ -210,7 +211,7 @@ pub fn trained(trained: &Trained, course: &Course, by: Best, terminal: &Terminal
 }
 
 /// Prints what the model is, and which of its parts are trained; `path` is a folder or `ORG/NAME`.
-pub fn model(path: &str, counts: &BTreeMap<Part, Count>, device: &str, terminal: &Terminal) {
+pub fn model(path: &str, counts: &BTreeMap<Part, PartCount>, device: &str, terminal: &Terminal) {
     let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
     let all: usize = counts.values().map(|count| count.all).sum();
     let trained: usize = counts.values().map(|count| count.trained).sum();

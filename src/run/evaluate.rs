@@ -44,8 +44,7 @@ pub fn evaluate(
             of.change = Some(paired(earlier, &plain, *format, recipe.seed));
         }
     }
-    let json = serde_json::to_string_pretty(&metrics).map_err(|e| Error::run(e.to_string()))?;
-    files::write(&dir.join("metrics.json"), json + "\n")?;
+    files::write_json(&dir.join("metrics.json"), &metrics)?;
     terminal::accuracy(name, &plain, recipe.seed, terminal);
     terminal::controls(&metrics, terminal);
     Ok(plain)
@@ -148,10 +147,7 @@ impl<'a> SoFar<'a> {
     }
 
     fn add(&mut self, group: &[usize], predictions: Vec<Prediction>) -> Result<()> {
-        let lines = predictions.iter().map(|p| Ok(serde_json::to_string(p)? + "\n"));
-        let text: String = lines
-            .collect::<Result<_, serde_json::Error>>()
-            .map_err(|e| Error::run(e.to_string()))?;
+        let text = files::json_lines(&predictions)?;
         self.file.write_all(text.as_bytes()).map_err(|e| files::failed(self.path, &e))?;
         self.predictions.extend(group.iter().copied().zip(predictions));
         Ok(())

@@ -204,9 +204,7 @@ fn check_same_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
 
 fn write_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
     files::create_dir(dir)?;
-    let json =
-        serde_json::to_string_pretty(&prepared.split).map_err(|e| Error::run(e.to_string()))?;
-    files::write(&dir.join("split.json"), json + "\n")?;
+    files::write_json(&dir.join("split.json"), &prepared.split)?;
     files::write(&dir.join(data::PICTURE), data::picture(&prepared.stats))?;
     files::write(&dir.join("recipe.toml"), prepared.recipe.to_toml()?)
 }

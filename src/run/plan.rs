@@ -12,14 +12,16 @@ use super::prepare::{Divided, adopt_adapter, all_shown, divide, plan_samples, re
 use super::{folder, places};
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
+use crate::data::reader::Reader;
 use crate::data::variant::Shown;
 use crate::data::vlm4d::Format;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::predict::{Ask, groups, media_tokens};
 use crate::eval::rounds::{Round, rounds};
-use crate::features::{AHEAD, IN_MEMORY, Reader};
+use crate::features::{AHEAD, IN_MEMORY, readers};
 use crate::model::config::Config;
+use crate::model::parameters::PartCount;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
 use crate::model::weights;
@@ -31,7 +33,6 @@ use crate::train::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, padded_length};
 use crate::train::lanes;
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
-use crate::train::trainer::Count;
 
 /// What the program holds before any weight is loaded: code, libraries, question files.
 const BASE_BYTES: usize = 80 << 20;
@@ -126,7 +127,7 @@ struct Sequence {
 struct Facts {
     recipe: Recipe,
     config: Config,
-    counts: BTreeMap<Part, Count>,
+    counts: BTreeMap<Part, PartCount>,
     on_cpu: bool,
     /// Bytes of one weight and of one number of an activation.
     width: usize,
@@ -307,8 +308,8 @@ fn sequences(
 }
 
 /// Parameters of each part, an adapter's too, from shapes alone.
-fn counts(recipe: &Recipe, config: &Config) -> Result<BTreeMap<Part, Count>> {
-    let mut counts = BTreeMap::<Part, Count>::new();
+fn counts(recipe: &Recipe, config: &Config) -> Result<BTreeMap<Part, PartCount>> {
+    let mut counts = BTreeMap::<Part, PartCount>::new();
     let frozen = recipe.train.frozen();
     for (name, shape) in weights::shapes(config)? {
         let (part, n) = (Part::of(&name), shape.iter().product::<usize>());
@@ -388,7 +389,7 @@ impl Facts {
         let vision = &self.config.vision;
         let patches = |grid: &MediaGrid| grid.grid_thw.iter().product::<usize>();
         let largest = self.grids.iter().map(patches).max().unwrap_or(0);
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
+        let workers = readers();
         let waiting =
             workers * self.frames[0] + (workers + AHEAD).min(self.grids.len()) * self.frames[1];
         let tower = match self.tower_is_trained() {
@@ -401,7 +402,7 @@ impl Facts {
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
         let flops = match self.tower_is_trained() {
             true => 0.0,
-            false => self.grids.iter().map(|grid| self.config.tower(grid.grid_thw)).sum(),
+            false => self.grids.iter().map(|grid| self.config.tower_flops(grid.grid_thw)).sum(),
         };
         let times = format!(
             "{} videos of at most {} patches",
@@ -426,10 +427,10 @@ impl Facts {
         let bytes = 3 * 4 * most(&rows) * config.vocab_size;
         terms.push(Term { what: "logits", bytes, lower: "lower eval.batch_size" });
         terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
-        let answer = new as f64 * (config.forward(1) + config.logits());
+        let answer = new as f64 * (config.forward_flops(1) + config.logits_flops());
         let group = |group: &Together| {
-            let rest: f64 = group.rest.iter().map(|t| config.forward(*t) + answer).sum();
-            config.forward(group.common) + rest
+            let rest: f64 = group.rest.iter().map(|t| config.forward_flops(*t) + answer).sum();
+            config.forward_flops(group.common) + rest
         };
         let flops = times as f64 * asked.iter().map(group).sum::<f64>();
         let prompts = thousands(asked.iter().map(|group| group.rest.len()).sum());
@@ -537,11 +538,13 @@ impl Facts {
         let backward = if self.recipe.lora.is_some() { 1.0 } else { 2.0 };
         let passes = 1.0 + backward + f64::from(u8::from(train.recompute));
         let of = |s: &Sequence| {
-            passes * text.forward(s.tokens) + (1.0 + backward) * s.labels as f64 * text.logits()
+            passes * text.forward_flops(s.tokens)
+                + (1.0 + backward) * s.labels as f64 * text.logits_flops()
         };
         let mean = self.training.iter().map(of).sum::<f64>() / self.training.len() as f64;
         let tower = if self.tower_is_trained() {
-            let all: f64 = self.grids.iter().map(|grid| self.config.tower(grid.grid_thw)).sum();
+            let all: f64 =
+                self.grids.iter().map(|grid| self.config.tower_flops(grid.grid_thw)).sum();
             (1.0 + 2.0 * backward) * all / self.grids.len().max(1) as f64
         } else {
             0.0

@@ -10,6 +10,7 @@ use crate::data::augment::{Augment, Samples};
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
+use crate::data::reader::Reader;
 use crate::data::split::{self, Split};
 use crate::data::stats::Stats;
 use crate::data::variant::Shown;
@@ -18,18 +19,19 @@ use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
 use crate::eval::predict::{Ask, Evaluator, media_tokens};
 use crate::eval::rounds::{Round, rounds};
-use crate::features::{Reader, Videos};
+use crate::features::Videos;
 use crate::hash;
 use crate::model::config::Config;
+use crate::model::parameters::count_by_part;
 use crate::model::peft::{self, AdapterConfig};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::Positions;
-use crate::model::weights::{self, TensorFiles};
+use crate::model::tensor_files::TensorFiles;
+use crate::model::weights;
 use crate::recipe::{Provenance, Recipe, Video};
 use crate::report::terminal::{self, Terminal};
 use crate::train::gradients::Sample;
 use crate::train::schedule::Course;
-use crate::train::trainer::counts;
 
 /// Everything that is read before a run starts, but the model.
 pub struct Prepared {
@@ -58,7 +60,7 @@ impl Prepared {
     pub fn evaluator<'a>(&'a self, model: &'a QwenVl) -> Evaluator<'a> {
         Evaluator {
             model,
-            fixed: model.fixed(),
+            fixed: model.for_inference(),
             chat: &self.chat,
             videos: &self.videos,
             recipe: &self.recipe.eval,
@@ -326,7 +328,8 @@ fn load(
         }
     };
     let model = model.train();
-    terminal::model(&places::name(&recipe.model.path), &counts(&model), &chosen.name, terminal);
+    let (name, counts) = (places::name(&recipe.model.path), count_by_part(&model));
+    terminal::model(&name, &counts, &chosen.name, terminal);
     Ok((model, adapter))
 }
 

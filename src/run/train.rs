@@ -14,10 +14,10 @@ use crate::features::Videos;
 use crate::model::qwen_vl::QwenVl;
 use crate::recipe::Best;
 use crate::report::terminal::{self, Terminal};
-use crate::train::checkpoint;
+use crate::train::checkpoint::{self, TrainerState};
 use crate::train::log::Log;
 use crate::train::optimiser::AdamW;
-use crate::train::trainer::{Event, Media, Setup, Standing, Trained};
+use crate::train::trainer::{Event, Media, Setup, Trained};
 use crate::train::validation::{Scores, Track, Validator, held_out_loss};
 
 /// The training samples' vision features.
@@ -81,10 +81,9 @@ pub fn train(
     let weight_decay = recipe.train.weight_decay;
     let (model, start) = if let Some((step, at)) = checkpoint::newest(&checkpoints)? {
         terminal.note(&format!("goes on from {} (step {step})", at.display()));
-        let (model, optimiser, track) = checkpoint::load(&at, model, weight_decay)?;
-        (model, Standing { optimiser, track })
+        checkpoint::load(&at, model, weight_decay)?
     } else {
-        (model, Standing { optimiser: AdamW::new(weight_decay), track: Track::default() })
+        (model, TrainerState { optimiser: AdamW::new(weight_decay), track: Track::default() })
     };
     let held_back = HeldBack { prepared, terminal };
     let setup = Setup {

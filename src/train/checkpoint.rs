@@ -6,30 +6,36 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::optimiser::AdamW;
 use super::validation::Track;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::host::{Outline, f32_bytes, host, write_file};
-use crate::model::lora::cast;
+use crate::model::host::host;
+use crate::model::linear::cast;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
-use crate::model::weights::TensorFiles;
+use crate::model::tensor_files::{Outline, TensorFiles, f32_bytes, write_file};
 
 const PREFIX: &str = "step-";
 
+/// Where a run stands, beside the model's weights.
+#[derive(Clone, Debug, Default)]
+pub struct TrainerState {
+    /// Steps taken, and moments.
+    pub optimiser: AdamW,
+    /// How the validations have gone.
+    pub track: Track,
+}
+
+/// What `state.json` holds of it.
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
+struct Stored {
     /// Optimiser steps taken; with the recipe's seed this is the place in the data too.
     step: usize,
-    /// Those of each parameter that has moments; `step` for all where left out, as earlier versions
-    /// took them.
-    steps: Option<BTreeMap<String, usize>>,
-    /// How the validations have gone.
-    #[serde(default)]
+    /// Those of each parameter that has moments.
+    steps: BTreeMap<String, usize>,
     track: Track,
 }
 
@@ -68,29 +74,29 @@ pub fn path(checkpoints: &Path, step: usize) -> PathBuf {
 pub fn save(
     checkpoints: &Path,
     model: &QwenVl,
-    optimiser: &AdamW,
-    track: &Track,
+    state: &TrainerState,
     keep_last: usize,
 ) -> Result<()> {
+    let optimiser = &state.optimiser;
     let whole = path(checkpoints, optimiser.step);
     let temporary = whole.with_added_extension("partial");
     files::create_dir(&temporary)?;
-    let mut trained = parameters::trained_values(model, "");
+    let mut trained = parameters::trained_values(model);
     trained.extend(optimiser.masters.clone());
     write(&temporary.join("trained.safetensors"), &trained)?;
     for (i, file) in MOMENTS.iter().enumerate() {
         let moment = optimiser.moments.iter().map(|(name, m)| (name.clone(), m[i].clone()));
         write(&temporary.join(file), &moment.collect())?;
     }
-    let state =
-        State { step: optimiser.step, steps: Some(optimiser.steps.clone()), track: track.clone() };
-    let state = serde_json::to_string(&state).map_err(|e| Error::run(e.to_string()))?;
-    files::write(&temporary.join("state.json"), state)?;
+    let (steps, track) = (optimiser.steps.clone(), state.track.clone());
+    let stored = Stored { step: optimiser.step, steps, track };
+    let stored = serde_json::to_string(&stored).map_err(|e| Error::run(e.to_string()))?;
+    files::write(&temporary.join("state.json"), stored)?;
     files::replace_dir(&temporary, &whole)?;
-    let mut kept = steps(checkpoints)?;
+    let mut kept = self::steps(checkpoints)?;
     kept.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     kept.truncate(keep_last);
-    kept.extend(track.best.iter().map(|(step, _)| (*step, path(checkpoints, *step))));
+    kept.extend(state.track.best.iter().map(|(step, _)| (*step, path(checkpoints, *step))));
     remove_all_but(checkpoints, &kept.into_iter().map(|(_, path)| path).collect::<Vec<_>>())
 }
 
@@ -101,43 +107,36 @@ fn remove_all_but(checkpoints: &Path, keep: &[PathBuf]) -> Result<()> {
     for path in
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !keep.contains(path))
     {
-        std::fs::remove_dir_all(&path).map_err(|e| files::failed(&path, &e))?;
+        files::remove_dir(&path)?;
     }
     Ok(())
 }
 
-/// Puts a checkpoint into a model (in training form) that has the same trained parameters; returns
-/// how the validations had gone too.
+/// Puts a checkpoint into a model (in training form) that has the same trained parameters.
 ///
 /// # Errors
 /// Where the checkpoint is damaged or was made with another recipe.
-pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, AdamW, Track)> {
+pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, TrainerState)> {
     let path = dir.join("state.json");
     let text = std::fs::read_to_string(&path).map_err(|e| damaged(dir, &e.to_string()))?;
-    let state: State = serde_json::from_str(&text).map_err(|e| damaged(dir, &e.to_string()))?;
+    let Stored { step, steps, track } =
+        serde_json::from_str(&text).map_err(|e| damaged(dir, &e.to_string()))?;
     let device = model.device();
     let [first, second] = MOMENTS.map(|file| read(&dir.join(file), &device));
     let (mut first, mut second) = (first?, second?);
-    let names = parameters::list(&model, "").into_iter().filter(|p| p.trained).map(|p| p.name);
-    let counted = |name: &str| match &state.steps {
-        Some(steps) => steps.get(name).copied(),
-        None => Some(state.step),
-    };
-    let mut steps = BTreeMap::new();
+    let names = parameters::list(&model).into_iter().filter(|p| p.trained).map(|p| p.name);
     let moments = names.filter_map(|name| {
-        match (first.remove(&name), second.remove(&name), counted(&name)) {
-            (Some(a), Some(b), Some(n)) => {
-                steps.insert(name.clone(), n);
-                Some(Ok((name, [a, b])))
-            }
+        match (first.remove(&name), second.remove(&name), steps.get(&name)) {
+            (Some(a), Some(b), Some(_)) => Some(Ok((name, [a, b]))),
             // What has had no gradient has none: a vision tower before the first video.
-            (None, None, n) if n.is_none() || state.steps.is_none() => None,
+            (None, None, None) => None,
             _ => Some(Err(damaged(dir, &format!("lacks a moment or the steps of `{name}`")))),
         }
     });
     let moments = moments.collect::<Result<_>>()?;
     let (model, masters) = load_weights(dir, model)?;
-    Ok((model, AdamW { weight_decay, step: state.step, steps, moments, masters }, state.track))
+    let optimiser = AdamW { weight_decay, step, steps, moments, masters };
+    Ok((model, TrainerState { optimiser, track }))
 }
 
 /// Puts the weights of a checkpoint into a model (in training form) that has the same trained
@@ -147,7 +146,7 @@ pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, Ada
 /// As [`load`].
 pub fn load_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
     let trained = read(&dir.join("trained.safetensors"), &model.device())?;
-    let expected = parameters::list(&model, "");
+    let expected = parameters::list(&model);
     let expected = expected.iter().filter(|p| p.trained);
     if !expected.clone().all(|p| trained.get(&p.name).is_some_and(|t| t.dims() == [p.count()]))
         || expected.count() != trained.len()
@@ -155,7 +154,7 @@ pub fn load_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
         return Err(damaged(dir, "does not fit the recipe's trained parameters"));
     }
     let mut masters = Named::new();
-    let model = parameters::replace(model, "", |name, value| {
+    let model = parameters::replace(model, |name, value| {
         let (master, dtype) = (trained.get(name)?.clone(), value.dtype());
         if dtype != DType::F32 {
             masters.insert(name.to_owned(), master.clone());
@@ -172,11 +171,7 @@ fn damaged(dir: &Path, what: &str) -> Error {
 
 /// Writes flat f32 tensors, one at a time.
 fn write(path: &Path, tensors: &Named) -> Result<()> {
-    let outline = |(name, tensor): (&String, &Tensor<1>)| Outline {
-        name: name.clone(),
-        dtype: Dtype::F32,
-        shape: tensor.dims().to_vec(),
-    };
+    let outline = |(name, tensor): (&String, &Tensor<1>)| Outline::f32(name, &tensor.dims());
     let outlines: Vec<Outline> = tensors.iter().map(outline).collect();
     write_file(path, &outlines, |outline| Ok(f32_bytes(&host(tensors[&outline.name].clone())?)))
 }

@@ -6,7 +6,7 @@
 //! samples, `t` tokens, `n` labelled positions.
 
 use burn::module::Module;
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor};
 
 use super::loss::{cross_entropy, predictions, total};
 use crate::error::{Error, Result};
@@ -43,8 +43,8 @@ pub struct Method {
     pub multiple: usize,
 }
 
-/// On a GPU: kernels are tuned and compiled for each new shape, so that there be few. One less,
-/// as attention there takes another query where their number is even.
+/// Padded length on a GPU: kernels are tuned and compiled per shape, so few lengths are wanted. One
+/// token less than the multiple, because `fused` attention adds a query where their number is even.
 pub const GPU_MULTIPLE: usize = 64;
 
 /// 64 MiB in f32, and three times that with what the loss makes of them: the logits of 110
@@ -219,8 +219,8 @@ impl Pass<'_> {
         sums: &mut Named,
     ) -> Result<(Losses, Tensor<3>)> {
         let Labelled { rows, targets, weights, tokens } = labelled;
-        let ([b, t, width], n) = (last.dims(), rows.len());
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &last.device());
+        let [b, t, width] = last.dims();
+        let rows = Tensor::<1, Int>::from_data(&rows[..], &last.device());
         let last = last.autodiff().require_grad();
         let hidden = last.clone().reshape([b * t, width]).select(0, rows);
         let hidden = self.model.model.norm.forward(hidden);
@@ -248,7 +248,6 @@ impl Pass<'_> {
         weights: &[f32],
         sums: &mut Named,
     ) -> Result<(Tensor<1>, Tensor<2>)> {
-        let weights = TensorData::new(weights.to_vec(), [weights.len()]);
         let weights = Tensor::<1>::from_data(weights, (&hidden.device(), DType::F32));
         let hidden = hidden.autodiff().require_grad();
         let losses = cross_entropy(self.model.head(hidden.clone(), true), targets);

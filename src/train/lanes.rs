@@ -6,7 +6,6 @@
 //! fixed, nothing depends on how many cores there are.
 
 use std::sync::OnceLock;
-use std::thread::available_parallelism;
 
 use burn::module::Module;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -14,14 +13,16 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::error::{Error, Result};
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
+use crate::parallel::cores;
 
 /// How many lanes there are where there is more than one.
 const LANES: usize = 2;
 
-/// How many of a step's `samples` are worked on at once. Dropout's random numbers are the device's,
-/// one sample's after the other's.
-pub fn number(on_cpu: bool, dropout: bool, samples: usize) -> usize {
-    if on_cpu && !dropout { samples.clamp(1, LANES) } else { 1 }
+/// How many of a step's `samples` are worked on at once, by a model that takes the passes of
+/// [`cpu`](crate::model::cpu) or not. Dropout's random numbers are the device's, one sample's after
+/// the other's.
+pub fn number(cpu_passes: bool, dropout: bool, samples: usize) -> usize {
+    if cpu_passes && !dropout { samples.clamp(1, LANES) } else { 1 }
 }
 
 /// Runs `work` on each of the [`LANES`] with a model of its own, and adds what they return: loss and
@@ -55,8 +56,7 @@ pub fn run(
 fn pools() -> Result<&'static [ThreadPool; LANES]> {
     static POOLS: OnceLock<Result<[ThreadPool; LANES], String>> = OnceLock::new();
     let pools = POOLS.get_or_init(|| {
-        let cores = available_parallelism().map_or(1, usize::from);
-        let pool = || ThreadPoolBuilder::new().num_threads((cores / LANES).max(1)).build();
+        let pool = || ThreadPoolBuilder::new().num_threads((cores() / LANES).max(1)).build();
         let pools = pool().and_then(|first| Ok([first, pool()?]));
         pools.map_err(|e| e.to_string())
     });

@@ -4,7 +4,6 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +11,6 @@ use super::board::Board;
 use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::files::failed;
-use crate::model::cpu;
 
 const LOG: &str = "log.jsonl";
 const VALIDATIONS: &str = "validation.jsonl";
@@ -164,8 +162,7 @@ fn parse<T: DeserializeOwned>(path: &Path, i: usize, line: &str) -> Result<T> {
 /// # Errors
 /// Where the file cannot be read or holds something else.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let text = whole_lines(path)?;
-    text.lines().enumerate().map(|(i, line)| parse(path, i, line)).collect()
+    lines(path)
 }
 
 /// The validations of the run in `dir`; none where it has none.
@@ -173,18 +170,11 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
 /// # Errors
 /// As [`read`].
 pub fn read_validations(dir: &Path) -> Result<Vec<Validation>> {
-    let path = dir.join(VALIDATIONS);
-    let text = whole_lines(&path)?;
-    text.lines().enumerate().map(|(i, line)| parse(&path, i, line)).collect()
+    lines(&dir.join(VALIDATIONS))
 }
 
-/// Bytes that this process holds of the memory that `device` has; 0 where the system does not say.
-pub fn memory_bytes(device: &Device) -> u64 {
-    if !cpu::is(device.clone()) {
-        return device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved);
-    }
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = resident.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+/// What the lines of a log hold.
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = whole_lines(path)?;
+    text.lines().enumerate().map(|(i, line)| parse(path, i, line)).collect()
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData, activation::log_softmax};
 
 use crate::data::chat::IGNORE_INDEX;
-use crate::model::lora::cast;
+use crate::model::linear::cast;
 use crate::recipe::Loss;
 
 /// The positions whose next token is labelled, and those tokens.

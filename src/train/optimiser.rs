@@ -12,7 +12,7 @@ use crate::error::Result;
 #[cfg(feature = "cuda")]
 use crate::model::cuda;
 use crate::model::host::host;
-use crate::model::lora::cast;
+use crate::model::linear::cast;
 use crate::model::parameters::{self, Named};
 
 /// Decay rates of the moments and what is added to the root of the second one.
@@ -51,7 +51,7 @@ impl AdamW {
         gradients: &Named,
     ) -> M {
         self.step += 1;
-        parameters::replace(model, "", |name, value| {
+        parameters::replace(model, |name, value| {
             let gradient = gradients.get(name)?.clone();
             let decay = if decays(name, gradients) { self.weight_decay } else { 0.0 };
             let steps = self.steps.entry(name.to_owned()).or_default();

@@ -1,6 +1,5 @@
 //! The training loop: samples → optimiser steps, from wherever the last checkpoint stands.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -11,23 +10,24 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::batches::{batches, tokens_at_once};
-use super::checkpoint;
+use super::checkpoint::{self, TrainerState};
 use super::gradients::{
     GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples, padded_length,
 };
 use super::lanes;
-use super::log::{Log, Record, memory_bytes};
+use super::log::{Log, Record};
 use super::loss::{label_tokens, token_weights};
 use super::optimiser::{AdamW, clip};
 use super::schedule::{Course, Rates};
 use super::validation::{Scores, Track, Validation, Validator};
+use crate::device::memory_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::model::cpu;
 use crate::model::host::host;
-use crate::model::parameters::{self, Named, any_trained};
+use crate::model::parameters::{Named, any_trained};
 use crate::model::qwen_vl::QwenVl;
-use crate::recipe::{Lora, Part, Train};
+use crate::recipe::{Lora, Train};
 
 /// Where the vision features of a sample come from.
 pub trait Media: Sync {
@@ -58,15 +58,6 @@ pub struct Setup<'a> {
     pub checkpoints: PathBuf,
     /// Measures the model on held-out questions, where there are some.
     pub validator: Option<&'a dyn Validator>,
-}
-
-/// Where a run stands, beside the model's weights.
-#[derive(Clone, Debug, Default)]
-pub struct Standing {
-    /// Steps taken, and moments.
-    pub optimiser: AdamW,
-    /// How the validations have gone.
-    pub track: Track,
 }
 
 /// What a run tells of while it trains.
@@ -123,7 +114,7 @@ impl Setup<'_> {
     /// Where a sample cannot be run.
     pub fn gradients(&self, model: &QwenVl, step: usize) -> Result<(f64, Named)> {
         let batches = self.batches(model, step);
-        match lanes::number(on_cpu(model), self.has_dropout(), batches.len()) {
+        match lanes::number(runs_cpu_passes(model), self.has_dropout(), batches.len()) {
             1 => self.sum(model, step, batches.iter()),
             lanes => lanes::run(model, |model, lane| {
                 self.sum(model, step, batches.iter().skip(lane).step_by(lanes))
@@ -143,7 +134,7 @@ impl Setup<'_> {
             token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
         let weighted: Vec<(usize, f64)> =
             micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect();
-        if on_cpu(model) || any_trained(&model.visual) {
+        if runs_cpu_passes(model) || any_trained(&model.visual) {
             return weighted.into_iter().map(|one| vec![one]).collect();
         }
         let padded = |i: usize| padded_length(self.samples[i].input_ids.len(), GPU_MULTIPLE);
@@ -199,62 +190,61 @@ impl Setup<'_> {
             recompute: self.train.recompute,
             dropout_seed: self.has_dropout().then(|| dropout_seed(self.seed, step, first)),
             logits_at_once: LOGITS_AT_ONCE,
-            multiple: if on_cpu(model) { 1 } else { GPU_MULTIPLE },
+            multiple: if runs_cpu_passes(model) { 1 } else { GPU_MULTIPLE },
         }
     }
 
     /// Trains `model` (in training form) to the end of the course, or until no validation gets
-    /// better; `start` says where it stands. `seen` is told of each step and validation.
+    /// better; `state` says where it stands. `seen` is told of each step and validation.
     ///
     /// # Errors
     /// A loss or gradient that is no number, a full disk, or Ctrl-C (after a checkpoint).
     pub fn run(
         &self,
         mut model: QwenVl,
-        start: Standing,
+        mut state: TrainerState,
         log: &mut Log,
         mut seen: impl FnMut(Event),
     ) -> Result<Trained> {
         let course = self.course();
         let save_steps = self.train.save_steps.unwrap_or(course.steps_per_epoch);
-        let Standing { mut optimiser, mut track } = start;
         // Never twice: while the second replaced it, there would be no checkpoint.
-        let mut saved = optimiser.step;
+        let mut saved = state.optimiser.step;
         loop {
-            let step = optimiser.step;
+            let step = state.optimiser.step;
             let mut save = step == course.steps || step.is_multiple_of(save_steps);
-            if self.validates_after(step) && track.last != step {
-                match self.validate(&model, step, &mut track, log) {
+            if self.validates_after(step) && state.track.last != step {
+                match self.validate(&model, step, &mut state.track, log) {
                     Ok(validation) => {
                         save |= validation.best;
                         seen(Event::Validation(&validation));
                     }
                     Err(e) if e.kind() == Kind::Interrupted => {
-                        return Err(self.stop(&model, &optimiser, &track, saved));
+                        return Err(self.stop(&model, &state, saved));
                     }
                     Err(e) => return Err(e),
                 }
             }
-            let over = track.is_over(self.train.patience);
+            let over = state.track.is_over(self.train.patience);
             if (save || over) && saved != step {
-                self.save(&model, &optimiser, &track)?;
+                self.save(&model, &state)?;
                 saved = step;
             }
             if over || step == course.steps {
                 break;
             }
             if interrupt::requested() {
-                return Err(self.stop(&model, &optimiser, &track, saved));
+                return Err(self.stop(&model, &state, saved));
             }
-            model = self.step(model, &mut optimiser, log, &mut seen)?;
+            model = self.step(model, &mut state.optimiser, log, &mut seen)?;
         }
-        let model = match &track.best {
-            Some((best, _)) if *best != optimiser.step => {
+        let model = match &state.track.best {
+            Some((best, _)) if *best != state.optimiser.step => {
                 checkpoint::load_weights(&checkpoint::path(&self.checkpoints, *best), model)?.0
             }
             _ => model,
         };
-        Ok(Trained { model, step: optimiser.step, best: track.best })
+        Ok(Trained { model, step: state.optimiser.step, best: state.track.best })
     }
 
     /// One optimiser step, logged.
@@ -313,16 +303,16 @@ impl Setup<'_> {
         Ok(validation)
     }
 
-    fn save(&self, model: &QwenVl, optimiser: &AdamW, track: &Track) -> Result<()> {
-        checkpoint::save(&self.checkpoints, model, optimiser, track, self.train.keep_last)
+    fn save(&self, model: &QwenVl, state: &TrainerState) -> Result<()> {
+        checkpoint::save(&self.checkpoints, model, state, self.train.keep_last)
     }
 
     /// Saves where the run stands, after Ctrl-C, if that is not where it was `saved`; the error that
     /// says so, or why it cannot be saved.
-    fn stop(&self, model: &QwenVl, optimiser: &AdamW, track: &Track, saved: usize) -> Error {
-        let (step, steps) = (optimiser.step, self.course().steps);
+    fn stop(&self, model: &QwenVl, state: &TrainerState, saved: usize) -> Error {
+        let (step, steps) = (state.optimiser.step, self.course().steps);
         if saved != step
-            && let Err(e) = self.save(model, optimiser, track)
+            && let Err(e) = self.save(model, state)
         {
             return e;
         }
@@ -363,7 +353,7 @@ impl Setup<'_> {
 }
 
 /// Whether `model` takes the passes of [`cpu`].
-fn on_cpu(model: &QwenVl) -> bool {
+fn runs_cpu_passes(model: &QwenVl) -> bool {
     cpu::runs(&model.model.norm.weight.val())
 }
 
@@ -371,24 +361,4 @@ fn on_cpu(model: &QwenVl) -> bool {
 fn dropout_seed(seed: u64, step: usize, sample: usize) -> u64 {
     let mixed = seed ^ (step as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ ((sample as u64) << 20);
     mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9)
-}
-
-/// How many numbers a part of a model has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// All of them, an adapter's too.
-    pub all: usize,
-    /// Those that are trained.
-    pub trained: usize,
-}
-
-/// Parameters of each part of a model.
-pub fn counts(model: &QwenVl) -> BTreeMap<Part, Count> {
-    let mut counts = BTreeMap::<Part, Count>::new();
-    for parameter in parameters::list(model, "") {
-        let count = counts.entry(Part::of(&parameter.name)).or_default();
-        count.all += parameter.count();
-        count.trained += if parameter.trained { parameter.count() } else { 0 };
-    }
-    counts
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::gradients::{LOGITS_AT_ONCE, Sample};
@@ -59,7 +59,7 @@ pub struct Track {
 
 impl Scores {
     /// Mean of the formats' accuracies.
-    pub fn mean_accuracy(&self) -> f64 {
+    fn mean_accuracy(&self) -> f64 {
         self.accuracy.values().sum::<f64>() / self.accuracy.len().max(1) as f64
     }
 
@@ -122,7 +122,6 @@ fn token_losses(model: &QwenVl, sample: &Sample, features: &[Tensor<2>]) -> Resu
     let at_once = (LOGITS_AT_ONCE / model.config.text.vocab_size).max(1);
     let mut sum = 0.0;
     for (rows, targets) in rows.chunks(at_once).zip(targets.chunks(at_once)) {
-        let rows = TensorData::new(rows.to_vec(), [rows.len()]);
         let rows = Tensor::<1, Int>::from_data(rows, &hidden.device());
         let logits = model.logits(hidden.clone().select(1, rows).squeeze_dim(0));
         sum += total(&host(cross_entropy(logits, targets))?);

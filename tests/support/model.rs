@@ -10,7 +10,8 @@ use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
-use vlm4d_train::model::weights::{self, TensorFiles, module_name, to_hub};
+use vlm4d_train::model::tensor_files::TensorFiles;
+use vlm4d_train::model::weights::{self, module_name, to_hub};
 use vlm4d_train::recipe::{Loss, Train};
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::trainer::{self, Setup};
@@ -201,7 +202,7 @@ pub fn beside(
         false => format!("{prefix}{name}"),
     };
     let mut both = Vec::new();
-    for parameter in parameters::list(model, "") {
+    for parameter in parameters::list(model) {
         let Some(tensor) = got.get(&parameter.name) else { continue };
         let mut flat = to_hub(&parameter.name, &parameter.shape, values(tensor.clone()));
         let want = want.f32(&key(&parameter.name)).0.to_vec();

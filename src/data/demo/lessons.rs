@@ -24,10 +24,11 @@ use super::figures::{COLOURS, KINDS};
 use super::matter::{Form, INSTRUCTION, Lesson, Matter, Skill};
 use super::scene::Scene;
 use super::stage::{Look, Stage, pick};
-use super::{DemoOptions, DemoSummary, Draft, Film, write_json};
+use super::{DemoOptions, DemoSummary, Draft, Film};
 use crate::data::sharegpt;
 use crate::data::split::{By, Split};
 use crate::error::Result;
+use crate::files::write_json;
 
 /// The data sets that are learned from.
 const WORDS: &str = "words";

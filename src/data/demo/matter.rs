@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::figures::{COLOURS, Colour, KINDS, Kind};
 use super::scene::{Actor, Pose, Scene};
 use super::stage::pick;
-use crate::data::vlm4d::{Format, PromptStyle, Question, letter, prompt};
+use crate::data::vlm4d::{Format, PromptStyle, letter, prompt};
 
 /// Moments that are asked about.
 const MOMENTS: [(&str, f32); 2] =
@@ -115,7 +115,7 @@ impl Lesson {
     /// Asks it with choices, where it has some, or without. Out: the prompt and the answer.
     pub(super) fn ask(mut self, form: Form, rng: &mut ChaCha8Rng) -> (String, String) {
         if self.others.is_empty() || matches!(form, Form::Words) {
-            return (ask(self.question, vec![], Format::Ff), self.answer);
+            return (ask(&self.question, &[], Format::Ff), self.answer);
         }
         self.others.shuffle(rng);
         self.others.truncate(CHOICES - 1);
@@ -125,7 +125,7 @@ impl Lesson {
             format!("{}: {text} {}", letter(i), if i == gold { "yes" } else { "no" })
         };
         let checked: Vec<String> = self.others.iter().enumerate().map(check).collect();
-        let mut prompt = ask(self.question, self.others, Format::Mc);
+        let mut prompt = ask(&self.question, &self.others, Format::Mc);
         if matches!(form, Form::Letter) {
             return (prompt, letter(gold).to_string());
         }
@@ -142,19 +142,8 @@ const CHECK: &str = "Check each choice.\n";
 const CHOICES: usize = 4;
 
 /// The prompt, as VLM4D has it; `choices` are shown in multiple choice.
-fn ask(question: String, choices: Vec<String>, format: Format) -> String {
-    let question = Question {
-        id: String::new(),
-        subset: String::new(),
-        source: String::new(),
-        group: String::new(),
-        video: "".into(),
-        question,
-        choices,
-        answer: String::new(),
-        gold: vec![],
-    };
-    prompt(&question, format, PromptStyle::Do)
+fn ask(question: &str, choices: &[String], format: Format) -> String {
+    prompt(question, choices, format, PromptStyle::Do)
 }
 
 /// A scene to ask about; `aspect` is the frame's width over its height.

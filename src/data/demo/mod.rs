@@ -7,8 +7,8 @@
 //! synthetic ones are clean. Beside it [`render_lessons`], a set without motion's questions from
 //! which a model without any training learns to see and to answer.
 //!
-//! The same options and the same ffmpeg give the same files byte for byte: all is planned in one thread from the seed,
-//! and each video is encoded by one thread of libx264.
+//! The same options and the same ffmpeg give the same files byte for byte: all is planned in one
+//! thread from the seed, and each video is encoded by one thread of libx264.
 
 mod encode;
 mod families;
@@ -108,12 +108,6 @@ pub fn render(
     }
     draft.publish(out)?;
     Ok(DemoSummary { videos, questions })
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::run(format!("{}: {e}", path.display())))?;
-    fs::write(path, text + "\n").map_err(|e| cannot("write", path, &e))
 }
 
 impl DemoOptions {
@@ -231,7 +225,7 @@ fn write_questions(path: &Path, clips: Vec<Clip>) -> Result<usize> {
             });
         }
     }
-    write_json(path, &items)?;
+    files::write_json(path, &items)?;
     Ok(items.len())
 }
 

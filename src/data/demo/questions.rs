@@ -41,6 +41,7 @@ pub(super) struct Question {
 const MAX_QUESTIONS_BESIDE_CROWD: usize = 2;
 /// How often a thing that is asked about may have a double in another colour.
 const DOUBLED: f64 = 0.4;
+
 /// Cards dealt in random order; a new round begins when all are dealt.
 struct Deck {
     cards: Vec<usize>,
@@ -72,11 +73,6 @@ pub(super) struct Author {
     letters: Deck,
 }
 
-/// What a video's questions so far have claimed of its scene.
-struct Claims {
-    crowd: bool,
-}
-
 impl Author {
     pub(super) fn new(source: Source) -> Self {
         let families = families(source);
@@ -93,27 +89,22 @@ impl Author {
     /// Asks a video's questions and sets its stage so that their answers hold.
     pub(super) fn ask(&mut self, stage: &mut Stage) -> Vec<Question> {
         let number = self.numbers.deal(stage);
-        let mut claims = Claims { crowd: number > MAX_QUESTIONS_BESIDE_CROWD };
+        let mut crowded = number > MAX_QUESTIONS_BESIDE_CROWD;
         let mut questions = Vec::with_capacity(number);
         while questions.len() < number {
             let index = self.order.deal(stage);
             let family = self.families[index].1;
-            if !claims.leave_room(&family.pool, stage) {
+            let pool = &family.pool;
+            if pool.is_crowd() && crowded || pool.is_camera() && !stage.camera_is_open() {
                 continue;
             }
             let Some(kind) = stage.take_kind(family.fits) else { continue };
-            claims.crowd |= family.pool.is_crowd();
+            crowded |= pool.is_crowd();
             let gold = self.golds[index].deal(stage);
             let letter = self.letters.deal(stage);
             questions.push(family.ask(kind, gold, letter, stage));
         }
         questions
-    }
-}
-
-impl Claims {
-    fn leave_room(&self, pool: &Pool, stage: &Stage) -> bool {
-        !(pool.is_crowd() && self.crowd || pool.is_camera() && !stage.camera_is_open())
     }
 }
 

@@ -17,7 +17,6 @@ mod timeline;
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use video_rs::ffmpeg::{codec, software::scaling};
 
 pub use self::sampling::{FRAME_FACTOR, Sampling};
@@ -26,7 +25,7 @@ use self::timeline::Timeline;
 use crate::error::Result;
 
 /// How to sample a video.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VideoOptions {
     /// Whose rule chooses the frames.
     pub sampling: Sampling,
@@ -131,8 +130,7 @@ impl Clip {
 ///
 /// # Errors
 /// A file that is missing, empty, no video, without a video stream or without frames.
-pub fn probe(path: impl AsRef<Path>) -> Result<VideoInfo> {
-    let path = path.as_ref();
+pub fn probe(path: &Path) -> Result<VideoInfo> {
     let mut stream = Stream::open(path)?;
     if stream.info.frames == 0 {
         stream.info.frames = stream.count()?;
@@ -148,8 +146,7 @@ pub fn probe(path: impl AsRef<Path>) -> Result<VideoInfo> {
 /// # Errors
 /// As [`probe`]; a file that is damaged or ends before a sampled frame; a rule that does not fit
 /// the video.
-pub fn read(path: impl AsRef<Path>, options: &VideoOptions) -> Result<Clip> {
-    let path = path.as_ref();
+pub fn read(path: &Path, options: &VideoOptions) -> Result<Clip> {
     let mut clip = match read_some(path, options)? {
         Some(clip) => clip,
         None => read_whole(path, options)?,

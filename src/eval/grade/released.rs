@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Verdict, grade_ff, grade_mc};
 use crate::error::{Error, Result};
 use crate::eval::stats::share;
-use crate::files::read_json;
+use crate::files::{json_lines, read_json};
 
 /// One item of a released-output file; other keys are ignored.
 #[derive(Clone, Debug, Deserialize)]
@@ -220,14 +220,7 @@ fn subset(path: &Path) -> Option<&'static str> {
 /// # Errors
 /// If an item cannot be written as JSON, which no input causes.
 pub fn jsonl(file: &GradedFile) -> Result<String> {
-    let mut lines = String::new();
-    for item in &file.items {
-        let line = serde_json::to_string(item)
-            .map_err(|e| Error::run(format!("{}: `{}`: {e}", file.path, item.id)))?;
-        lines.push_str(&line);
-        lines.push('\n');
-    }
-    Ok(lines)
+    json_lines(&file.items)
 }
 
 /// VLM4D's columns, in percent with the number of questions, a row per model and prompt (its real

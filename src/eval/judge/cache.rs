@@ -54,7 +54,7 @@ impl Cache {
             response: case.response.clone(),
             ruling: ruling.clone(),
         };
-        files::write(&path, serde_json::to_string_pretty(&entry).unwrap_or_default() + "\n")
+        files::write_json(&path, &entry)
     }
 
     fn path(&self, request: &str) -> PathBuf {

@@ -4,7 +4,7 @@
 //! Source: FlashAttention-2 (Dao, 2023), without its blocks of keys: a row of scores fits the
 //! cache here. Letters: `b` batch, `h` heads, `t` queries, `s` keys, `d` head width.
 
-use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 use rayon::prelude::*;
 
@@ -97,9 +97,7 @@ impl Operation<3> for Attention {
             }
             false => tasks.into_par_iter().with_max_len(1).for_each_init(Vec::new, run),
         }
-        let strides = [t * h * d, d, h * d, 1].map(usize::cast_signed).to_vec();
-        let layout = Layout::new(Shape::from(vec![b, h, t, d]), strides, 0);
-        let y = tensor(y, Shape::from(vec![b, t, h, d])).with_layout(layout);
+        let y = tensor(y, Shape::from(vec![b, t, h, d])).transpose(1, 2);
         (y.clone(), Saved { q, k, v, y: Rows::new(y), log_sums })
     }
 

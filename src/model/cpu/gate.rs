@@ -5,6 +5,7 @@ use burn::backend::flex::FlexTensor;
 use super::layout::{Dense, tensor};
 use super::vector::{CHUNK, each_chunk, each_chunk_of_two, sigmoid, vectorised};
 use crate::model::record::Operation;
+use crate::model::vision::QUICK_GELU;
 
 #[derive(Clone, Debug)]
 pub struct SwiGlu;
@@ -42,9 +43,6 @@ impl Operation<2> for SwiGlu {
 
 #[derive(Clone, Debug)]
 pub struct QuickGelu;
-
-/// Source: `QuickGELUActivation`.
-const SLOPE: f32 = 1.702;
 
 impl Operation<1> for QuickGelu {
     type Saved = Dense;
@@ -91,7 +89,7 @@ vectorised! {
 vectorised! {
     pub fn quick_gelu(x: &[f32], y: &mut [f32]) {
         for (y, x) in y.iter_mut().zip(x) {
-            *y = x * sigmoid(SLOPE * x);
+            *y = x * sigmoid(QUICK_GELU * x);
         }
     }
 }
@@ -99,8 +97,8 @@ vectorised! {
 vectorised! {
     pub fn quick_gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
         for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-            let s = sigmoid(SLOPE * x);
-            *dx = dy * s * (1.0 + SLOPE * x * (1.0 - s));
+            let s = sigmoid(QUICK_GELU * x);
+            *dx = dy * s * (1.0 + QUICK_GELU * x * (1.0 - s));
         }
     }
 }

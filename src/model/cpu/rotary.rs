@@ -1,6 +1,6 @@
 //! The rotary embedding of heads. Letters: `d` head width.
 
-use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use super::layout::{Rows, tensor};
@@ -51,12 +51,7 @@ impl Tables {
             }
         });
         let y = tensor(y, Shape::from(vec![b, positions, heads, d]));
-        if !swapped {
-            return y;
-        }
-        let strides = vec![positions * heads * d, d, heads * d, 1];
-        let strides = strides.into_iter().map(usize::cast_signed).collect();
-        y.with_layout(Layout::new(Shape::from(vec![b, i, j, d]), strides, 0))
+        if swapped { y.transpose(1, 2) } else { y }
     }
 }
 

@@ -7,6 +7,7 @@ use cubek::cubecl::prelude::*;
 use super::Primitive;
 use super::layout::{address, each, elem, empty_like, flat};
 use crate::model::record::Operation;
+use crate::model::vision::QUICK_GELU;
 
 /// `silu(gate) · up`, element by element.
 #[derive(Clone, Debug)]
@@ -62,9 +63,6 @@ impl Operation<2, Cuda> for SwiGlu {
 /// `x · sigmoid(1.702 x)`, element by element.
 #[derive(Clone, Debug)]
 pub struct QuickGelu;
-
-/// Source: `QuickGELUActivation`.
-const SLOPE: f32 = 1.702;
 
 impl Operation<1, Cuda> for QuickGelu {
     type Saved = Primitive;
@@ -150,7 +148,7 @@ fn quick_gelu<T: Float, N: Size>(
         terminate!();
     }
     let x = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]);
-    let slope = Vector::<f32, N>::cast_from(SLOPE);
+    let slope = Vector::<f32, N>::cast_from(QUICK_GELU);
     y[ABSOLUTE_POS] = Vector::cast_from(x * sigmoid::<N>(slope * x));
 }
 
@@ -166,7 +164,8 @@ fn quick_gelu_backward<T: Float, N: Size>(
     }
     let x = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]);
     let dy = Vector::<f32, N>::cast_from(gradient[ABSOLUTE_POS]);
-    let (slope, one) = (Vector::<f32, N>::cast_from(SLOPE), Vector::<f32, N>::cast_from(1.0f32));
+    let (slope, one) =
+        (Vector::<f32, N>::cast_from(QUICK_GELU), Vector::<f32, N>::cast_from(1.0f32));
     let s = sigmoid::<N>(slope * x);
     dx[ABSOLUTE_POS] = Vector::cast_from(dy * s * (one + slope * x * (one - s)));
 }

@@ -5,7 +5,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 
 use super::Primitive;
-use super::layout::scaled;
+use super::layout::{cast, scaled};
 use super::product::{product, rows, transposed, with_rows_of};
 use crate::model::record::Operation;
 
@@ -36,7 +36,7 @@ impl Operation<4, Cuda> for AddLora {
 
     fn forward(&self, [y, x, a, b]: [Primitive; 4]) -> (Primitive, Saved) {
         let (x, learned) = (rows(x), a.dtype);
-        let (a, b) = (scaled(a, self.scaling, x.dtype), scaled(b, 1.0, x.dtype));
+        let (a, b) = (scaled(a, self.scaling, x.dtype), cast(b, x.dtype));
         let xa = product(x.clone(), a.clone());
         let update = with_rows_of(&y, product(xa.clone(), b.clone()));
         (Cuda::float_add(y, update), Saved { x, a, b, xa, learned })
@@ -52,7 +52,7 @@ impl Operation<4, Cuda> for AddLora {
         let d_xa = product(g.clone(), transposed(b));
         let dx = wanted[1].then(|| with_rows_of(&gradient, product(d_xa.clone(), transposed(a))));
         let da = wanted[2].then(|| scaled(product(transposed(x), d_xa), self.scaling, learned));
-        let db = wanted[3].then(|| scaled(product(transposed(xa), g), 1.0, learned));
+        let db = wanted[3].then(|| cast(product(transposed(xa), g), learned));
         [wanted[0].then_some(gradient), dx, da, db]
     }
 }

@@ -1,0 +1,71 @@
+//! Linear layers, with a low-rank adapter where one is attached, and what they are made of.
+//!
+//! Letters: `i` inputs, `o` outputs.
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, FloatDType, Tensor, module::linear};
+
+use super::lora::Lora;
+
+/// `x: […, i]` → `[…, o]`, with an adapter where one is attached.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[i, o]`: the transpose of the hub's layout.
+    pub weight: Param<Tensor<2>>,
+    /// `[o]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// The low-rank update.
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    /// Applies the layer; `train` switches the adapter's dropout on.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
+        let bias = self.bias.as_ref().map(Param::val);
+        let Some(lora) = &self.lora else { return product(x, self.weight.val(), bias) };
+        if let Some(magnitude) = &lora.magnitude {
+            return lora.forward_dora(self, x, magnitude.val(), train);
+        }
+        lora.add_to(product(x.clone(), self.weight.val(), bias), x, train)
+    }
+
+    /// `[i, o]`.
+    pub fn shape(&self) -> [usize; 2] {
+        self.weight.shape().dims()
+    }
+
+    /// The layer for answers alone: its adapter is not trained any more.
+    pub fn for_inference(&mut self) {
+        self.lora = self.lora.take().map(|lora| lora.for_inference(self.weight.val()));
+    }
+
+    /// Adds the adapter to the weight and drops it: the same function without the extra work.
+    pub fn merge(mut self) -> Self {
+        if let Some(lora) = self.lora.take() {
+            self.weight = self.weight.map(|weight| lora.merged_into(weight));
+        }
+        self
+    }
+}
+
+/// `x·weight + bias`: `x: […, i]`, `weight: [i, o]` → `[…, o]`.
+pub fn product<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::runs(&x) {
+        let y = super::cuda::product(x, weight);
+        return match bias {
+            None => y,
+            Some(bias) => y + bias.unsqueeze(),
+        };
+    }
+    linear(x, weight, bias)
+}
+
+/// `x` as `dtype`; nothing happens where it is that already.
+pub fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if x.dtype() == dtype { x } else { x.cast(FloatDType::from(dtype)) }
+}
