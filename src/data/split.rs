@@ -211,12 +211,12 @@ type Unit<'a> = Vec<&'a Item>;
 
 /// The units of a subset, in an order that does not depend on the input's.
 fn units<'a>(items: &[&'a Item], by: By) -> Vec<Unit<'a>> {
-    let firsts = firsts(items);
+    let mut firsts = firsts(items);
     let mut units: BTreeMap<(&OsStr, &str), Unit> = BTreeMap::new();
     for &item in items {
         let video = item.videos[0].as_os_str();
         let key = match by {
-            By::Video => (first(&firsts, video), ""),
+            By::Video => (first(&mut firsts, video), ""),
             By::Question => (video, item.id.as_str()),
         };
         units.entry(key).or_default().push(item);
@@ -243,19 +243,25 @@ fn firsts<'a>(items: &[&'a Item]) -> Firsts<'a> {
     for &item in items {
         for video in item.videos.iter().map(|video| video.as_os_str()) {
             firsts.entry(video).or_insert(video);
-            let (a, b) = (first(&firsts, item.videos[0].as_os_str()), first(&firsts, video));
+            let a = first(&mut firsts, item.videos[0].as_os_str());
+            let b = first(&mut firsts, video);
             firsts.insert(a.max(b), a.min(b));
         }
     }
     firsts
 }
 
-/// The first by name of all videos that questions tie to `video`.
-fn first<'a>(firsts: &Firsts<'a>, mut video: &'a OsStr) -> &'a OsStr {
-    while firsts[video] != video {
-        video = firsts[video];
+/// The first by name of all videos that questions tie to `video`; the next look for it is short.
+fn first<'a>(firsts: &mut Firsts<'a>, video: &'a OsStr) -> &'a OsStr {
+    let mut first = video;
+    while firsts[first] != first {
+        first = firsts[first];
     }
-    video
+    let mut passed = video;
+    while passed != first {
+        passed = firsts.insert(passed, first).unwrap_or(first);
+    }
+    first
 }
 
 /// How many of `n` units a share takes: the nearest number that leaves one of
