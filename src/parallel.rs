@@ -3,11 +3,22 @@
 use std::sync::{Mutex, mpsc};
 use std::thread::{available_parallelism, scope};
 
+use rayon::prelude::*;
+
 use crate::error::Result;
 
 /// How many threads can run at once.
 pub fn cores() -> usize {
     available_parallelism().map_or(1, usize::from)
+}
+
+/// The results of `work` on each of `items`, in their order.
+///
+/// # Errors
+/// That of the first item that has one.
+pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let results: Vec<Result<R>> = items.par_iter().map(&work).collect();
+    results.into_iter().collect()
 }
 
 /// Does `work` on each of `items`, one thread to each; `seen` is told each result as it comes, with

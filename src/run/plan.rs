@@ -25,6 +25,7 @@ use crate::model::parameters::PartCount;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
 use crate::model::weights;
+use crate::parallel;
 use crate::recipe::{Best, Part, Recipe};
 use crate::report::number::{clock, size, thousands};
 use crate::report::terminal::{self, Terminal};
@@ -294,17 +295,16 @@ fn outlines(
 fn sequences(
     samples: &[(Entry, Format)],
     chat: &Chat,
-    media: impl Fn(&[Shown]) -> Vec<usize>,
+    media: impl Fn(&[Shown]) -> Vec<usize> + Sync,
 ) -> Result<Vec<Sequence>> {
-    let sequences = samples.iter().map(|(entry, format)| {
+    parallel::map(samples, |(entry, format)| {
         let media = media(&entry.shown());
         let encoded = chat.encode_sft(&entry.training(*format), &media);
         let encoded = encoded.map_err(|e| e.of(&entry.id))?;
         let labels = label_tokens(&encoded.labels);
         let tokens = encoded.input_ids.len();
         Ok(Sequence { tokens, labels, video_tokens: media.iter().sum() })
-    });
-    sequences.collect()
+    })
 }
 
 /// Parameters of each part, an adapter's too, from shapes alone.

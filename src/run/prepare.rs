@@ -21,6 +21,7 @@ use crate::eval::predict::{Ask, Evaluator, media_tokens};
 use crate::eval::rounds::{Round, rounds};
 use crate::features::Videos;
 use crate::hash;
+use crate::interrupt;
 use crate::model::config::Config;
 use crate::model::parameters::count_by_part;
 use crate::model::peft::{self, AdapterConfig};
@@ -28,6 +29,7 @@ use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::Positions;
 use crate::model::tensor_files::TensorFiles;
 use crate::model::weights;
+use crate::parallel;
 use crate::recipe::{Provenance, Recipe, Video};
 use crate::report::terminal::{self, Terminal};
 use crate::train::gradients::Sample;
@@ -139,11 +141,11 @@ pub fn prepare(
     bar.finish();
     let videos = videos?;
     let Samples { distinct, epochs } = planned;
-    let training = encode(distinct, &config, &chat, &videos)?;
+    let training = encode(&distinct, &config, &chat, &videos, terminal)?;
     let held_back = Augment::default().samples(validating, &recipe.data.formats, 1).distinct;
-    let held_back = encode(held_back, &config, &chat, &videos)?;
+    let held_back = encode(&held_back, &config, &chat, &videos, terminal)?;
     let validation = Round::plain(validating, &recipe.eval.formats);
-    check_prompts(&recipe, &config, &chat, &videos, rounds.iter().chain([&validation]))?;
+    check_prompts(&recipe, &config, &chat, &videos, rounds.iter().chain([&validation]), terminal)?;
     let per_epoch = epochs.first().map_or(0, Vec::len);
     terminal::videos(&videos, uses(&recipe, per_epoch, &rounds), terminal);
     recipe.provenance = Some(provenance(&recipe, purpose, chosen.name, &checkpoint, &data)?);
@@ -383,25 +385,30 @@ pub fn plan_samples(recipe: &Recipe, entries: &[Entry], terminal: &Terminal) -> 
 
 /// Questions with their answers as labels, ready for the model.
 fn encode(
-    questions: Vec<(Entry, Format)>,
+    questions: &[(Entry, Format)],
     config: &Config,
     chat: &Chat,
     videos: &Videos,
+    terminal: &Terminal,
 ) -> Result<Examples> {
-    let mut examples = Examples::default();
-    for (entry, format) in questions {
+    let bar = terminal.bar("samples", questions.len());
+    let example = |(entry, format): &(Entry, Format)| {
+        interrupt::check("the reading of the questions")?;
         let shown = entry.shown();
         let grids = videos.grids(&shown)?;
         let tokens = media_tokens(&config.vision, &grids);
-        let encoded = chat.encode_sft(&entry.training(format), &tokens);
+        let encoded = chat.encode_sft(&entry.training(*format), &tokens);
         let encoded = encoded.map_err(|e| e.of(&entry.id))?;
         check_tokens(config, chat, &entry.id, &encoded.input_ids, 0)?;
         let positions = Positions::new(config, &encoded.input_ids, &grids)?;
         let (input_ids, labels) = (encoded.input_ids, encoded.labels);
-        examples.samples.push(Sample { id: entry.id, input_ids, labels, positions });
-        examples.videos.push(shown);
-    }
-    Ok(examples)
+        bar.one_more();
+        Ok((Sample { id: entry.id.clone(), input_ids, labels, positions }, shown))
+    };
+    let examples = parallel::map(questions, example);
+    bar.finish();
+    let (samples, videos) = examples?.into_iter().unzip();
+    Ok(Examples { samples, videos })
 }
 
 /// Every prompt must fit before the run starts.
@@ -411,20 +418,24 @@ fn check_prompts<'a>(
     chat: &Chat,
     videos: &Videos,
     rounds: impl Iterator<Item = &'a Round>,
+    terminal: &Terminal,
 ) -> Result<()> {
-    for round in rounds {
-        let prompt = |ask: &Ask| {
-            let grids = videos.grids(&round.view.shown(&ask.entry))?;
-            let tokens = media_tokens(&config.vision, &grids);
-            ask.encode(&round.view, recipe.eval.prompt, chat, &tokens)
-        };
-        for ask in &round.asks {
-            let id = &ask.entry.id;
-            let input_ids = prompt(ask).map_err(|e| e.of(id))?;
-            check_tokens(config, chat, id, &input_ids, recipe.eval.max_new_tokens())?;
-        }
-    }
-    Ok(())
+    let asks: Vec<(&Round, &Ask)> =
+        rounds.flat_map(|round| round.asks.iter().map(move |ask| (round, ask))).collect();
+    let bar = terminal.bar("prompts", asks.len());
+    let check = |(round, ask): &(&Round, &Ask)| {
+        interrupt::check("the reading of the questions")?;
+        let grids = videos.grids(&round.view.shown(&ask.entry))?;
+        let tokens = media_tokens(&config.vision, &grids);
+        let id = &ask.entry.id;
+        let input_ids = ask.encode(&round.view, recipe.eval.prompt, chat, &tokens);
+        let input_ids = input_ids.map_err(|e| e.of(id))?;
+        bar.one_more();
+        check_tokens(config, chat, id, &input_ids, recipe.eval.max_new_tokens())
+    };
+    let checked = parallel::map(&asks, check);
+    bar.finish();
+    checked.map(drop)
 }
 
 /// Checks that the model has an embedding for each token of the question `id`, and room for them
