@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::report::number::thousands;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -113,3 +115,11 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// ` (and 3 more)`; nothing of none.
+pub fn more(n: usize) -> String {
+    match n {
+        0 => String::new(),
+        n => format!(" (and {} more)", thousands(n)),
+    }
+}

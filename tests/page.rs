@@ -18,6 +18,7 @@ use vlm4d_train::report::html::Media;
 use vlm4d_train::report::html::relative;
 use vlm4d_train::report::html::run::write;
 use vlm4d_train::report::html::strip::{frames_per_video, strip};
+use vlm4d_train::report::markdown;
 
 use crate::support::skipped;
 
@@ -152,7 +153,8 @@ fn page_in(dir: &Path, before: &[Prediction], after: &[Prediction]) {
         href: &|name: &str| format!("../../data/vlm4d/{name}"),
         progress: &|_| (),
     };
-    let missing = write(dir, &recipe, before, after, &media).unwrap();
+    let stages = controls::of_run(dir, before, after, recipe.seed).unwrap();
+    let missing = write(dir, &recipe, &stages, [before, after], &media).unwrap();
     assert_eq!(missing, Vec::<String>::new());
 }
 
@@ -273,7 +275,8 @@ fn examples_quote_the_letter_where_there_is_no_response() {
         p.response.clear();
         p.extracted = Some(if p.correct { "A" } else { "B" }.into());
     }
-    vlm4d_train::report::markdown::write(dir.path(), &recipe(), &before, &after).unwrap();
+    let stages = controls::of_run(dir.path(), &before, &after, 42).unwrap();
+    markdown::write(dir.path(), &recipe(), &stages, [&before, &after]).unwrap();
     let report = std::fs::read_to_string(dir.path().join("report.md")).unwrap();
     for part in ["Before: `B`. After: `A`.", "Before: `A`. After: `B`."] {
         assert!(report.contains(part), "no `{part}` in\n{report}");

@@ -93,12 +93,26 @@ fn circular(plain: &[Prediction], rotated: &[Prediction], seed: u64) -> Circular
     }
 }
 
+/// The accuracy over all predictions, in each format.
+pub fn overall(predictions: &[Prediction], seed: u64) -> BTreeMap<Format, Metric> {
+    let metric = |of: &[&Prediction]| {
+        let outcomes: Vec<Outcome> = of.iter().map(|p| outcome(p)).collect();
+        stats::metric(&outcomes, seed)
+    };
+    grouped(predictions).into_iter().map(|(format, of)| (format, metric(&of))).collect()
+}
+
 fn by_format(predictions: &[Prediction], seed: u64) -> BTreeMap<Format, FormatMetrics> {
+    let formats = grouped(predictions).into_iter();
+    formats.map(|(format, of)| (format, format_metrics(&of, seed))).collect()
+}
+
+fn grouped(predictions: &[Prediction]) -> BTreeMap<Format, Vec<&Prediction>> {
     let mut formats: BTreeMap<Format, Vec<&Prediction>> = BTreeMap::new();
     for prediction in predictions {
         formats.entry(prediction.format).or_default().push(prediction);
     }
-    formats.into_iter().map(|(format, of)| (format, format_metrics(&of, seed))).collect()
+    formats
 }
 
 fn format_metrics(predictions: &[&Prediction], seed: u64) -> FormatMetrics {

@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::accuracy;
-use super::controls;
+use super::controls::{self, Stage};
 use super::data;
+use super::number::{seconds, thousands};
 use super::split;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
@@ -19,29 +20,28 @@ use crate::train::log;
 /// Examples of each kind in the report.
 const EXAMPLES: usize = 3;
 
-/// Writes the report of the run in `dir`.
+/// Writes the report of the run in `dir`, whose evaluations before and after are `stages`.
 ///
 /// # Errors
 /// Where the run's files cannot be read or the disk refuses.
 pub fn write(
     dir: &Path,
     recipe: &Recipe,
-    before: &[Prediction],
-    after: &[Prediction],
+    stages: &[Stage; 2],
+    predictions: [&[Prediction]; 2],
 ) -> Result<()> {
-    let text = report(dir, recipe, before, after)?;
+    let text = report(dir, recipe, stages, predictions)?;
     files::write(&dir.join("report.md"), text)
 }
 
 fn report(
     dir: &Path,
     recipe: &Recipe,
-    before: &[Prediction],
-    after: &[Prediction],
+    stages: &[Stage; 2],
+    [before, after]: [&[Prediction]; 2],
 ) -> Result<String> {
     let mut text = String::new();
     let seed = recipe.seed;
-    let stages = controls::of_run(dir, before, after, seed)?;
     let [early, late] = stages.each_ref().map(|(_, metrics)| &metrics.formats);
     let (split, split_seed) = split::told(dir, recipe)?;
     let title = dir.file_name().unwrap_or_default().to_string_lossy();
@@ -57,7 +57,7 @@ fn report(
         if let (Some(early), Some(late)) = (early.get(&format), late.get(&format)) {
             let change = paired(before, after, format, seed);
             accuracy_table(&mut text, format, early, late, &change);
-            let _ = writeln!(text, "{}", controls::section(&stages, format));
+            let _ = writeln!(text, "{}", controls::section(stages, format));
         }
     }
     training(&mut text, dir);
@@ -94,11 +94,13 @@ fn accuracy_table(
 fn training(text: &mut String, dir: &Path) {
     let records = log::read(&dir.join("log.jsonl")).unwrap_or_default();
     let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
-    let seconds: f64 = records.iter().map(|r| r.seconds).sum();
     let _ = writeln!(
         text,
-        "## Training\n\n{} steps in {seconds:.0} s; loss {:.3} at the first step, {:.3} at the last. Every step stands in `log.jsonl` and in TensorBoard.\n",
-        last.step, first.loss, last.loss
+        "## Training\n\n{} steps in {}; loss {:.3} at the first step, {:.3} at the last. Every step stands in `log.jsonl` and in TensorBoard.\n",
+        thousands(last.step),
+        seconds(records.iter().map(|r| r.seconds).sum()),
+        first.loss,
+        last.loss
     );
     let validations = log::read_validations(dir).unwrap_or_default();
     let Some(best) = validations.iter().rfind(|v| v.best) else { return };

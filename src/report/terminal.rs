@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -14,9 +14,9 @@ use super::number::{clock, gibibytes, percent, seconds, short, size, thousands};
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::vlm4d::Format;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, more};
 use crate::eval::judge::Cost;
-use crate::eval::metrics::{Metrics, metrics, paired};
+use crate::eval::metrics::{Metrics, overall, paired};
 use crate::eval::predict::{self, Prediction};
 use crate::features::Videos;
 use crate::model::parameters::PartCount;
@@ -32,8 +32,11 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 /// Why a line could not be written, where that is not that nobody reads any more.
 static LOST: OnceLock<String> = OnceLock::new();
 
-/// Lines of training progress where standard error is no terminal.
+/// Lines of training progress; more where a step takes long.
 const LINES: usize = 20;
+
+/// The longest time without a line of progress: of the training, and where bars are not seen.
+const SILENCE: [Duration; 2] = [Duration::from_mins(10), Duration::from_mins(1)];
 
 /// Where a run's lines go.
 #[derive(Clone, Debug, Default)]
@@ -85,9 +88,9 @@ impl Terminal {
     /// Progress of the training, from step `done` on.
     pub fn steps(&self, course: &Course, done: usize) -> Steps {
         if done < course.steps {
-            self.line("  step    loss      lr  grad norm  tokens/s  memory    left");
+            self.line("  step    loss      lr  grad norm  tokens/s  memory       left");
         }
-        let bar = self.bar("training", course.steps);
+        let bar = Bar { told: None, ..self.bar("training", course.steps) };
         bar.set(done);
         Steps {
             bar,
@@ -96,13 +99,17 @@ impl Terminal {
             first: done,
             total: course.steps,
             every: course.steps.div_ceil(LINES).max(1),
-            work: Mutex::default(),
+            work: Mutex::new(Work { tokens: 0, seconds: 0.0, told: Instant::now() }),
         }
     }
 }
 
-/// A progress bar.
-pub struct Bar(ProgressBar);
+/// A progress bar; where it is not seen, a line from time to time.
+pub struct Bar {
+    bar: ProgressBar,
+    /// When the last line was written; none where others tell the progress.
+    told: Option<Mutex<Instant>>,
+}
 
 impl Bar {
     fn new(label: &str, length: u64, template: &str) -> Self {
@@ -110,23 +117,47 @@ impl Bar {
         let bar = BARS.add(ProgressBar::new(length));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(label.to_owned());
-        Self(bar)
+        Self { bar, told: Some(Mutex::new(Instant::now())) }
     }
 
     /// So many are done.
     pub fn set(&self, done: usize) {
-        self.0.set_position(done as u64);
+        self.bar.set_position(done as u64);
+        self.tell();
+    }
+
+    /// One more is done.
+    pub fn one_more(&self) {
+        self.bar.inc(1);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let Some(told) = self.told.as_ref().filter(|_| BARS.is_hidden()) else { return };
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.elapsed() < SILENCE[1] {
+            return;
+        }
+        *told = Instant::now();
+        let bar = &self.bar;
+        Terminal.line(&format!(
+            "       {} {} of {}, {} left",
+            bar.message(),
+            thousands(bar.position() as usize),
+            thousands(bar.length().unwrap_or(0) as usize),
+            clock(bar.eta())
+        ));
     }
 
     /// So many there are.
     pub fn set_length(&self, all: usize) {
-        self.0.set_length(all as u64);
+        self.bar.set_length(all as u64);
     }
 
     /// Removes the bar.
     pub fn finish(&self) {
-        self.0.finish_and_clear();
-        BARS.remove(&self.0);
+        self.bar.finish_and_clear();
+        BARS.remove(&self.bar);
     }
 }
 
@@ -138,8 +169,15 @@ pub struct Steps {
     first: usize,
     total: usize,
     every: usize,
-    /// Tokens of the steps, and the seconds that these took.
-    work: Mutex<(usize, f64)>,
+    work: Mutex<Work>,
+}
+
+/// What the steps did so far.
+struct Work {
+    tokens: usize,
+    seconds: f64,
+    /// When the last line was written.
+    told: Instant,
 }
 
 impl Steps {
@@ -147,16 +185,19 @@ impl Steps {
     pub fn step(&self, record: &Record) {
         self.bar.set(record.step);
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        *work = (work.0 + record.tokens, work.1 + record.seconds);
-        if !record.step.is_multiple_of(self.every) && record.step != self.total {
+        work.tokens += record.tokens;
+        work.seconds += record.seconds;
+        let is_due = record.step.is_multiple_of(self.every) || work.told.elapsed() >= SILENCE[0];
+        if !is_due && record.step != self.total {
             return;
         }
+        work.told = Instant::now();
         let elapsed = self.started.elapsed();
         let left =
             elapsed / (record.step - self.first).max(1) as u32 * (self.total - record.step) as u32;
-        let rate = work.0 as f64 / work.1.max(1e-9);
+        let rate = work.tokens as f64 / work.seconds.max(1e-9);
         self.terminal.line(&format!(
-            "{:6}  {:6.3}  {:6.1e}  {:9.2}  {:>8}  {:>6}  {:>6}",
+            "{:6}  {:6.3}  {:6.1e}  {:9.2}  {:>8}  {:>6}  {:>9}",
             record.step,
             record.loss,
             record.lr,
@@ -278,10 +319,7 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
         seconds(saved)
     ));
     if let Some(first) = s.sideways.first() {
-        let more = match s.sideways.len() - 1 {
-            0 => String::new(),
-            n => format!(" (and {} more)", thousands(n)),
-        };
+        let more = more(s.sideways.len() - 1);
         terminal.note(&format!(
             "{}{more} would be turned by a player and are used as coded, as PyAV and \
              LLaMA-Factory do; video.upright = true turns them",
@@ -322,10 +360,9 @@ pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
 
 /// Prints the accuracies of one evaluation.
 pub fn accuracy(name: &str, predictions: &[Prediction], seed: u64, terminal: &Terminal) {
-    let formats = metrics(predictions, &BTreeMap::new(), seed).formats;
-    let parts: Vec<String> = formats
+    let parts: Vec<String> = overall(predictions, seed)
         .iter()
-        .map(|(f, m)| format!("{} {}", f.name(), percent(&m.breakdown.overall)))
+        .map(|(format, metric)| format!("{} {}", format.name(), percent(metric)))
         .collect();
     terminal.line(&match parts.is_empty() {
         true => format!("{name:<6} nothing to test (data.split.test is 0)"),

@@ -27,7 +27,7 @@ use crate::data::split::Split;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
-use crate::eval::metrics::metrics;
+use crate::eval::metrics::overall;
 use crate::eval::predict::Prediction;
 use crate::files::{self, absolute};
 use crate::model::qwen_vl::QwenVl;
@@ -217,10 +217,8 @@ fn log_accuracies(
 ) -> Result<()> {
     let mut log = Log::open(dir, steps, steps)?;
     for (predictions, step) in stages.into_iter().zip([0, steps]) {
-        let metrics = metrics(predictions, &BTreeMap::new(), prepared.recipe.seed);
-        for (format, of) in metrics.formats {
-            let tag = format!("accuracy/{}", format.name());
-            log.accuracy(&tag, of.breakdown.overall.accuracy, step)?;
+        for (format, metric) in overall(predictions, prepared.recipe.seed) {
+            log.accuracy(&format!("accuracy/{}", format.name()), metric.accuracy, step)?;
         }
     }
     Ok(())

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::prepare::Prepared;
-use crate::error::Result;
+use crate::error::{Result, more};
 use crate::eval::predict::Prediction;
+use crate::report::controls;
 use crate::report::html::{Media, relative, run};
 use crate::report::markdown;
 use crate::report::terminal::Terminal;
@@ -25,11 +26,12 @@ pub fn report(
         href: &|name| relative(dir, &videos.dir().join(name)),
         progress: &|done| bar.set(done),
     };
-    let missing = run::write(dir, recipe, before, after, &media);
+    let stages = controls::of_run(dir, before, after, recipe.seed)?;
+    let missing = run::write(dir, recipe, &stages, [before, after], &media);
     bar.finish();
-    if let Some(first) = missing?.first() {
-        terminal
-            .note(&format!("report.html shows no frames of {first}: it cannot be read any more"));
+    if let [first, others @ ..] = &missing?[..] {
+        let more = more(others.len());
+        terminal.note(&format!("report.html shows no frames of {first}{more}: unreadable by now"));
     }
-    markdown::write(dir, recipe, before, after)
+    markdown::write(dir, recipe, &stages, [before, after])
 }

@@ -16,7 +16,7 @@ use crate::eval::stats::{Breakdown, Metric};
 use crate::files;
 use crate::recipe::Recipe;
 use crate::report::accuracy;
-use crate::report::controls;
+use crate::report::controls::{self, Stage};
 use crate::report::directions::confusion;
 use crate::report::number::thousands;
 use crate::report::published;
@@ -28,19 +28,19 @@ use crate::train::validation::{Scores, Validation};
 /// Points of a curve; longer ones are drawn as the means of as many stretches.
 const POINTS: usize = 500;
 
-/// Writes `report.html` into the run's folder. Returns the videos that it shows no frames of.
+/// Writes `report.html` into the run's folder, whose evaluations before and after are `stages`. Returns the videos that it shows no frames of.
 ///
 /// # Errors
 /// Where the run's files cannot be read or the disk refuses.
 pub fn write(
     dir: &Path,
     recipe: &Recipe,
-    before: &[Prediction],
-    after: &[Prediction],
+    stages: &[Stage; 2],
+    [before, after]: [&[Prediction]; 2],
     media: &Media,
 ) -> Result<Vec<String>> {
     let (questions, missing) = json(before, after, media)?;
-    let page = page(dir, recipe, before, after, questions)?;
+    let page = page(dir, recipe, stages, [before, after], questions)?;
     files::write(&dir.join("report.html"), page)?;
     Ok(missing)
 }
@@ -48,12 +48,11 @@ pub fn write(
 fn page(
     dir: &Path,
     recipe: &Recipe,
-    before: &[Prediction],
-    after: &[Prediction],
+    stages: &[Stage; 2],
+    [before, after]: [&[Prediction]; 2],
     questions: String,
 ) -> Result<String> {
     let seed = recipe.seed;
-    let stages = controls::of_run(dir, before, after, seed)?;
     let [early, late] = stages.each_ref().map(|(_, metrics)| &metrics.formats);
     let mut formats = Vec::new();
     let mut charts = Vec::new();
@@ -64,8 +63,8 @@ fn page(
             title => accuracy::title(format),
             table => accuracy::table(early, late).html(),
             change => accuracy::change(&paired(before, after, format, seed), early, late),
-            controls => controls::table(&stages, format).map(|table| table.html()),
-            worth => controls::worth(&stages, format),
+            controls => controls::table(stages, format).map(|table| table.html()),
+            worth => controls::worth(stages, format),
         });
         charts.push(by_group(format, &early.breakdown, &late.breakdown));
         for (name, predictions) in [("before", before), ("after", after)] {
