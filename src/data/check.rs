@@ -7,12 +7,15 @@ use super::entry::{self, Entry};
 use super::fault::Inspected;
 use super::video::{self, Sampling, VideoOptions};
 use super::{sharegpt, vlm4d};
-use crate::error::Result;
+use crate::error::{Result, more};
 use crate::{interrupt, parallel};
 
 /// First and last frame: nothing of a video is left unread, and little of it kept.
 const WHOLE: VideoOptions =
     VideoOptions { sampling: Sampling::LlamaFactory, fps: f64::MAX, max_frames: 2, upright: false };
+
+/// More missing videos of a folder are told as one problem.
+const MANY: usize = 20;
 
 /// What a data set holds and what is wrong with it.
 #[derive(Clone, Debug, Default)]
@@ -139,27 +142,28 @@ impl Checked {
         interrupt::check("the check")
     }
 
-    /// A folder that is missing is one problem, not as many as it should hold videos.
+    /// A folder that is missing, or lacks many videos, is one problem.
     fn add_missing(&mut self, dir: &Path, missing: &[(&&Path, &Vec<&str>)]) {
-        let mut folders: BTreeMap<PathBuf, Vec<&Path>> = BTreeMap::new();
+        let mut folders: BTreeMap<PathBuf, Vec<(&Path, &[&str])>> = BTreeMap::new();
         for (video, users) in missing {
-            let path = dir.join(video);
-            let folder = path.parent().unwrap_or(dir);
-            if !folder.is_dir() {
-                folders.entry(folder.to_owned()).or_default().push(video);
-                continue;
-            }
-            let more = match users.len() - 1 {
-                0 => String::new(),
-                n => format!(" (and {n} more)"),
-            };
-            self.add(&path, format!("no such file, used by `{}`{more}", users[0]), None);
+            let folder = dir.join(video).parent().unwrap_or(dir).to_owned();
+            folders.entry(folder).or_default().push((video, users));
         }
         for (folder, videos) in folders {
-            let first = videos[0].file_name().unwrap_or_default().to_string_lossy();
+            let first = videos[0].0.file_name().unwrap_or_default().to_string_lossy();
             let n = videos.len();
-            let what = format!("no such folder; {n} video(s) should be in it, {first} first");
-            self.add(&folder, what, None);
+            if !folder.is_dir() {
+                let what = format!("no such folder; {n} video(s) should be in it, {first} first");
+                self.add(&folder, what, None);
+            } else if n > MANY {
+                self.add(&folder, format!("lacks {n} videos, {first} first"), None);
+            } else {
+                for (video, users) in videos {
+                    let more = more(users.len() - 1);
+                    let what = format!("no such file, used by `{}`{more}", users[0]);
+                    self.add(&dir.join(video), what, None);
+                }
+            }
         }
     }
 }

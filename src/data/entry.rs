@@ -10,7 +10,7 @@ use super::sharegpt::{self, Conversation};
 use super::split::Item;
 use super::variant::{Shown, Variant};
 use super::vlm4d::{self, Format, PromptStyle, Question};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, more};
 use crate::files::io_reason;
 use crate::hash;
 
@@ -134,10 +134,7 @@ pub fn check_videos<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) ->
         }
     }
     let Some((video, entry, why)) = missing.first() else { return Ok(()) };
-    let more = match missing.len() - 1 {
-        0 => String::new(),
-        n => format!(" (and {n} more)"),
-    };
+    let more = more(missing.len() - 1);
     let path = dir.join(video);
     Err(Error::input(format!("{}: {why}{more}, used by `{}`", path.display(), entry.id)).help(
         format!(

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::fault::{Fault, Inspected, fault, read_text};
 use super::mirror::{Why, mirror};
 use super::names::{name_alike, name_in};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, more};
 use crate::files::{json_place, json_reason};
 
 /// One question on one video.
@@ -190,7 +190,7 @@ pub fn training_answer(question: &Question, format: Format) -> String {
 /// What is worth telling about a question set, one line each: repeated gold
 /// choices, and the same question asked twice on one video.
 pub fn notes(questions: &[Question]) -> Vec<String> {
-    let mut notes = Vec::new();
+    let [mut alike, mut twice] = [vec![], vec![]];
     let mut asked: BTreeMap<(&Path, String), &str> = BTreeMap::new();
     for q in questions {
         if q.gold.len() > 1 {
@@ -199,11 +199,22 @@ pub fn notes(questions: &[Question]) -> Vec<String> {
                 n => n.to_string(),
             };
             let either = if q.gold.len() == 2 { "either" } else { "each" };
-            notes.push(format!("{} has {number} identical choices; {either} letter counts", q.id));
+            alike.push(format!("{} has {number} identical choices; {either} letter counts", q.id));
         }
         if let Some(first) = asked.insert((&q.video, q.question.to_lowercase()), &q.id) {
-            notes.push(format!("{first} and {} are the same question on the same video", q.id));
+            twice.push(format!("{first} and {} are the same question on the same video", q.id));
         }
+    }
+    [few(alike), few(twice)].concat()
+}
+
+/// The first of the notes of one kind, and how many more there are.
+fn few(mut notes: Vec<String>) -> Vec<String> {
+    const FEW: usize = 3;
+    let more = more(notes.len().saturating_sub(FEW));
+    notes.truncate(FEW);
+    if let Some(last) = notes.last_mut() {
+        *last += &more;
     }
     notes
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{Verdict, grade_ff, grade_mc};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, more};
 use crate::eval::stats::share;
 use crate::files::{json_lines, read_json};
 
@@ -302,7 +302,8 @@ fn agreement(file: &GradedFile, out: &mut String) {
     let share = share(agree, n) * 100.0;
     let _ = write!(out, "{}: agrees with `correct` on {agree} of {n} ({share:.2}%)", file.path);
     if !disagree.is_empty() {
-        let _ = write!(out, "; not on {}", disagree.join(", "));
+        let (first, others) = disagree.split_at(disagree.len().min(10));
+        let _ = write!(out, "; not on {}{}", first.join(", "), more(others.len()));
     }
     out.push('\n');
 }

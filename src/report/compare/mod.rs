@@ -20,7 +20,7 @@ use super::number::thousands;
 use super::published::{self, Published};
 use super::split;
 use crate::data::vlm4d::Format;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, more};
 use crate::eval::metrics::{outcome, pairs};
 use crate::eval::predict::Prediction;
 use crate::eval::stats::{self, Metric, Outcome, Pair, Paired};
@@ -28,6 +28,9 @@ use crate::recipe::{Values, differing};
 
 /// Name of the row that holds the model before training.
 pub const ORIGINAL: &str = "original";
+
+/// Values of a setting that a note names.
+const VALUES: usize = 6;
 
 /// Columns in the paper's order.
 const FORMATS: [Format; 2] = [Format::Ff, Format::Mc];
@@ -460,7 +463,8 @@ fn unequal(rows: &[RowRuns]) -> Vec<String> {
         }
         let parts: Vec<String> =
             values.iter().map(|(value, names)| format!("{value} ({})", names.join(", "))).collect();
-        format!("The runs differ in `{key}`: {}.", parts.join("; "))
+        let (first, others) = parts.split_at(parts.len().min(VALUES));
+        format!("The runs differ in `{key}`: {}{}.", first.join("; "), more(others.len()))
     };
     keys.map(note).collect()
 }

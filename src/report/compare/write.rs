@@ -8,12 +8,16 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::report::accuracy::{self, interval, points};
 use crate::report::html;
+use crate::report::number::thousands;
 use crate::report::published;
 use crate::report::svg::{self, Interval, Mark};
 use crate::report::table::Table;
 use crate::report::terminal::Terminal;
 
 const FILES: [&str; 4] = ["compare.md", "compare.csv", "compare_differences.csv", "compare.html"];
+
+/// Differences on the terminal.
+const SHOWN: usize = 30;
 
 /// Whether `path` is a file that [`Comparison::write`] made: shells put them among the runs.
 pub fn is_output(path: &Path) -> bool {
@@ -26,11 +30,17 @@ impl Comparison {
         terminal.line(&format!("tested on {}", self.tested_on));
         terminal.line("");
         terminal.line(self.accuracies().terminal().trim_end());
-        if !self.differences.is_empty() {
+        let mut changes = self.changes();
+        let others = changes.rows.len().saturating_sub(SHOWN);
+        changes.rows.truncate(SHOWN);
+        if !changes.rows.is_empty() {
             terminal.line("");
-            terminal.line(self.changes().terminal().trim_end());
+            terminal.line(changes.terminal().trim_end());
         }
         terminal.line("");
+        if others > 0 {
+            terminal.note(&format!("{} more differences: --out DIR writes all", thousands(others)));
+        }
         for note in self.all_notes() {
             terminal.note(&note);
         }
