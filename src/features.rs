@@ -45,9 +45,9 @@ pub struct Reader {
     config: PreprocessorConfig,
 }
 
-/// Raised when a rule of [`Sampling`] changes, or what is kept beside the frames: what was kept
-/// under the one before is not found any more.
-const RULES: u32 = 2;
+/// Raised when a rule of [`Sampling`] changes, or what is kept beside the frames and how: what was
+/// kept under the one before is not found any more.
+const RULES: u32 = 3;
 
 impl Reader {
     /// The recipe's `[video]` with the processor of `checkpoint`, whose tower is `vision`.
@@ -324,6 +324,12 @@ impl Videos {
     pub fn seen(&self, video: &Path) -> Result<Frames> {
         let plain = Shown { video: video.to_owned(), variant: Variant::Plain };
         Ok(self.frames(video, &self.known(&plain)?.content)?.0.frames)
+    }
+
+    /// SHA-256 over names and contents of all files.
+    pub fn sha256(&self) -> String {
+        let files = self.known.iter().map(|(shown, known)| (&shown.video, &known.content));
+        hash::text(&format!("{:?}", files.collect::<BTreeMap<_, _>>()))
     }
 
     /// The data folder.

@@ -66,6 +66,9 @@ pub struct Provenance {
     pub model_sha256: String,
     /// SHA-256 over the question files of the subsets that are used.
     pub data_sha256: String,
+    /// SHA-256 over the videos that are used; empty in runs from before it was kept.
+    #[serde(default)]
+    pub videos_sha256: String,
     /// SHA-256 over the files of the adapter that was started from, or asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter_sha256: Option<String>,
@@ -79,6 +82,7 @@ impl Provenance {
             (self.device != other.device, "device"),
             (self.model_sha256 != other.model_sha256, "model"),
             (self.data_sha256 != other.data_sha256, "data"),
+            (self.videos_sha256 != other.videos_sha256, "set of videos"),
             (self.adapter_sha256 != other.adapter_sha256, "adapter"),
         ];
         differs.into_iter().filter_map(|(differs, what)| differs.then_some(what)).collect()

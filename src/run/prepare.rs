@@ -148,6 +148,7 @@ pub fn prepare(
         device: chosen.name,
         model_sha256: hash::files(&checkpoint, hash::CHECKPOINT)?,
         data_sha256: entry::sha256(&data, &recipe.data.subsets())?,
+        videos_sha256: videos.sha256(),
         adapter_sha256: given
             .map(|dir| hash::files(dir, &[".safetensors", ".json"]))
             .transpose()?,
