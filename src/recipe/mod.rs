@@ -22,7 +22,7 @@ pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
 pub use self::lora::{Lora, Part, TargetModules};
 pub use self::model::{Dtype, Model};
 pub use self::train::{Best, Loss, Schedule, Train};
-pub use self::values::{MAY_CHANGE, Values, differing};
+pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing};
 pub use self::video::Video;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
@@ -113,7 +113,11 @@ impl Recipe {
     /// Where it is missing or no recipe.
     pub fn of_run(dir: &Path) -> Result<Self> {
         let path = dir.join("recipe.toml");
-        Source { text: &read(&path)?, name: &path.display().to_string() }.parse()
+        let parse =
+            |text: String| Source { text: &text, name: &path.display().to_string() }.parse();
+        read_text(&path).and_then(parse).map_err(|e| {
+            e.help("a run keeps its recipe there: put it back, or move that folder away")
+        })
     }
 
     /// Reads and checks a recipe's text; `name` stands before every error.
