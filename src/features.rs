@@ -210,6 +210,12 @@ impl Videos {
         Ok(self.frames(video, &self.known(&plain)?.content)?.0.frames)
     }
 
+    /// SHA-256 over names and contents of all files.
+    pub fn sha256(&self) -> String {
+        let files = self.known.iter().map(|(shown, known)| (&shown.video, &known.content));
+        hash::text(&format!("{:?}", files.collect::<BTreeMap<_, _>>()))
+    }
+
     /// The data folder.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -3,6 +3,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -10,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// Writes `path` through a temporary name beside it.
+/// Writes `path` through a temporary name beside it; where it is a link, what that leads to. What
+/// is no regular file, as a pipe or `/dev/stdout`, is written as it is.
 ///
 /// # Errors
 /// Where the disk refuses; `path` then holds what it held before.
@@ -23,10 +25,15 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 /// # Errors
 /// What `content` says, or where the disk refuses; `path` then holds what it held before.
 pub fn write_with(path: &Path, content: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let temporary = path.with_added_extension("partial");
-    let mut file = File::create(&temporary).map_err(|e| failed(path, &e))?;
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if target.metadata().is_ok_and(|there| !there.is_file()) {
+        let file = File::options().write(true).open(&target);
+        return content(&mut file.map_err(|e| failed(path, &e))?);
+    }
+    let temporary = target.with_added_extension("partial");
+    let mut file = create_alone(&temporary).map_err(|e| failed(path, &e))?;
     let written = content(&mut file).and_then(|()| {
-        let whole = file.sync_all().and_then(|()| std::fs::rename(&temporary, path));
+        let whole = file.sync_all().and_then(|()| std::fs::rename(&temporary, &target));
         whole.map_err(|e| failed(path, &e))
     });
     if written.is_err() {
@@ -34,6 +41,21 @@ pub fn write_with(path: &Path, content: impl FnOnce(&mut File) -> Result<()>) ->
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+/// Creates the file `path`, empty, for one writer at a time: another one waits until it has been
+/// renamed.
+fn create_alone(path: &Path) -> std::io::Result<File> {
+    loop {
+        let file = File::options().write(true).create(true).truncate(false).open(path)?;
+        // Some file systems know no locks.
+        let _ = file.lock();
+        let own = file.metadata()?;
+        if path.metadata().is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
+            file.set_len(0)?;
+            return Ok(file);
+        }
+    }
 }
 
 /// Creates a folder and what is above it.
@@ -58,6 +80,42 @@ pub fn lock(dir: &Path) -> Result<File> {
         // Some file systems know no locks.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(folder),
     }
+}
+
+/// Makes an empty folder beside `to` to write in, and keeps others out of it as [`lock`] does; what
+/// a killed process left there goes.
+///
+/// # Errors
+/// Where another process is at work in it, or the disk refuses.
+pub fn draft(to: &Path) -> Result<(PathBuf, File)> {
+    let folder = to.with_added_extension("partial");
+    if folder.exists() {
+        let _lock = lock(&folder)?;
+        remove_dir(&folder)?;
+    }
+    create_dir(&folder)?;
+    let lock = lock(&folder)?;
+    Ok((folder, lock))
+}
+
+/// Checks that `dir` can be written in, or made; leaves nothing there.
+///
+/// # Errors
+/// Where it or what is above it is no folder, or may not be written in.
+pub fn check_writable(dir: &Path) -> Result<()> {
+    let there = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("."));
+    let trial = there.join(format!(".{}.partial", std::process::id()));
+    let made = std::fs::create_dir(&trial).and_then(|()| std::fs::remove_dir(&trial));
+    made.map_err(|e| {
+        let why = match e.kind() {
+            std::io::ErrorKind::NotADirectory => "not a folder",
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                "may not be written in"
+            }
+            _ => return failed(there, &e),
+        };
+        Error::input(format!("{}: {why}", there.display())).help("give another folder")
+    })
 }
 
 /// Checks that nothing would be overwritten in `dir`.

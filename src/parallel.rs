@@ -1,11 +1,11 @@
 //! The same work on many things, on all cores.
 
 use std::sync::{Mutex, mpsc};
-use std::thread::{available_parallelism, scope};
+use std::thread::{Builder, Scope, available_parallelism, scope};
 
 use rayon::prelude::*;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How many threads can run at once.
 pub fn cores() -> usize {
@@ -50,7 +50,7 @@ pub fn each_ahead<'a, T: Sync, R: Send>(
     scope(|scope| {
         for _ in 0..workers {
             let (queue, work, sender) = (&queue, &work, sender.clone());
-            scope.spawn(move || {
+            let work = move || {
                 let next = || queue.lock().ok().and_then(|mut queue| queue.next());
                 while let Some(item) = next() {
                     // Nobody listens any more after an error.
@@ -58,9 +58,24 @@ pub fn each_ahead<'a, T: Sync, R: Send>(
                         break;
                     }
                 }
-            });
+            };
+            spawn(scope, work)?;
         }
         drop(sender);
         receiver.into_iter().enumerate().try_for_each(|(i, result)| seen(i + 1, result))
+    })
+}
+
+/// Starts a thread of `scope`.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() + Send + 'scope,
+) -> Result<()> {
+    Builder::new().spawn_scoped(scope, work).map(drop).map_err(|e| {
+        Error::run(format!("no thread can be started: {e}"))
+            .help("raise the limit on processes (ulimit -u), then start the same command again")
     })
 }

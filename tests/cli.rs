@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use vlm4d_train::files;
 use vlm4d_train::model::tensor_files::TensorFiles;
 use vlm4d_train::recipe::Recipe;
 use vlm4d_train::run;
@@ -413,6 +414,48 @@ fn the_cache_changes_no_number() {
     let (off, off_losses, stdout) = outcome(0.0);
     assert!(stdout.contains("\nvideos ") && !stdout.contains(" from /"), "{stdout}");
     assert!(off == files && off_losses == losses, "the cache changed the run");
+}
+
+#[test]
+fn links_and_pipes_stay_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let split = |out: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
+        command.args(["data", "split"]).arg(demo_data()).arg("--out").arg(out);
+        assert!(command.output().unwrap().status.success());
+    };
+    let [file, link, pipe] = ["file", "link", "pipe"].map(|name| dir.path().join(name));
+    std::fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    split(&link);
+    assert!(link.is_symlink());
+    let wanted = std::fs::read_to_string(&file).unwrap();
+    assert!(wanted.contains("real/validation_1"), "{wanted}");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let read = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    split(&pipe);
+    assert_eq!(read.join().unwrap(), wanted);
+    assert!(!pipe.is_file());
+}
+
+#[test]
+fn several_may_write_one_file_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let texts: Vec<String> = (0..8).map(|i| i.to_string().repeat(100_000 + i)).collect();
+    for _ in 0..10 {
+        std::thread::scope(|scope| {
+            for text in &texts {
+                let path = &path;
+                scope.spawn(move || files::write(path, text).unwrap());
+            }
+        });
+        assert!(texts.contains(&std::fs::read_to_string(&path).unwrap()));
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -216,9 +216,11 @@ fn a_run_goes_on_with_its_own_data_and_model() {
     copy_dir(&tiny(), &model);
     let place = whole(&recipe(&model, &data, "max_steps = 1"));
     std::fs::remove_file(place.path("report.md")).unwrap();
-    for (file, what) in
-        [(data.join("QA/real_mc.json"), "data"), (model.join("config.json"), "model")]
-    {
+    for (file, what) in [
+        (data.join("QA/real_mc.json"), "data"),
+        (data.join("videos_real/davis/demo-001.mp4"), "set of videos"),
+        (model.join("config.json"), "model"),
+    ] {
         let bytes = std::fs::read(&file).unwrap();
         std::fs::write(&file, [&bytes[..], b"\n"].concat()).unwrap();
         let output = place.run();
@@ -242,4 +244,69 @@ fn a_second_process_is_kept_out() {
     first.wait().unwrap();
     // A process that was killed keeps nobody out.
     assert!(place.run().status.success());
+}
+
+#[test]
+fn what_is_missing_or_damaged_is_made_again() {
+    let place = whole(&run_of(2, 1));
+    let predictions = ["before/predictions.jsonl", "after/predictions.jsonl"];
+    let content = |file: &str| std::fs::read(place.path(file)).unwrap();
+    let files = [ADAPTER, predictions[0], predictions[1], "before/predictions_no_video.jsonl"];
+    let wanted = files.map(content);
+    let again = |told: &str| {
+        let output = place.run();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(told), "{}", text(&output.stdout));
+        assert!(files.map(content) == wanted, "something is not what it was");
+    };
+    again("done before; its results:");
+    std::fs::remove_file(place.path(predictions[1])).unwrap();
+    again("not whole any more");
+    std::fs::write(place.path(ADAPTER), &wanted[0][..wanted[0].len() / 2]).unwrap();
+    again("not whole any more");
+    let first = wanted[1].iter().position(|byte| *byte == b'\n').unwrap();
+    std::fs::write(place.path(predictions[0]), &wanted[1][..=first]).unwrap();
+    again("before/predictions.jsonl does not answer the questions: they are asked again");
+    // As if it had been killed in its report.
+    std::fs::remove_file(place.path("report.md")).unwrap();
+    std::fs::write(place.path(files[3]), "").unwrap();
+    again("before/predictions_no_video.jsonl does not answer the questions");
+}
+
+#[test]
+fn a_run_needs_its_recipe_and_split() {
+    let recipe = run_of(1, 1);
+    let place = whole(&recipe);
+    let refused = |told: &str| {
+        let output = place.run();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(told), "{stderr}");
+    };
+    let other = recipe.replace("[lora]", "[lora]\nr = 2");
+    std::fs::write(place.0.path().join("recipes/r.toml"), other).unwrap();
+    refused("another recipe: `lora.r` is 8 there and 2 here, `lora.alpha` is 16.0 there and 4.0");
+    std::fs::write(place.0.path().join("recipes/r.toml"), recipe).unwrap();
+    std::fs::remove_file(place.path("report.md")).unwrap();
+    let split = std::fs::read(place.path("split.json")).unwrap();
+    std::fs::remove_file(place.path("split.json")).unwrap();
+    refused("runs/r/split.json: no such file\n  help: put back what it was begun with");
+    std::fs::write(place.path("split.json"), split).unwrap();
+    std::fs::remove_file(place.path("recipe.toml")).unwrap();
+    refused("runs/r: holds a run without recipe.toml");
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told_first() {
+    let place = Workplace::new(&run_of(1, 1));
+    std::fs::write(place.0.path().join("file"), "").unwrap();
+    for arguments in ["recipes/r.toml --runs file", "eval recipes/r.toml --out file"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
+        command.args(arguments.split(' ')).current_dir(place.0.path());
+        let output = command.output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("error: file: not a folder\n"), "{stderr}");
+        assert!(!text(&output.stdout).contains("model  "), "{}", text(&output.stdout));
+    }
 }

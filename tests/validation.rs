@@ -249,3 +249,36 @@ fn a_resumed_optimiser_decays_on() {
     let at = checkpoint::path(dir.path(), 0);
     assert_eq!(checkpoint::load(&at, model(), 0.1).unwrap().1.optimiser.weight_decay, 0.1);
 }
+
+#[test]
+fn a_checkpoint_is_not_put_together_from_several() {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = |steps: usize| {
+        let (mut model, mut optimiser) = (model(), AdamW::new(0.0));
+        for _ in 0..steps {
+            let ones = parameters::trained_values(&model).into_iter();
+            let gradients = ones.map(|(name, value)| (name, value.ones_like())).collect();
+            model = optimiser.update(model, |_| 1e-3, &gradients);
+        }
+        let state = TrainerState { optimiser, track: Track::default() };
+        checkpoint::save(dir.path(), &model, &state, 9).unwrap();
+        checkpoint::path(dir.path(), steps)
+    };
+    let [one, two] = [saved(1), saved(2)];
+    let refused = |told: &str| {
+        let error = checkpoint::load(&two, model(), 0.0).unwrap_err().to_string();
+        assert!(error.contains(told) && error.contains("help: remove this checkpoint"), "{error}");
+    };
+    for file in ["trained.safetensors", "exp_avg.safetensors", "exp_avg_sq.safetensors"] {
+        let own = std::fs::read(two.join(file)).unwrap();
+        std::fs::copy(one.join(file), two.join(file)).unwrap();
+        refused(&format!("{file} is not the one that was saved"));
+        std::fs::write(two.join(file), own).unwrap();
+    }
+    assert!(checkpoint::load(&two, model(), 0.0).is_ok());
+    std::fs::remove_file(two.join("exp_avg.safetensors")).unwrap();
+    refused("exp_avg.safetensors: cannot be read");
+    std::fs::remove_dir_all(&two).unwrap();
+    std::fs::rename(&one, &two).unwrap();
+    refused("state.json is of step 1");
+}

@@ -1,8 +1,8 @@
 //! What a run keeps on disk for the next one: sampled frames and vision features.
 //!
 //! An entry is a file named by a hash of all that it was made from, so that a stale one is never
-//! found. Its first line holds the SHA-256 of key, description and content, the content's length
-//! and a description in JSON; the content follows. Entries appear by being renamed, so that several
+//! found. Its first line holds the SHA-256 of the key and what follows in the line: the content's
+//! SHA-256 and length, and a description in JSON. The content follows. Entries appear by being renamed, so that several
 //! runs can share a folder; a damaged one is removed and counts as absent. Beyond the limit those
 //! that were not used for the longest time go.
 
@@ -59,6 +59,11 @@ impl Key {
     pub fn new(kind: &str, origin: &impl Debug) -> Self {
         Self(format!("{kind}-{}", hash::text(&format!("{origin:?}"))))
     }
+
+    /// The SHA-256 of an entry's first line under this key.
+    fn sign(&self, line: &str) -> String {
+        hash::text(&format!("{} {line}", self.0))
+    }
 }
 
 impl Cache {
@@ -103,7 +108,7 @@ impl Cache {
             let about = entry.about()?;
             let mut content = Vec::new();
             entry.rest.read_to_end(&mut content).ok()?;
-            (checksum(key, &entry.about, &content) == entry.sha256).then_some((about, content))
+            (sha256(&content) == entry.sha256).then_some((about, content))
         })
     }
 
@@ -132,7 +137,7 @@ impl Cache {
         let file = File::open(&path).ok()?;
         // The time of the last use. A folder that may only be read is fine.
         let _ = file.set_modified(SystemTime::now());
-        let found = Opened::new(file).and_then(read);
+        let found = Opened::new(key, file).and_then(read);
         if found.is_none() {
             self.damaged.fetch_add(1, Ordering::Relaxed);
             let _ = fs::remove_file(&path);
@@ -143,8 +148,8 @@ impl Cache {
     fn write(&self, key: &Key, about: &impl Serialize, content: &[u8]) -> io::Result<u64> {
         fs::create_dir_all(&self.dir)?;
         let about = serde_json::to_string(about)?;
-        let sha256 = checksum(key, &about, content);
-        let line = format!("{sha256} {} {about}\n", content.len());
+        let header = format!("{} {} {about}", sha256(content), content.len());
+        let line = format!("{} {header}\n", key.sign(&header));
         // Two runs that make the same entry write to names of their own.
         let own = format!("{}-{}", std::process::id(), BEGUN.fetch_add(1, Ordering::Relaxed));
         let partial = self.path(key).with_added_extension(own).with_added_extension(PARTIAL);
@@ -208,8 +213,9 @@ impl Cache {
     }
 }
 
-/// An entry of which the first line has been read.
+/// An entry of which the first line has been read and checked.
 struct Opened {
+    /// That of the content.
     sha256: String,
     bytes: u64,
     about: String,
@@ -219,12 +225,16 @@ struct Opened {
 }
 
 impl Opened {
-    fn new(file: File) -> Option<Self> {
+    fn new(key: &Key, file: File) -> Option<Self> {
         let all = file.metadata().ok()?.len();
         let mut rest = BufReader::new(file);
         let mut line = String::new();
         let read = (&mut rest).take(LONGEST_LINE).read_line(&mut line).ok()?;
-        let mut parts = line.strip_suffix('\n')?.splitn(3, ' ');
+        let (own, header) = line.strip_suffix('\n')?.split_once(' ')?;
+        if key.sign(header) != own {
+            return None;
+        }
+        let mut parts = header.splitn(3, ' ');
         let sha256 = parts.next()?.to_owned();
         let bytes = parts.next()?.parse().ok()?;
         let about = parts.next()?.to_owned();
@@ -240,10 +250,6 @@ impl Opened {
     }
 }
 
-fn checksum(key: &Key, about: &str, content: &[u8]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(&key.0);
-    hash.update(about);
-    hash.update(content);
-    hex(&hash.finalize())
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }

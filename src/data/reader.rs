@@ -23,7 +23,7 @@ pub struct Reader {
 
 /// Raised when a rule of [`Sampling`] changes, or what is kept beside the frames: what was kept
 /// under the one before is not found any more.
-const RULES: u32 = 2;
+const RULES: u32 = 3;
 
 impl Reader {
     /// The recipe's `[video]` with the processor of `checkpoint`, whose tower is `vision`.

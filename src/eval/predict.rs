@@ -118,6 +118,18 @@ impl Ask {
     }
 }
 
+/// Whether `predictions` answer just `asks`, in order.
+pub fn answer_all<'a>(
+    predictions: &[Prediction],
+    asks: impl ExactSizeIterator<Item = &'a Ask>,
+) -> bool {
+    let answers = |(p, ask): (&Prediction, &Ask)| {
+        let Ask { entry, format, rotation } = ask;
+        (&p.id, p.format, p.rotation.unwrap_or(0)) == (&entry.id, *format, *rotation)
+    };
+    predictions.len() == asks.len() && predictions.iter().zip(asks).all(answers)
+}
+
 /// Which of `asks` are answered together: those on one video, whose tokens are then read once;
 /// without video as many as a batch holds.
 pub fn groups(asks: &[Ask], view: &View, batch_size: usize) -> Vec<Vec<usize>> {
@@ -299,6 +311,7 @@ pub fn read(path: &Path) -> Result<Vec<Prediction>> {
     let lines = text.lines().enumerate().map(|(i, line)| {
         serde_json::from_str(line).map_err(|e| {
             Error::input(format!("{}:{}: not a prediction: {e}", path.display(), i + 1))
+                .help("start the run's recipe again: what is missing or damaged is made again")
         })
     });
     lines.collect()

@@ -81,6 +81,8 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
         check_target(&options.to, options.force, std::slice::from_ref(&checkpoint))?;
         check_checkpoint(&run.recipe, &checkpoint)?;
     }
+    files::check_writable(&options.to)?;
+    run.check_trained()?;
     let temporary = options.to.with_added_extension("partial");
     files::remove_dir(&temporary)?;
     let written = (|| {
@@ -133,7 +135,7 @@ fn check_target(to: &Path, force: bool, kept: &[PathBuf]) -> Result<()> {
     if to.file_name().is_none() {
         return Err(Error::input(format!("{shown}: has no name of its own")).help(made));
     }
-    if to.is_file() {
+    if to.exists() && !to.is_dir() {
         return Err(Error::input(format!("{shown}: is a file")).help(made));
     }
     if let Some(kept) = kept.iter().find(|kept| overlap(to, kept)) {

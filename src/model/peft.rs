@@ -417,6 +417,15 @@ pub fn attach(model: &mut QwenVl, recipe: &recipe::Lora, seed: u64) -> Result<us
     Ok(targets.len())
 }
 
+/// Checks that an adapter's files are there, and whole.
+///
+/// # Errors
+/// Where they are not.
+pub fn check(dir: &Path) -> Result<()> {
+    AdapterConfig::from_dir(dir)?;
+    TensorFiles::open([dir.join("adapter_model.safetensors")]).map(drop)
+}
+
 /// Attaches an adapter that PEFT (or this program) wrote; returns its configuration.
 ///
 /// # Errors

@@ -22,7 +22,7 @@ pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
 pub use self::lora::{Lora, Part, TargetModules};
 pub use self::model::{Dtype, Model};
 pub use self::train::{Best, Loss, Schedule, Train};
-pub use self::values::{MAY_CHANGE, Values, differing};
+pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing};
 pub use self::video::Video;
 use crate::error::{Error, Result};
 use crate::files::read_text;
@@ -65,6 +65,9 @@ pub struct Provenance {
     pub model_sha256: String,
     /// SHA-256 over the question files of the subsets that are used.
     pub data_sha256: String,
+    /// SHA-256 over the videos that are used; empty in runs from before it was kept.
+    #[serde(default)]
+    pub videos_sha256: String,
     /// SHA-256 over the files of the adapter that was started from, or asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter_sha256: Option<String>,
@@ -78,6 +81,7 @@ impl Provenance {
             (self.device != other.device, "device"),
             (self.model_sha256 != other.model_sha256, "model"),
             (self.data_sha256 != other.data_sha256, "data"),
+            (self.videos_sha256 != other.videos_sha256, "set of videos"),
             (self.adapter_sha256 != other.adapter_sha256, "adapter"),
         ];
         differs.into_iter().filter_map(|(differs, what)| differs.then_some(what)).collect()
@@ -104,7 +108,11 @@ impl Recipe {
     /// Where it is missing or no recipe.
     pub fn of_run(dir: &Path) -> Result<Self> {
         let path = dir.join("recipe.toml");
-        Source { text: &read(&path)?, name: &path.display().to_string() }.parse()
+        let parse =
+            |text: String| Source { text: &text, name: &path.display().to_string() }.parse();
+        read_text(&path).and_then(parse).map_err(|e| {
+            e.help("a run keeps its recipe there: put it back, or move that folder away")
+        })
     }
 
     /// Reads and checks a recipe's text; `name` stands before every error.

@@ -27,6 +27,17 @@ const NO_RESULT: [&str; 11] = [
 /// that was stopped may go on with another value.
 pub const MAY_CHANGE: [&str; 3] = ["train.recompute", "eval.batch_size", "eval.judge.url"];
 
+/// Keys that follow from others where they are not set.
+pub const FOLLOWS: [&str; 7] = [
+    "data.split.seed",
+    "data.test",
+    "eval.max_new_tokens",
+    "lora.alpha",
+    "lora.scope",
+    "train.best",
+    "train.freeze",
+];
+
 impl Recipe {
     /// The values that a result depends on; what the run was made from is not among them.
     ///

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::eval::predict::{self, Prediction};
+use crate::model::peft;
+use crate::model::weights::TensorFiles;
 use crate::recipe::Recipe;
+
+const AGAIN: &str = "start the run's recipe again: what is missing or damaged is made again";
 
 /// What a finished run left behind.
 #[derive(Clone, Debug)]
@@ -54,7 +58,26 @@ impl Finished {
                 .help("start its recipe again: it goes on where it stopped")),
             }
         };
-        Ok(Self { dir: dir.to_owned(), before: read("before")?, after: read("after")?, recipe })
+        let (before, after) = (read("before")?, read("after")?);
+        let asked =
+            |of: &[Prediction]| -> Vec<_> { of.iter().map(|p| (p.id.clone(), p.format)).collect() };
+        if asked(&before) != asked(&after) {
+            return Err(Error::input(format!("{shown}: before and after answer other questions"))
+                .help(AGAIN));
+        }
+        Ok(Self { dir: dir.to_owned(), recipe, before, after })
+    }
+
+    /// Checks that what was trained is there, and whole.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn check_trained(&self) -> Result<()> {
+        let checked = match self.recipe.lora {
+            Some(_) => peft::check(&self.dir.join("adapter")),
+            None => TensorFiles::from_dir(&self.dir.join("model")).map(drop),
+        };
+        checked.map_err(|e| e.help(AGAIN))
     }
 
     /// `R`, `S`, `R+S` as the paper has it; else the names of the subsets trained on.

@@ -9,7 +9,7 @@ use super::prepare::Prepared;
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::eval::metrics::{metrics, paired};
-use crate::eval::predict::{self, Evaluator, Prediction, groups};
+use crate::eval::predict::{self, Ask, Evaluator, Prediction, answer_all, groups};
 use crate::eval::rounds::Round;
 use crate::files;
 use crate::model::qwen_vl::QwenVl;
@@ -50,7 +50,7 @@ pub fn evaluate(
     Ok(plain)
 }
 
-/// The predictions of one round, read where they are written already. An evaluation that was
+/// The predictions of one round, read where all are written already. An evaluation that was
 /// stopped goes on behind the last questions that it answered.
 fn ask(
     evaluator: &Evaluator,
@@ -62,7 +62,13 @@ fn ask(
 ) -> Result<Vec<Prediction>> {
     let path = dir.join(round.file());
     if path.exists() {
-        return predict::read(&path);
+        match predict::read(&path) {
+            Ok(read) if answer_all(&read, round.asks.iter()) => return Ok(read),
+            _ => terminal.line(&format!(
+                "note   {} does not answer the questions: they are asked again",
+                path.display()
+            )),
+        }
     }
     let label = match &round.name {
         None => stage.to_owned(),
@@ -70,7 +76,7 @@ fn ask(
     };
     let groups = groups(&round.asks, &round.view, evaluator.recipe.batch_size);
     let so_far = path.with_added_extension("so-far");
-    let mut answers = SoFar::open(&so_far, &groups)?;
+    let mut answers = SoFar::open(&so_far, &round.asks, &groups)?;
     let bar = terminal.bar(&label, round.asks.len());
     for group in &groups {
         if !answers.has(group) {
@@ -113,7 +119,7 @@ struct SoFar<'a> {
 impl<'a> SoFar<'a> {
     /// Reads what an earlier start left at `path`: whole groups only, so that the others are
     /// answered in the same batches as without a stop.
-    fn open(path: &'a Path, groups: &[Vec<usize>]) -> Result<Self> {
+    fn open(path: &'a Path, asks: &[Ask], groups: &[Vec<usize>]) -> Result<Self> {
         let bytes = match std::fs::read(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
             read => read
@@ -129,7 +135,7 @@ impl<'a> SoFar<'a> {
             let parsed: Result<Vec<Prediction>, _> =
                 own.iter().map(|line| serde_json::from_str(line)).collect();
             match parsed {
-                Ok(parsed) if parsed.len() == group.len() => {
+                Ok(parsed) if answer_all(&parsed, group.iter().map(|i| &asks[*i])) => {
                     predictions.extend(group.iter().copied().zip(parsed));
                     kept += &own.concat();
                 }

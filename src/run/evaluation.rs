@@ -43,6 +43,7 @@ pub fn evaluation(
     }
     adopt_pins(&mut recipe, &dir)?;
     let finished = is_finished(&dir, &recipe)?;
+    files::check_writable(&dir)?;
     let early = dir.exists().then(|| files::lock(&dir)).transpose()?;
     let (model, prepared) = prepare(recipe, Purpose::Evaluation(adapter.as_deref()), terminal)?;
     if prepared.rounds.iter().all(|round| round.asks.is_empty()) {

@@ -22,6 +22,7 @@ pub use self::evaluation::evaluation;
 pub use self::out_of_memory::explained;
 use self::prepare::{Prepared, Purpose, adopt_adapter, prepare};
 use self::train::train;
+use crate::data::entry;
 use crate::data::hub::Repo;
 use crate::data::split::Split;
 use crate::device;
@@ -32,8 +33,9 @@ use crate::eval::predict::Prediction;
 use crate::files::{self, absolute};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
-use crate::recipe::{MAY_CHANGE, Recipe, differing};
+use crate::recipe::{FOLLOWS, MAY_CHANGE, Recipe, differing};
 use crate::report::data;
+use crate::report::finished::Finished;
 use crate::report::terminal::{self, Terminal};
 use crate::train::log::Log;
 
@@ -70,9 +72,10 @@ pub fn check(
     if !from.is_some_and(|from| is_made(&from)) {
         adopt_adapter(&mut recipe)?;
         adopt_pins(&mut recipe, &dir)?;
-        if is_finished(&dir, &recipe)? {
+        if is_finished(&dir, &recipe)? && is_whole(&dir) {
             return Ok(dir);
         }
+        files::check_writable(&dir)?;
     }
     device::choose(&recipe.model)?;
     let here = |path: &str| Repo::parse(path).is_none() && !is_made(Path::new(path));
@@ -99,10 +102,15 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
     note.iter().for_each(|note| terminal.note(note));
     if is_finished(&dir, &recipe)? {
-        terminal.line("done before; its results:");
-        terminal::results(&dir, terminal)?;
-        return Ok(dir);
+        if is_whole(&dir) {
+            terminal.line("done before; its results:");
+            terminal::results(&dir, terminal)?;
+            note_other_questions(&dir, &recipe, terminal)?;
+            return Ok(dir);
+        }
+        terminal.line("note   done before, but not whole any more: what is missing is made again");
     }
+    files::check_writable(&dir)?;
     let early = dir.exists().then(|| files::lock(&dir)).transpose()?;
     let (model, prepared) = prepare(recipe, Purpose::Run, terminal)?;
     let judge = Judge::of(&prepared.recipe, &model.valid(), &prepared.chat)?;
@@ -161,35 +169,67 @@ fn save(prepared: &Prepared, trained: &QwenVl, dir: &Path) -> Result<String> {
 /// Whether `dir` holds the finished run of just this recipe.
 fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
     if !dir.join("recipe.toml").exists() {
+        let begun = ["before", "checkpoints", "predictions.jsonl"];
+        if begun.iter().any(|part| dir.join(part).exists()) {
+            let what = format!("{}: holds a run without recipe.toml", dir.display());
+            return Err(
+                Error::input(what).help("put that back, or move the folder away to start anew")
+            );
+        }
         return Ok(false);
     }
     let (then, now) = (Recipe::of_run(dir)?.values()?, recipe.values()?);
-    let differing = differing(&[&then, &now]);
-    if let Some(key) = differing.iter().find(|key| !MAY_CHANGE.contains(&&***key)) {
-        let [then, now] = [&then, &now].map(|of| of.get(key).map_or("not set", String::as_str));
-        return Err(Error::input(format!(
-            "{}: holds a run of another recipe: `{key}` is {then} there and {now} here",
-            dir.display()
-        ))
-        .help("move that folder away, or give another root with --runs"));
+    let mut differing: Vec<String> = differing(&[&then, &now]).into_iter().collect();
+    differing.retain(|key| !MAY_CHANGE.contains(&&**key));
+    if !differing.is_empty() {
+        // What was written comes before what follows from it.
+        differing.sort_by_key(|key| FOLLOWS.contains(&&**key));
+        let told = |key: &String| {
+            let [then, now] = [&then, &now].map(|of| of.get(key).map_or("not set", String::as_str));
+            format!("`{key}` is {then} there and {now} here")
+        };
+        let told: Vec<String> = differing.iter().map(told).collect();
+        let (dir, told) = (dir.display(), told.join(", "));
+        return Err(Error::input(format!("{dir}: holds a run of another recipe: {told}"))
+            .help("move that folder away, or give another root with --runs"));
     }
     Ok(dir.join("report.md").exists())
 }
 
+/// Whether the finished run in `dir` still has its answers and what was trained.
+fn is_whole(dir: &Path) -> bool {
+    Finished::open(dir).and_then(|run| run.check_trained()).is_ok()
+}
+
+/// Says so where the questions of the finished run in `dir` are others by now. Those of the hub
+/// are pinned.
+fn note_other_questions(dir: &Path, recipe: &Recipe, terminal: &Terminal) -> Result<()> {
+    let now = entry::sha256(Path::new(&recipe.data.path), &recipe.data.subsets());
+    let then = Recipe::of_run(dir)?.provenance.map(|then| then.data_sha256);
+    if let (Ok(now), Some(then)) = (now, then)
+        && now != then
+    {
+        let path = &recipe.data.path;
+        terminal.line(&format!("note   the questions in {path} have changed since"));
+    }
+    Ok(())
+}
+
 /// A run that goes on must have the model and data that it began with.
 fn check_same_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
+    const ADVICE: &str = "put back what it was begun with, or move that folder away to start anew";
     let path = dir.join("recipe.toml");
     if !path.exists() {
         return Ok(());
     }
-    let split = std::fs::read_to_string(dir.join("split.json")).unwrap_or_default();
-    let split: Option<BTreeMap<String, Split>> = serde_json::from_str(&split).ok();
+    let split: BTreeMap<String, Split> =
+        files::read_json(&dir.join("split.json")).map_err(|e| e.help(ADVICE))?;
     let earlier = Recipe::from_file(&path)?.provenance;
     let mut other = match (&earlier, &prepared.recipe.provenance) {
         (Some(then), Some(now)) => then.differing(now),
         _ => vec!["model or data"],
     };
-    if split.as_ref() != Some(&prepared.split) {
+    if split != prepared.split {
         other.push("split");
     }
     match &other[..] {
@@ -197,7 +237,7 @@ fn check_same_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
         other => {
             let what = other.join(", another ");
             Err(Error::input(format!("{}: was begun with another {what}", dir.display()))
-                .help("put back what it was begun with, or move that folder away to start anew"))
+                .help(ADVICE))
         }
     }
 }

@@ -148,7 +148,8 @@ pub fn prepare(
     check_prompts(&recipe, &config, &chat, &videos, rounds.iter().chain([&validation]), terminal)?;
     let per_epoch = epochs.first().map_or(0, Vec::len);
     terminal::videos(&videos, uses(&recipe, per_epoch, &rounds), terminal);
-    recipe.provenance = Some(provenance(&recipe, purpose, chosen.name, &checkpoint, &data)?);
+    let provenance = provenance(&recipe, purpose, chosen.name, &checkpoint, &data, &videos)?;
+    recipe.provenance = Some(provenance);
     let eos_token_ids = eos_token_ids(&checkpoint, &chat)?;
     let stats = Stats::new(&entries);
     let prepared = Prepared {
@@ -176,6 +177,7 @@ fn provenance(
     device: String,
     checkpoint: &Path,
     data: &Path,
+    videos: &Videos,
 ) -> Result<Provenance> {
     let of_adapter = |dir| hash::files(dir, &[".safetensors", ".json"]);
     Ok(Provenance {
@@ -183,6 +185,7 @@ fn provenance(
         device,
         model_sha256: hash::files(checkpoint, hash::CHECKPOINT)?,
         data_sha256: entry::sha256(data, &recipe.data.subsets())?,
+        videos_sha256: videos.sha256(),
         adapter_sha256: purpose.adapter(recipe).map(of_adapter).transpose()?,
     })
 }

@@ -12,6 +12,7 @@ use super::optimiser::AdamW;
 use super::validation::Track;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::hash;
 use crate::model::host::host;
 use crate::model::linear::cast;
 use crate::model::parameters::{self, Named};
@@ -37,6 +38,8 @@ struct Stored {
     /// Those of each parameter that has moments.
     steps: BTreeMap<String, usize>,
     track: Track,
+    /// Of each file of tensors beside it.
+    sha256: BTreeMap<String, String>,
 }
 
 /// The newest checkpoint in `checkpoints`: its step and folder.
@@ -80,18 +83,19 @@ pub fn save(
     let optimiser = &state.optimiser;
     let whole = path(checkpoints, optimiser.step);
     let temporary = whole.with_added_extension("partial");
-    files::create_dir(&temporary)?;
+    files::fresh_dir(&temporary)?;
     let mut trained = parameters::trained_values(model);
     trained.extend(optimiser.masters.clone());
-    write(&temporary.join("trained.safetensors"), &trained)?;
+    write(&temporary.join(TRAINED), &trained)?;
     for (i, file) in MOMENTS.iter().enumerate() {
         let moment = optimiser.moments.iter().map(|(name, m)| (name.clone(), m[i].clone()));
         write(&temporary.join(file), &moment.collect())?;
     }
     let (steps, track) = (optimiser.steps.clone(), state.track.clone());
-    let stored = Stored { step: optimiser.step, steps, track };
+    let sha256 = hashes(&temporary)?;
+    let stored = Stored { step: optimiser.step, steps, track, sha256 };
     let stored = serde_json::to_string(&stored).map_err(|e| Error::run(e.to_string()))?;
-    files::write(&temporary.join("state.json"), stored)?;
+    files::write(&temporary.join(STATE), stored)?;
     files::replace_dir(&temporary, &whole)?;
     let mut kept = self::steps(checkpoints)?;
     kept.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
@@ -100,7 +104,15 @@ pub fn save(
     remove_all_but(checkpoints, &kept.into_iter().map(|(_, path)| path).collect::<Vec<_>>())
 }
 
+const STATE: &str = "state.json";
+const TRAINED: &str = "trained.safetensors";
 const MOMENTS: [&str; 2] = ["exp_avg.safetensors", "exp_avg_sq.safetensors"];
+
+/// The SHA-256 of each file of tensors.
+fn hashes(dir: &Path) -> Result<BTreeMap<String, String>> {
+    let files = [TRAINED].into_iter().chain(MOMENTS);
+    files.map(|file| Ok((file.to_owned(), hash::file(&dir.join(file))?))).collect()
+}
 
 fn remove_all_but(checkpoints: &Path, keep: &[PathBuf]) -> Result<()> {
     let entries = std::fs::read_dir(checkpoints).map_err(|e| files::failed(checkpoints, &e))?;
@@ -115,12 +127,9 @@ fn remove_all_but(checkpoints: &Path, keep: &[PathBuf]) -> Result<()> {
 /// Puts a checkpoint into a model (in training form) that has the same trained parameters.
 ///
 /// # Errors
-/// Where the checkpoint is damaged or was made with another recipe.
+/// Where the checkpoint is damaged, put together from several, or was made with another recipe.
 pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, TrainerState)> {
-    let path = dir.join("state.json");
-    let text = std::fs::read_to_string(&path).map_err(|e| damaged(dir, &e.to_string()))?;
-    let Stored { step, steps, track } =
-        serde_json::from_str(&text).map_err(|e| damaged(dir, &e.to_string()))?;
+    let Stored { step, steps, track, .. } = stored(dir)?;
     let device = model.device();
     let [first, second] = MOMENTS.map(|file| read(&dir.join(file), &device));
     let (mut first, mut second) = (first?, second?);
@@ -134,7 +143,7 @@ pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, Tra
         }
     });
     let moments = moments.collect::<Result<_>>()?;
-    let (model, masters) = load_weights(dir, model)?;
+    let (model, masters) = put_weights(dir, model)?;
     let optimiser = AdamW { weight_decay, step, steps, moments, masters };
     Ok((model, TrainerState { optimiser, track }))
 }
@@ -145,7 +154,27 @@ pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, Tra
 /// # Errors
 /// As [`load`].
 pub fn load_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
-    let trained = read(&dir.join("trained.safetensors"), &model.device())?;
+    stored(dir)?;
+    put_weights(dir, model)
+}
+
+/// The state of the checkpoint in `dir`, which is of that step and has the files that it was saved
+/// with.
+fn stored(dir: &Path) -> Result<Stored> {
+    let advised = |e: Error| e.help(ADVICE);
+    let stored: Stored = files::read_json(&dir.join(STATE)).map_err(advised)?;
+    if dir.file_name() != path(Path::new(""), stored.step).file_name() {
+        return Err(damaged(dir, &format!("{STATE} is of step {}", stored.step)));
+    }
+    let there = hashes(dir).map_err(advised)?;
+    match there.iter().find(|(file, sha256)| stored.sha256.get(*file) != Some(*sha256)) {
+        None => Ok(stored),
+        Some((file, _)) => Err(damaged(dir, &format!("{file} is not the one that was saved"))),
+    }
+}
+
+fn put_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
+    let trained = read(&dir.join(TRAINED), &model.device())?;
     let expected = parameters::list(&model);
     let expected = expected.iter().filter(|p| p.trained);
     if !expected.clone().all(|p| trained.get(&p.name).is_some_and(|t| t.dims() == [p.count()]))
@@ -164,9 +193,10 @@ pub fn load_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
     Ok((model, masters))
 }
 
+const ADVICE: &str = "remove this checkpoint: the training goes on from the one before, or anew";
+
 fn damaged(dir: &Path, what: &str) -> Error {
-    Error::input(format!("{}: {what}", dir.display()))
-        .help("remove this checkpoint to start the training anew")
+    Error::input(format!("{}: {what}", dir.display())).help(ADVICE)
 }
 
 /// Writes flat f32 tensors, one at a time.

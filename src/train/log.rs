@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::board::Board;
 use super::validation::Validation;
 use crate::error::{Error, Result};
-use crate::files::failed;
+use crate::files::{failed, io_reason};
 
 const LOG: &str = "log.jsonl";
 const VALIDATIONS: &str = "validation.jsonl";
+const ADVICE: &str = "move the run's folder away and start anew";
 
 /// One optimiser step, a line of `log.jsonl`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,7 +144,9 @@ fn whole_lines(path: &Path) -> Result<String> {
     let mut text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
-        Err(e) => return Err(Error::run(format!("{}: {e}", path.display()))),
+        Err(e) => {
+            return Err(Error::input(format!("{}: {}", path.display(), io_reason(&e))).help(ADVICE));
+        }
     };
     text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
     Ok(text)
@@ -151,8 +154,7 @@ fn whole_lines(path: &Path) -> Result<String> {
 
 fn parse<T: DeserializeOwned>(path: &Path, i: usize, line: &str) -> Result<T> {
     serde_json::from_str(line).map_err(|e| {
-        Error::input(format!("{}:{}: not a line of a log: {e}", path.display(), i + 1))
-            .help("move the run's folder away and start anew")
+        Error::input(format!("{}:{}: not a line of a log: {e}", path.display(), i + 1)).help(ADVICE)
     })
 }
 

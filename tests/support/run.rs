@@ -148,6 +148,7 @@ impl RunFolder<'_> {
             device: "cpu".into(),
             model_sha256: format!("hash of {}", self.model),
             data_sha256: "data".into(),
+            videos_sha256: "videos".into(),
             adapter_sha256: None,
         });
         for (stage, right) in ["before", "after"].into_iter().zip(self.right) {

@@ -21,7 +21,7 @@ mod scene;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
@@ -232,25 +232,24 @@ fn write_questions(path: &Path, clips: Vec<Clip>) -> Result<usize> {
 /// The folder beside the wanted one, removed again unless it is published.
 struct Draft {
     folder: PathBuf,
+    _lock: File,
 }
 
 impl Draft {
     /// Makes the folder once it is sure that `out` is free.
     fn beside(out: &Path) -> Result<Self> {
-        let Some(name) = out.file_name() else {
+        if out.file_name().is_none() {
             return Err(Error::input(format!("{}: no name for a folder", out.display()))
                 .help("name a folder that does not exist yet"));
-        };
+        }
         files::check_free(out)?;
-        let hidden = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
-        let draft = Self { folder: out.with_file_name(hidden) };
-        fs::create_dir_all(&draft.folder).map_err(|e| cannot("make", &draft.folder, &e))?;
-        Ok(draft)
+        files::check_writable(out)?;
+        let (folder, lock) = files::draft(out)?;
+        Ok(Self { folder, _lock: lock })
     }
 
     fn make_folder(&self, name: impl AsRef<Path>) -> Result<()> {
-        let folder = self.folder.join(name);
-        fs::create_dir_all(&folder).map_err(|e| cannot("make", &folder, &e))
+        files::create_dir(&self.folder.join(name))
     }
 
     /// Encodes all videos, one thread to each; `progress` is told how many are done.
@@ -277,9 +276,9 @@ impl Draft {
     fn publish(self, out: &Path) -> Result<()> {
         files::check_free(out)?;
         if out.exists() {
-            fs::remove_dir(out).map_err(|e| cannot("replace", out, &e))?;
+            fs::remove_dir(out).map_err(|e| files::failed(out, &e))?;
         }
-        fs::rename(&self.folder, out).map_err(|e| cannot("make", out, &e))
+        fs::rename(&self.folder, out).map_err(|e| files::failed(out, &e))
     }
 }
 
@@ -288,8 +287,4 @@ impl Drop for Draft {
         // After publishing there is nothing left; after an error, the error matters more.
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Error {
-    Error::run(format!("{}: cannot {what} it: {error}", path.display()))
 }

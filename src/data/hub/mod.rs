@@ -25,6 +25,7 @@ use regex::{Captures, Regex};
 
 use self::client::Client;
 use crate::error::{Error, Result};
+use crate::parallel;
 
 /// Files that are downloaded at once.
 const AT_ONCE: usize = 4;
@@ -258,7 +259,7 @@ impl Snapshot {
         std::thread::scope(|scope| {
             for _ in 0..AT_ONCE.min(files.len()) {
                 let (queue, sender, received) = (&queue, sender.clone(), &received);
-                scope.spawn(move || {
+                let work = move || {
                     let next = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
                     while let Some(i) = next() {
                         let outcome = self.client.fetch(&self.commit, &files[i], &received[i]);
@@ -270,7 +271,8 @@ impl Snapshot {
                         // The receiver goes away after the first failure.
                         let _ = sender.send(outcome);
                     }
-                });
+                };
+                parallel::spawn(scope, work)?;
             }
             drop(sender);
             loop {

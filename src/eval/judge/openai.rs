@@ -14,8 +14,8 @@ use super::cache::Cache;
 use super::prompt::{CRITERION, FORM, case, ruling, schema};
 use super::{Case, Cost, Ruling};
 use crate::error::{Error, Result};
-use crate::interrupt;
 use crate::recipe::Judge as Config;
+use crate::{interrupt, parallel};
 
 /// OpenAI's own endpoint.
 pub const OPENAI: &str = "https://api.openai.com/v1";
@@ -155,10 +155,9 @@ impl OpenAi {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 0..self.config.concurrency.min(cases.len()) {
-                scope.spawn(work);
-            }
-        });
+            let threads = 0..self.config.concurrency.min(cases.len());
+            threads.into_iter().try_for_each(|_| parallel::spawn(scope, work))
+        })?;
         let broken = || Error::run("a thread of the judge broke");
         if let Some(error) = failed.into_inner().map_err(|_| broken())? {
             return Err(error);

@@ -357,6 +357,7 @@ impl Csv {
 /// # Errors
 /// Where the runs cannot be compared or the disk refuses.
 pub fn compare(dirs: &[PathBuf], out: Option<&Path>, terminal: &Terminal) -> Result<()> {
+    out.map_or(Ok(()), files::check_writable)?;
     let (runs, left_out) = super::find(dirs)?;
     let mut comparison = Comparison::new(&runs)?;
     comparison.notes.extend(left_out);
