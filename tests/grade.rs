@@ -15,6 +15,7 @@ use crate::support::skipped;
 const DIRECTIONS: [&str; 4] = ["left", "not moving", "right", "no truck there"];
 const MIXED: [&str; 4] = ["left", "left and towards the camera", "A car.", "towards the camera"];
 const COUNTS: [&str; 4] = ["3", "0", "1", "2"];
+const PLACES: [&str; 4] = ["above", "both", "left", "none"];
 
 fn mc(response: &str, choices: [&str; 4]) -> Option<String> {
     grade::grade_mc(response, &choices.map(String::from), &[0]).extracted
@@ -114,6 +115,7 @@ fn a_letter_is_found_in_whatever_form_it_is_given() {
         "C - right",
         "C – right",
         "Choice: C",
+        "Ans: C",
         "My answer: c) right",
         "Answer: C\n\nWhy: the truck passes the house, so the answer is not A.",
     ] {
@@ -137,6 +139,8 @@ fn the_last_conclusion_counts() {
         ("The truck turns.\nTherefore A", "A"),
         ("A seems right.", "A"),
         ("A would be my choice.", "A"),
+        ("In conclusion, A is the right choice.", "A"),
+        ("I think option (A) is most likely right.", "A"),
         ("C. A is wrong.", "C"),
         ("C. A seems wrong.", "C"),
         ("A truck appears on the right.", "C"),
@@ -163,6 +167,8 @@ fn no_answer_and_two_answers_are_none() {
         "A: left or C: right",
         "Final answer: A or B or C.",
         "Option A and option C",
+        "It is between A and C.",
+        "I doubt that C is right.",
         "A\nC",
         "Therefore, the final answer is: N/A",
         "Therefore, the final answer is: $UNKNOWN",
@@ -224,6 +230,10 @@ fn articles_longer_choices_and_numbers_are_told_apart() {
         ("Final answer: A: 0", COUNTS, None),
         ("12", COUNTS, None),
         ("between 1 and 2", COUNTS, None),
+        ("It is above.", PLACES, Some("A")),
+        ("None", PLACES, Some("D")),
+        ("None of the above", PLACES, None),
+        ("Both A and C are possible.", PLACES, None),
     ] {
         assert_eq!(mc(response, choices).as_deref(), letter, "{response:?}");
     }
