@@ -10,6 +10,7 @@
 mod choice;
 mod freeform;
 mod released;
+mod rewrites;
 
 use std::sync::LazyLock;
 
