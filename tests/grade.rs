@@ -15,6 +15,7 @@ use crate::support::real_files;
 const DIRECTIONS: [&str; 4] = ["left", "not moving", "right", "no truck there"];
 const MIXED: [&str; 4] = ["left", "left and towards the camera", "A car.", "towards the camera"];
 const COUNTS: [&str; 4] = ["3", "0", "1", "2"];
+const PLACES: [&str; 4] = ["above", "both", "left", "none"];
 
 fn mc(response: &str, choices: [&str; 4]) -> Option<String> {
     grade::grade_mc(response, &choices.map(String::from), &[0]).extracted
@@ -114,6 +115,7 @@ fn a_letter_is_found_in_whatever_form_it_is_given() {
         "C - right",
         "C – right",
         "Choice: C",
+        "Ans: C",
         "My answer: c) right",
         "Answer: C\n\nWhy: the truck passes the house, so the answer is not A.",
     ] {
@@ -137,6 +139,8 @@ fn the_last_conclusion_counts() {
         ("The truck turns.\nTherefore A", "A"),
         ("A seems right.", "A"),
         ("A would be my choice.", "A"),
+        ("In conclusion, A is the right choice.", "A"),
+        ("I think option (A) is most likely right.", "A"),
         ("C. A is wrong.", "C"),
         ("C. A seems wrong.", "C"),
         ("A truck appears on the right.", "C"),
@@ -165,6 +169,8 @@ fn no_answer_and_two_answers_are_none() {
         "A: left or C: right",
         "Final answer: A or B or C.",
         "Option A and option C",
+        "It is between A and C.",
+        "I doubt that C is right.",
         "A\nC",
         "Therefore, the final answer is: N/A",
         "Therefore, the final answer is: $UNKNOWN",
@@ -222,6 +228,10 @@ fn articles_longer_choices_and_numbers_are_told_apart() {
         ("Final answer: A: 0", COUNTS, None),
         ("12", COUNTS, None),
         ("between 1 and 2", COUNTS, None),
+        ("It is above.", PLACES, Some("A")),
+        ("None", PLACES, Some("D")),
+        ("None of the above", PLACES, None),
+        ("Both A and C are possible.", PLACES, None),
     ] {
         assert_eq!(mc(response, choices).as_deref(), letter, "{response:?}");
     }
@@ -266,12 +276,18 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "_left_",
             "right to left",
             "It moves from the right to the left.",
+            "It moves from the right side of the frame to the left side.",
+            "Left. It enters from the right.",
+            "The direction that the bus is moving towards is left.",
+            "It appears to be moving left, not right.",
+            "to the left rather than to the right",
         ],
         &[
             "right",
             "",
             "left and right",
             "left or right",
+            "It could be moving in either direction, left",
             "left to right",
             "left then right",
             "not left",
@@ -282,6 +298,11 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "I cannot tell, left perhaps",
             "neither left nor right",
             "upper left",
+            "bottom-left",
+            "from the left",
+            "The bus enters from the left side of the frame.",
+            "The bus is parked on the left side.",
+            "The bus on the left is not moving right.",
             "not moving",
             "The car left the frame.",
             "Answer: left\nFinal answer: right",
@@ -296,7 +317,13 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "right hand",
-        &["right hand", "with his right hand", "right", "The man uses the right hand."],
+        &[
+            "right hand",
+            "with his right hand",
+            "right",
+            "He picks it up with his right hand.",
+            "The man uses the right hand.",
+        ],
         &["left hand", "both hands", "the right and the left hand", "hand"],
     ),
     (
@@ -316,18 +343,51 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "It remains in the same place.",
             "No movement",
             "The truck is not moving at all.",
+            "It does not appear to be moving.",
+            "It is not moving towards any specific direction.",
+            "It is not moving to the left or to the right.",
+            "not moving towards or away from the camera",
+            "Static.",
+            "The truck is parked.",
         ],
-        &["moving", "still moving", "left", "not moving left", "not spinning", "no", "not"],
+        &[
+            "moving",
+            "still moving",
+            "left",
+            "not moving left",
+            "not moving fast",
+            "not moving in the same direction as the smoke",
+            "It moves past a parked car.",
+            "Static camera, the truck moves.",
+            "not spinning",
+            "no",
+            "not",
+        ],
     ),
     ("staying in place", &["not moving", "stays in place", "stationary"], &["place", "forward"]),
     (
         "not spinning",
-        &["not spinning", "not rotating", "It doesn't rotate.", "no rotation", "isn't spinning"],
-        &["spinning", "clockwise", "not moving", "not spinning clockwise"],
+        &[
+            "not spinning",
+            "not rotating",
+            "It doesn't rotate.",
+            "no rotation",
+            "isn't spinning",
+            "not spinning in either direction",
+            "not spinning clockwise or counter-clockwise",
+            "Neither clockwise nor counter-clockwise.",
+        ],
+        &["spinning", "clockwise", "not moving", "not spinning clockwise", "not spinning fast"],
     ),
     (
         "clockwise",
-        &["Clockwise", "clock-wise", "It rotates clockwise.", "In a clockwise direction."],
+        &[
+            "Clockwise",
+            "clock-wise",
+            "It rotates clockwise.",
+            "In a clockwise direction.",
+            "Clockwise when viewed from above.",
+        ],
         &["counter-clockwise", "counterclockwise", "anticlockwise", "not clockwise", "left"],
     ),
     (
@@ -346,11 +406,14 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "approaching the camera",
             "towards",
             "coming closer",
+            "It is moving forward, towards the camera.",
+            "towards the camera, not away from it",
         ],
         &[
             "away from the camera",
             "towards the left",
             "towards the house",
+            "forward, towards the house",
             "left",
             "towards and then away from the camera",
             "to the left and towards the camera",
@@ -372,15 +435,32 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     ("backwards", &["backward", "It is driving backwards."], &["forwards", "back and forth"]),
     ("Upward", &["up", "upwards", "It moved up."], &["down", "up and down", "picks up"]),
     ("pick up", &["picking up", "picked up"], &["up", "put down"]),
-    ("uphill", &["Uphill.", "riding uphill"], &["downhill", "up"]),
+    ("uphill", &["Uphill.", "riding uphill", "up the hill"], &["downhill", "up"]),
     (
         "moving straight and not turning",
-        &["straight", "It is going straight.", "not turning", "moving straight, not turning"],
+        &[
+            "straight",
+            "It is going straight.",
+            "not turning",
+            "moving straight, not turning",
+            "not turning left or right",
+            "turning neither left nor right",
+            "Neither, it is moving straight.",
+        ],
         &["turning left", "not turning left", "not moving"],
     ),
     (
         "Yes",
-        &["yes", "Yes.", "Yes, it is.", "Yeah", "The answer is yes.", "Yes, to the left."],
+        &[
+            "yes",
+            "Yes.",
+            "Yes, it is.",
+            "Yeah",
+            "The answer is yes.",
+            "Yes, to the left.",
+            "In the video, yes.",
+            "### Final answer\n\nYes",
+        ],
         &[
             "no",
             "No, yes is wrong",
@@ -414,6 +494,11 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "The bus is not visible.",
             "There aren't any buses in the scene.",
             "no buses present",
+            "There does not appear to be a bus in the provided video.",
+            "The bus does not appear in the video.",
+            "No bus can be seen in the footage.",
+            "I cannot see any bus.",
+            "There is no bus in the video, so its direction cannot be determined.",
         ],
         &[
             "bus",
@@ -423,6 +508,8 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "left",
             "not moving",
             "no bus driver there",
+            "The bus does not appear to be moving.",
+            "There is no clear view of the bus, so its direction cannot be determined.",
             "There is no bus moving to the left.",
         ],
     ),
@@ -431,6 +518,7 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
         &["There is no dragon", "no dragons", "I don't see a dragon."],
         &["no griffin there", "dragon", "None", "The dragon is not moving."],
     ),
+    ("no robot car there", &["The robot car is not present in the video."], &["no car there"]),
     (
         "3",
         &[
@@ -440,6 +528,8 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "3 times",
             "The ball bounces 3 times.",
             "It turns left 3 times.",
+            "Three (3)",
+            "3. The ball bounces 3 times.",
         ],
         &[
             "2",
@@ -449,6 +539,12 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
             "not 3",
             "1.3",
             "at least 3",
+            "at least thrice",
+            "3 at most",
+            "3+",
+            "over 3",
+            "up to 3",
+            "a maximum of 3",
             "about three",
             "thirteen",
             "33",
@@ -457,8 +553,17 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     ("0", &["zero", "0", "0 times", "None.", "never"], &["1", "10", "no", "nothing at all, 1"]),
     (
         "1",
-        &["once", "one", "1 time", "Exactly one", "Only one.", "only 1", "Only one car is moving."],
-        &["twice", "11", "two", "neither one or two"],
+        &[
+            "once",
+            "one",
+            "1 time",
+            "Exactly one",
+            "Only one.",
+            "only 1",
+            "Only one car is moving.",
+            "It turns around once.",
+        ],
+        &["twice", "more than once", "11", "two", "neither one or two"],
     ),
     ("Once", &["1", "one time"], &["2"]),
     (
@@ -495,7 +600,7 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "Upper left.",
-        &["upper left", "the upper-left corner"],
+        &["upper left", "the upper-left corner", "top left"],
         &["left", "lower left", "upper right"],
     ),
     ("In front", &["in front of it"], &["behind", "in front and behind"]),
@@ -548,23 +653,51 @@ fn freeform_answers_count_if_unambiguously_equivalent() {
         for (response, expected) in
             good.iter().map(|r| (r, true)).chain(bad.iter().map(|r| (r, false)))
         {
-            let verdict = grade::grade_ff(response, gold);
+            let verdict = grade::grade_ff("", response, gold);
             if verdict.correct != expected {
                 wrong.push(format!("{gold:?} {response:?} → {verdict:?}"));
             }
         }
-        assert!(grade::grade_ff(gold, gold).correct, "{gold:?} against itself");
+        assert!(grade::grade_ff("", gold, gold).correct, "{gold:?} against itself");
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
+fn what_was_asked_decides_on_a_side_to_come_from_and_on_none() {
+    let towards = "What direction is the ball moving towards from the camera's perspective?";
+    let from = "What direction did the ball come from?";
+    let side = "From which side does he take the book?";
+    let cars = "How many cars are moving to the left?";
+    for (question, gold, response, expected) in [
+        (towards, "left", "from right to left", true),
+        (from, "left", "from right to left", false),
+        (from, "right", "from right to left", true),
+        (towards, "left", "It comes from the left.", false),
+        (from, "left", "It comes from the left.", true),
+        (side, "left", "from the left side", true),
+        ("How does it enter?", "from the left", "From the left side.", true),
+        (cars, "0", "There are no cars moving to the left.", true),
+        (cars, "0", "None of the cars", true),
+        (cars, "0", "There are not many cars moving to the left.", false),
+        (cars, "0", "There is no way to tell.", false),
+        (cars, "0", "The video does not show it.", false),
+        (cars, "0", "The video does not show how many.", false),
+        (cars, "0", "No other cars", false),
+        (cars, "1", "None of the cars", false),
+    ] {
+        let verdict = grade::grade_ff(question, response, gold);
+        assert_eq!(verdict.correct, expected, "{question:?} {response:?} → {verdict:?}");
+    }
+}
+
+#[test]
 fn a_freeform_response_without_an_answer_extracts_none() {
     for response in ["", " \n", "...", "Final answer:"] {
-        let verdict = grade::grade_ff(response, "left");
+        let verdict = grade::grade_ff("", response, "left");
         assert_eq!((verdict.extracted, verdict.correct), (None, false), "{response:?}");
     }
-    assert_eq!(grade::grade_ff("To the Left.", "left").extracted.as_deref(), Some("left"));
+    assert_eq!(grade::grade_ff("", "To the Left.", "left").extracted.as_deref(), Some("left"));
 }
 
 /// Scraps of answers in any order: nothing panics or hangs, and no verdict is right without an
@@ -605,7 +738,7 @@ fn any_response_gets_a_verdict() {
             response.push_str(["", " "][rng.random_range(0..2)]);
         }
         let mc = grade::grade_mc(&response, &DIRECTIONS.map(String::from), &[0]);
-        let ff = grade::grade_ff(&response, "left");
+        let ff = grade::grade_ff("", &response, "left");
         assert!(mc.extracted.is_some() || !mc.correct, "{response:?}");
         assert!(ff.extracted.is_some() || !ff.correct, "{response:?}");
     }
@@ -761,11 +894,11 @@ fn published_choices_are_told_apart_as_freeform_answers() {
         let file = fs::read_to_string(data.join(name)).unwrap();
         let questions: Vec<serde_json::Value> = serde_json::from_str(&file).unwrap();
         for question in &questions {
-            let gold = text(&question["answer"]);
-            assert!(grade::grade_ff(&gold, &gold).correct, "{gold:?} against itself");
+            let (asked, gold) = (question["question"].as_str().unwrap(), text(&question["answer"]));
+            assert!(grade::grade_ff(asked, &gold, &gold).correct, "{gold:?} against itself");
             for choice in question["choices"].as_object().unwrap().values().map(text) {
                 pairs += 1;
-                if choice != gold && grade::grade_ff(&choice, &gold).correct {
+                if choice != gold && grade::grade_ff(asked, &choice, &gold).correct {
                     confused
                         .push(format!("{name} {}: {choice:?} counts as {gold:?}", question["id"]));
                 }

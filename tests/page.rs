@@ -364,10 +364,11 @@ fn directions_of_freeform_answers_are_those_that_were_said() {
         ("left", "It is stationary.", "not moving"),
         ("left", "not spinning", "not moving"),
         ("left", "from left to right", "right"),
+        ("left", "It comes from the left.", "other"),
         ("left", "It came from the right. Final answer: not moving.", "not moving"),
         ("left", "left and right", "other"),
     ] {
-        let grade::Verdict { extracted, correct, grader } = grade::grade_ff(response, gold);
+        let grade::Verdict { extracted, correct, grader } = grade::grade_ff("", response, gold);
         let (gold, response) = (gold.to_owned(), response.to_owned());
         let grader = grader.to_owned();
         let p = Prediction { gold, response, extracted, correct, grader, ..base.clone() };

@@ -19,13 +19,32 @@ pub const NAMES: [&str; 11] = [
     "not moving",
 ];
 
-/// A way from one side to the other, and where it leads.
-static ACROSS: LazyLock<[(Regex, &str); 2]> = LazyLock::new(|| {
+/// A way from one side to the other.
+struct Way {
+    words: Regex,
+    from: &'static str,
+    to: &'static str,
+}
+
+static WAYS: LazyLock<[Way; 2]> = LazyLock::new(|| {
     [
-        (r"\b(?:from )?(?:the )?left[ -]to[ -](?:the )?right\b", "right"),
-        (r"\b(?:from )?(?:the )?right[ -]to[ -](?:the )?left\b", "left"),
+        (r"\b(?:from )?(?:the )?left[ -]to[ -](?:the )?right\b", "left", "right"),
+        (r"\b(?:from )?(?:the )?right[ -]to[ -](?:the )?left\b", "right", "left"),
     ]
-    .map(|(pattern, name)| (Regex::new(pattern).expect("a constant, tested"), name))
+    .map(|(words, from, to)| Way {
+        words: Regex::new(words).expect("a constant, tested"),
+        from,
+        to,
+    })
+});
+
+/// A side that something only comes from.
+static FROM_SIDE: LazyLock<Regex> = LazyLock::new(|| {
+    let side = concat!(
+        r"\bfrom (?:the |its |his |her |their )?(left|right)(?:[ -]hand)?",
+        r"(?: (?:side|edge|end|part|half))?\b",
+    );
+    Regex::new(side).expect("a constant, tested")
 });
 
 /// What names each, tried in this order; what one has matched is taken out before the next.
@@ -62,17 +81,37 @@ pub fn direction(text: &str) -> Option<&'static str> {
     }
 }
 
+/// A text in small letters, with each way across as one of its sides.
+fn one_side(text: &str, side: fn(&Way) -> &str) -> String {
+    let replace = |text: String, way: &Way| way.words.replace_all(&text, side(way)).into_owned();
+    WAYS.iter().fold(text.to_lowercase(), replace)
+}
+
 /// A text in small letters, with a way across as the one direction that it is: `from left to right`
-/// as `right`.
+/// as `right`. A side that something only comes from is none: `from the left` becomes `from_left`.
 pub fn across(text: &str) -> String {
-    let replace =
-        |text: String, (way, to): &(Regex, &str)| way.replace_all(&text, *to).into_owned();
-    ACROSS.iter().fold(text.to_lowercase(), replace)
+    FROM_SIDE.replace_all(&one_side(text, |way| way.to), "from_$1").into_owned()
+}
+
+/// The same of an answer to where something comes from: `from left to right` as `left`.
+pub fn origin(text: &str) -> String {
+    one_side(text, |way| way.from)
+}
+
+/// Whether the answer to a question is where something comes from: the right one says so, or the
+/// question's `from` belongs to its own word (`From which side …?`, `What direction did the ball
+/// come from?`), not to a noun behind it (`from the camera's perspective`).
+pub fn is_origin(question: &str, gold: &str) -> bool {
+    static FROM: LazyLock<Regex> = LazyLock::new(|| {
+        let alone = r"(?i)\bfrom(?:\s*(?:[?,.]|$)|\s+(?:which|what|with)\b)";
+        Regex::new(alone).expect("a constant, tested")
+    });
+    FROM.is_match(question) || FROM_SIDE.is_match(&gold.to_lowercase())
 }
 
 /// The directions that a text names.
 fn directions(text: &str) -> Vec<&'static str> {
-    let mut rest = across(text);
+    let mut rest = one_side(text, |way| way.to);
     let mut found = Vec::new();
     for (rule, name) in DIRECTIONS.iter() {
         if rule.is_match(&rest) {

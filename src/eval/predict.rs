@@ -242,7 +242,7 @@ impl Evaluator<'_> {
         let text = self.chat.tokenizer.decode(&response.ids, true)?;
         let n = entry.choices.len();
         let (verdict, logprobs) = match format {
-            Format::Ff => (grade_ff(&text, &entry.gold), None),
+            Format::Ff => (grade_ff(&entry.question, &text, &entry.gold), None),
             Format::Mc if self.by_probability(ask) => {
                 let logprobs = letters.at_start(response, n);
                 (likeliest(&logprobs, &entry.gold_choices), Some(logprobs))

@@ -1,7 +1,7 @@
 //! Which direction of motion is taken for which: answers' directions → counts.
 
 use crate::data::vlm4d::Format;
-use crate::eval::answer::{NAMES, direction};
+use crate::eval::answer::{NAMES, across, direction};
 use crate::eval::grade::{GRADER, conclusion};
 use crate::eval::predict::Prediction;
 
@@ -48,7 +48,7 @@ fn answered(p: &Prediction) -> Option<&'static str> {
     let extracted = p.extracted.as_deref()?;
     match p.format {
         // What the rules extract is a normal form, in words of its own.
-        Format::Ff if p.grader == GRADER => direction(&conclusion(&p.response)),
+        Format::Ff if p.grader == GRADER => direction(&across(&conclusion(&p.response))),
         Format::Ff => direction(extracted),
         Format::Mc => direction(choice(p, extracted)?),
     }

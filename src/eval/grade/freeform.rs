@@ -2,24 +2,29 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
+use regex::{Captures, Regex};
 
+use super::rewrites::{DOUBTS, FILLERS, REWRITES};
 use super::{CONCLUSION, Verdict, grade_mc, plain, rule};
-use crate::eval::answer::across;
+use crate::eval::answer::{across, is_origin, origin};
 
 /// Grades a response to a freeform question; `gold` is the right choice's text. A gold of one
 /// letter (`B`) is a choice that only the question's text spells out: the response has to name it.
-pub fn grade_ff(response: &str, gold: &str) -> Verdict {
+pub fn grade_ff(question: &str, response: &str, gold: &str) -> Verdict {
     if let [letter @ b'A'..=b'Z'] = gold.trim().as_bytes() {
         let unknown = vec![String::new(); 26];
         return grade_mc(response, &unknown, &[usize::from(letter - b'A')]);
     }
-    let (response, gold) = (conclusion(response), Form::of(gold));
+    let mut response = conclusion(response);
+    let right = Form::of(gold);
     // `From right to left` answers `left`. Not the reverse: a gold answer with both sides is one to
     // "from which end to which", or to "in which order".
-    let one_side = gold.family(SIDES).len() == 1;
-    let said = Form::of(&if one_side { across(&response) } else { response });
-    let correct = said.answers(&gold);
+    if right.family(SIDES).len() == 1 {
+        response = if is_origin(question, gold) { origin(&response) } else { across(&response) };
+    }
+    let said = Form::of(&response);
+    let none = || right.words == ["0"] && said.is_none_of(&Form::of(question));
+    let correct = said.answers(&right) || none();
     Verdict::new((!said.words.is_empty()).then(|| said.words.join(" ").to_lowercase()), correct)
 }
 
@@ -33,167 +38,6 @@ pub fn conclusion(response: &str) -> String {
     });
     last.trim().to_owned()
 }
-
-/// Rewritings into normal form, applied in this order to a text in small letters whose words are
-/// single-spaced and whose sentence marks are ` | `. What is in capitals is a word of the normal
-/// form; `@` marks the goal of a motion other than the camera.
-const REWRITES: &[(&str, &str)] = &[
-    // Said around an answer: clauses that name nothing, where something follows.
-    (r"\bi (?:think|believe|would say)\b", ""),
-    (r"^(?:\| ?)?(?:sure|okay|ok|certainly|well) \| ?(\S)", "$1"),
-    (
-        r"^(?:\| ?)?based on (?:the )?(?:given |provided )?(?:video|image|frame|clip|scene|footage)s?(?: provided)? \| ?(\S)",
-        "$1",
-    ),
-    // Words without weight, and one spelling for each word.
-    (r"\b(?:a|an|the|this|that|these|those|its|his|her|hers|their|theirs|my|your|own)\b", ""),
-    (r"\b(?:can|do|does|did|is|are|was|were|has|have) ?n't\b", "not"),
-    (r"\bther (are|is)\b", "there $1"),
-    (r"\bfarther\b", "further"),
-    (r"\bnearer\b", "closer"),
-    (r"\bonce\b", "1 time"),
-    (r"\btwice\b", "2 time"),
-    (r"\bthrice\b", "3 time"),
-    (r"\btimes\b", "time"),
-    (r"\bright (?:now|away)\b", ""),
-    // Rotation and rest, before the words that they are made of.
-    (r"\b(?:counter|anti)[ -]?clock ?wise\b", "COUNTERCLOCKWISE"),
-    (r"\bclock ?wise\b", "CLOCKWISE"),
-    (
-        r"\bnot (?:be |been )?(?:spinning|rotating|spin|rotate)\b|\bno (?:rotation|spin)\b",
-        "NOT_SPINNING",
-    ),
-    (
-        r"\b(?:(?:moving|going|moves|goes) )?straight(?: and not turning)?\b|\bnot turn(?:ing)?\b",
-        "STRAIGHT",
-    ),
-    (
-        r"\b(?:remain|stay|keep|kept|sit|stand)\w* (?:still|stationary|put|(?:in|at) (?:same )?(?:place|location|position|spot))\b",
-        "STILL",
-    ),
-    (
-        r"\bnot (?:be |been )?(?:moving|moved|move)(?: at all)?\b|\bnot in motion\b|\bno (?:movement|motion)\b",
-        "STILL",
-    ),
-    (r"\b(?:stationary|motionless|immobile|at rest)\b", "STILL"),
-    (r"\bstill (\w+ing)\b", "$1"),
-    (r"\bstill\b", "STILL"),
-    // Directions.
-    (r"\bleft(?:wards?|most)?\b", "LEFT"),
-    (r"\bright(?:wards?|most)?\b", "RIGHT"),
-    (r"\bLEFT (?:frame|scene|screen|video)\b", "GONE"),
-    (r"\b(LEFT|RIGHT) (?:hand|side|one|direction)s?\b", "$1"),
-    (r"\buphill\b", "UPHILL"),
-    (r"\bdownhill\b", "DOWNHILL"),
-    (r"\b(pick|end|stand|get|set)(?:s|ed|ing|ting)? up\b", "${1}up"),
-    (r"\b(?:speed(?:s|ing)? up|accelerat\w+|faster)\b", "FASTER"),
-    (r"\b(?:slow(?:s|ing)? down|decelerat\w+|slower)\b", "SLOWER"),
-    (r"\b(?:up|upwards?|upper)\b", "UP"),
-    (r"\b(?:down|downwards?|lower)\b", "DOWN"),
-    (r"\b(?:forward|forwards)\b", "FORWARD"),
-    (r"\b(?:backward|backwards|in reverse)\b", "BACKWARD"),
-    (r"\bin front(?: of)?\b", "FRONT"),
-    (r"\bbehind\b", "BEHIND"),
-    (r"\babove\b", "ABOVE"),
-    (r"\b(?:below|beneath|underneath)\b", "BELOW"),
-    // To and from the camera, or another goal.
-    (r"\b(?:closer (?:to|towards?)|approach(?:es|ing)|towards?|in direction of)\b", "TO"),
-    (r"\b(?:further )?away from\b|\bfurther from\b", "FROM"),
-    (r"\bTO (?:camera|viewer|observer|screen|lens|us)\b", "TOWARDS"),
-    (r"\bFROM (?:camera|viewer|observer|screen|lens|us)\b", "AWAY"),
-    (r"\bcloser\b", "TOWARDS"),
-    (r"\bTOWARDS TOWARDS\b", "TOWARDS"),
-    (r"\bTOWARDS TO\b", "TO"),
-    (r"\bfurther away\b|\bfurther\b|\baway\b|\breced(?:es|ing)\b", "AWAY"),
-    (r"\bTO ([A-Z_]{2,})\b", "$1"),
-    (r"\bTO (\w+)\b", "TOWARDS @$1"),
-    (r"\bFROM (\w+)\b", "AWAY @$1"),
-    (r"\bTO\b", "TOWARDS"),
-    (r"\bFROM\b", "AWAY"),
-    // Yes, no, and what is not there.
-    (r"^(?:yes|yeah|yep)\b|\bis yes(?: \||$)", "YES"),
-    (r"^ *(?:no|nope) *(?:\||$)|\bis no(?: \||$)", "NO |"),
-    (r"\b(?:no one|nobody)\b", "nobody"),
-    (r"^none\b", "NONE"),
-    (r"\bboth (.+ and )", "$1"),
-    (
-        r"\bthere (?:is|are|was|were|s) (?:not any|not|no)\b|\bthere not any\b|\bthere not\b",
-        "ABSENT",
-    ),
-    (r"\bnot (?:contain|show|feature|include|see)s? (?:any )?", "ABSENT "),
-    (r"(\w+) (?:(?:is|are|was|were) )?not (?:visible|present|shown|seen|in video)\b", "ABSENT $1"),
-    (r"\bno (\w)", "ABSENT $1"),
-];
-
-/// Words that carry no answer.
-const FILLERS: &[&str] = &[
-    "is",
-    "are",
-    "was",
-    "were",
-    "be",
-    "been",
-    "being",
-    "it",
-    "he",
-    "she",
-    "they",
-    "them",
-    "there",
-    "here",
-    "in",
-    "on",
-    "at",
-    "of",
-    "to",
-    "from",
-    "by",
-    "with",
-    "as",
-    "has",
-    "have",
-    "had",
-    "does",
-    "do",
-    "did",
-    "will",
-    "move",
-    "moves",
-    "moved",
-    "moving",
-    "going",
-    "goes",
-    "go",
-    "coming",
-    "comes",
-    "come",
-    "getting",
-    "gets",
-    "heading",
-    "headed",
-    "traveling",
-    "travelling",
-    "video",
-    "scene",
-    "image",
-    "images",
-    "frame",
-    "frames",
-    "clip",
-    "direction",
-    "directions",
-    "side",
-    "visible",
-    "present",
-    "shown",
-    "seen",
-    "any",
-    "time",
-    "answer",
-    "s",
-    "i",
-    "we",
-];
 
 /// The family of plain answers to a yes-or-no question.
 const YES_NO: &[&str] = &["YES", "NO"];
@@ -253,21 +97,17 @@ struct Form {
 
 impl Form {
     fn of(text: &str) -> Self {
-        static REWRITES_COMPILED: LazyLock<Vec<(Regex, &str)>> =
-            LazyLock::new(|| REWRITES.iter().map(|&(from, to)| (rule(from), to)).collect());
-        static HEDGE: LazyLock<Regex> = LazyLock::new(|| {
-            rule(concat!(
-                r"\b(?:or|either|cannot|can not|ca not|unable|unclear|unknown|uncertain|sorry|maybe|perhaps|",
-                r"possibly|not (?:sure|clear|possible|enough|certain)|(?:at (?:least|most)|more than|",
-                r"less than|fewer than|about|around|approximately|roughly|almost|nearly) \d)",
-            ))
+        static REWRITES_COMPILED: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+            REWRITES.into_iter().flatten().map(|&(from, to)| (rule(from), to)).collect()
         });
+        static DOUBTED: LazyLock<Regex> = LazyLock::new(|| rule(DOUBTS));
         let mut text = tokens(text).join(" ");
-        let hedged = HEDGE.is_match(&text);
         for (from, to) in REWRITES_COMPILED.iter() {
             let new = from.replace_all(&text, *to);
             text = new.split_whitespace().collect::<Vec<_>>().join(" ");
         }
+        let text = without_contrasts(&text);
+        let hedged = DOUBTED.is_match(&text);
         let mut words: Vec<String> = text
             .split(' ')
             .filter(|word| !word.is_empty() && !FILLERS.contains(word))
@@ -344,6 +184,18 @@ impl Form {
         clauses && self.words.iter().filter(|word| *word == "ABSENT").count() == 1
     }
 
+    /// Whether this denies all that a question counts, in its own words: `no cars`, `none of the
+    /// cars` to `How many cars …?`.
+    fn is_none_of(&self, question: &Self) -> bool {
+        let Some((none, things)) = self.words.split_first() else { return false };
+        let counted =
+            |word: &String| question.has(word) && !["how", "many"].contains(&word.as_str());
+        ["ABSENT", "NONE"].contains(&none.as_str())
+            && !self.hedged
+            && !things.is_empty()
+            && things.iter().all(counted)
+    }
+
     /// This family's words in their order, without repetition.
     fn family(&self, family: &[&str]) -> Vec<&str> {
         let mut found: Vec<&str> =
@@ -364,8 +216,11 @@ impl Form {
         (unordered, found)
     }
 
+    /// Numbers in their order, without repetition: `Two (2)` is one.
     fn numbers(&self) -> Vec<&String> {
-        self.words.iter().filter(|word| is_number(word)).collect()
+        let mut found: Vec<&String> = self.words.iter().filter(|word| is_number(word)).collect();
+        found.dedup();
+        found
     }
 
     fn negations(&self) -> usize {
@@ -378,10 +233,26 @@ impl Form {
     }
 }
 
+/// A text in normal form without what it only contrasts: `LEFT | not RIGHT` says `LEFT`.
+fn without_contrasts(text: &str) -> String {
+    static CONTRAST: LazyLock<Regex> = LazyLock::new(|| {
+        rule(concat!(
+            r"\b(?P<said>[A-Z]+)\b(?P<rest>[^|A-Z]*?)(?: (?:\||and|but))* not (?:to |in )*",
+            r"(?P<other>[A-Z]+)\b(?: @\w+)?",
+        ))
+    });
+    let said = |found: &Captures<'_>| {
+        let (said, other) = (&found["said"], &found["other"]);
+        let exclude = FAMILIES.iter().any(|f| f.contains(&said) && f.contains(&other));
+        if exclude && said != other { format!("{said}{}", &found["rest"]) } else { found[0].into() }
+    };
+    CONTRAST.replace_all(text, said).into_owned()
+}
+
 /// Words in small letters with number words as digits and signs as words; ` | ` where a clause ends.
 fn tokens(text: &str) -> Vec<String> {
     static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
-        rule(r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n/&]")
+        rule(r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n/&+]")
     });
     let text = text.to_lowercase().replace(['’', '‘'], "'");
     let mut found: Vec<String> = Vec::new();
@@ -398,6 +269,7 @@ fn tokens(text: &str) -> Vec<String> {
             let word = match word {
                 "/" => "or",
                 "&" => "and",
+                "+" => "plus",
                 _ if word.contains(|c: char| c.is_alphanumeric()) => word,
                 _ => "|",
             };

@@ -10,6 +10,7 @@
 mod choice;
 mod freeform;
 mod released;
+mod rewrites;
 
 use std::sync::LazyLock;
 
@@ -85,8 +86,8 @@ static CONCLUSION: LazyLock<Regex> = LazyLock::new(|| {
     rule(concat!(
         r"(?ix)",
         r"(?P<final>\bfinal\s+(?:answer|choice|option)(?:\s+(?:to|for)\s+(?:the|this)\s+question)?",
-        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*(?:(?:most\s+)?(?:likely|probably)\b)?\s*[:=]?|'?\s*(?:[:=]|->|→)))",
-        r"|(?:\banswer|\b(?:correct|right|best|closest|correct\s+answer)\s+(?:option|choice|letter))",
+        r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*(?:(?:most\s+)?(?:likely|probably)\b)?\s*[:=]?|'?\s*(?:[:=]|->|→)|\n))",
+        r"|(?:\bans(?:wer)?|\b(?:correct|right|best|closest|correct\s+answer)\s+(?:option|choice|letter))",
         r"(?:\s+(?:to|for)\s+(?:the|this)\s+question)?",
         r"\s*(?:(?:is|must\s+be|should\s+be|would\s+be|will\s+be)\b\s*(?:(?:most\s+)?(?:likely|probably)\b)?\s*[:=]?|'?\s*(?:[:=]|->|→))",
         r"|答案\s*(?:应该|应|可能)?\s*(?:是|为|选|:)\s*:?|(?:故|因此|所以|应该?|我)选择?\s*(?:是|为)?\s*:?",

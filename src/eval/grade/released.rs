@@ -188,7 +188,7 @@ pub fn grade_file(path: &Path, questions: Option<&Questions>) -> Result<GradedFi
 fn grade(item: &Released, path: &Path) -> Result<Verdict> {
     let response = item.response.as_deref().unwrap_or_default();
     if item.choices.is_empty() {
-        return Ok(grade_ff(response, &item.ground_truth_answer));
+        return Ok(grade_ff(&item.question, response, &item.ground_truth_answer));
     }
     let choices: Vec<String> = item.choices.values().cloned().collect();
     let is = |same: &dyn Fn(&str) -> bool| -> Vec<usize> {

@@ -74,7 +74,7 @@ impl<'a> Base<'a> {
                 let [yes, no] = response.watched[0][..] else {
                     return Err(Error::run("the judge's answer was not looked at"));
                 };
-                let extracted = grade_ff(&one.response, &one.gold).extracted;
+                let extracted = grade_ff(&one.question, &one.response, &one.gold).extracted;
                 rulings.push(Ruling { correct: yes > no && extracted.is_some(), extracted });
             }
             progress(rulings.len());
