@@ -1,6 +1,7 @@
 //! The program as its users meet it: the whole job, and errors.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use vlm4d_train::files;
@@ -8,7 +9,7 @@ use vlm4d_train::model::tensor_files::TensorFiles;
 use vlm4d_train::recipe::Recipe;
 use vlm4d_train::run;
 
-use crate::support::run::{Workplace, copy_dir, demo_data, recipe, text, tiny};
+use crate::support::run::{Workplace, copy_dir, demo_data, program, recipe, text, tiny};
 use crate::support::{Golden, golden};
 
 #[test]
@@ -420,7 +421,7 @@ fn the_cache_changes_no_number() {
 fn links_and_pipes_stay_what_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let split = |out: &Path| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vlm4d-train"));
+        let mut command = program(dir.path());
         command.args(["data", "split"]).arg(demo_data()).arg("--out").arg(out);
         assert!(command.output().unwrap().status.success());
     };

@@ -21,9 +21,9 @@ pub struct Reader {
     config: PreprocessorConfig,
 }
 
-/// Raised when a rule of [`Sampling`] changes, or what is kept beside the frames: what was kept
+/// Raised when a rule of [`Sampling`] changes, or what is kept beside the frames and how: what was kept
 /// under the one before is not found any more.
-const RULES: u32 = 3;
+const RULES: u32 = 2;
 
 impl Reader {
     /// The recipe's `[video]` with the processor of `checkpoint`, whose tower is `vision`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::eval::predict::{self, Prediction};
 use crate::model::peft;
-use crate::model::weights::TensorFiles;
+use crate::model::tensor_files::TensorFiles;
 use crate::recipe::Recipe;
 
 const AGAIN: &str = "start the run's recipe again: what is missing or damaged is made again";
