@@ -267,8 +267,6 @@ fn what_is_missing_or_damaged_is_made_again() {
     let first = wanted[1].iter().position(|byte| *byte == b'\n').unwrap();
     std::fs::write(place.path(predictions[0]), &wanted[1][..=first]).unwrap();
     again("before/predictions.jsonl does not answer the questions: they are asked again");
-    // As if it had been killed in its report.
-    std::fs::remove_file(place.path("report.md")).unwrap();
     std::fs::write(place.path(files[3]), "").unwrap();
     again("before/predictions_no_video.jsonl does not answer the questions");
 }

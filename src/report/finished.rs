@@ -1,7 +1,10 @@
 //! A finished run, read back from its folder.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::predict::{self, Prediction};
 use crate::model::peft;
@@ -59,9 +62,7 @@ impl Finished {
             }
         };
         let (before, after) = (read("before")?, read("after")?);
-        let asked =
-            |of: &[Prediction]| -> Vec<_> { of.iter().map(|p| (p.id.clone(), p.format)).collect() };
-        if asked(&before) != asked(&after) {
+        if asked(&dir.join("before"))? != asked(&dir.join("after"))? {
             return Err(Error::input(format!("{shown}: before and after answer other questions"))
                 .help(AGAIN));
         }
@@ -91,4 +92,21 @@ impl Finished {
         letters.sort();
         letters.join("+")
     }
+}
+
+/// File, question, format and rotation of an answer.
+type Asked = (OsString, String, Format, Option<usize>);
+
+/// What the predictions in `dir` answer.
+fn asked(dir: &Path) -> Result<BTreeSet<Asked>> {
+    let mut asked = BTreeSet::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let is_jsonl = path.extension().is_some_and(|ending| ending == "jsonl");
+        if is_jsonl && name.to_string_lossy().starts_with("predictions") {
+            let predictions = predict::read(&path)?.into_iter();
+            asked.extend(predictions.map(|p| (name.clone(), p.id, p.format, p.rotation)));
+        }
+    }
+    Ok(asked)
 }
