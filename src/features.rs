@@ -45,9 +45,9 @@ pub struct Reader {
     config: PreprocessorConfig,
 }
 
-/// Raised when a rule of [`Sampling`] changes, or what is kept beside the frames: what was kept
-/// under the one before is not found any more.
-const RULES: u32 = 2;
+/// Raised when a rule of [`Sampling`] changes, or how frames are found or converted, or what is kept
+/// beside them: what was kept under the one before is not found any more.
+const RULES: u32 = 3;
 
 impl Reader {
     /// The recipe's `[video]` with the processor of `checkpoint`, whose tower is `vision`.
