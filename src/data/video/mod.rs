@@ -94,18 +94,26 @@ impl Frames {
 
     /// Turns every frame clockwise by 0, 90, 180 or 270 degrees.
     pub fn turn(&mut self, degrees: usize) {
-        for _ in 0..degrees / 90 % 4 {
-            let (h, w) = (self.height, self.width);
-            let turned = (0..self.len).flat_map(|i| {
-                let frame = self.frame(i);
-                let pixel = move |y: usize, x: usize| {
-                    let at = ((h - 1 - x) * w + y) * 3;
-                    &frame[at..at + 3]
-                };
-                (0..w).flat_map(move |y| (0..h).flat_map(move |x| pixel(y, x)))
-            });
-            self.rgb = turned.copied().collect();
+        let turns = degrees / 90 % 4;
+        if turns == 0 {
+            return;
+        }
+        let (h, w) = (self.height, self.width);
+        if turns % 2 == 1 {
             (self.height, self.width) = (w, h);
+        }
+        // One frame at a time: a clip may fill much of the memory.
+        let mut coded = vec![[0; 3]; h * w];
+        for frame in self.rgb.as_chunks_mut().0.chunks_exact_mut(h * w) {
+            coded.copy_from_slice(frame);
+            for (at, pixel) in frame.iter_mut().enumerate() {
+                let (y, x) = (at / self.width, at % self.width);
+                *pixel = coded[match turns {
+                    1 => (h - 1 - x) * w + y,
+                    2 => h * w - 1 - at,
+                    _ => x * w + w - 1 - y,
+                }];
+            }
         }
     }
 
