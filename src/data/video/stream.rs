@@ -239,7 +239,10 @@ impl<'a> Stream<'a> {
     fn damaged(&self, reason: ffmpeg::Error) -> Error {
         let (path, n) = (self.path.display(), self.decoded);
         let reason = match reason {
-            ffmpeg::Error::InvalidData => "the file is damaged".into(),
+            // Some decoders return a plain -1, which reads as EPERM.
+            ffmpeg::Error::InvalidData | ffmpeg::Error::Other { errno: ffmpeg::error::EPERM } => {
+                "the file is damaged".into()
+            }
             ffmpeg::Error::InputChanged => "the frames change their size or format".into(),
             other => other.to_string(),
         };
@@ -278,18 +281,27 @@ fn open_input(path: &Path) -> Result<format::context::Input> {
         return Err(Error::input(format!("{shown}: is not a file")));
     }
     if file.len() == 0 {
-        return Err(Error::input(format!("{shown}: the file is empty")));
+        return Err(
+            Error::input(format!("{shown}: the file is empty")).help("download the video again")
+        );
     }
     let url = path
         .to_str()
         .ok_or_else(|| Error::input(format!("{shown}: the file's name is not UTF-8")))?;
     // With the prefix, a colon in the name is not taken for a network protocol's.
-    format::input(&format!("file:{url}")).map_err(|e| match e {
+    let input = format::input(&format!("file:{url}")).map_err(|e| match e {
         ffmpeg::Error::InvalidData | ffmpeg::Error::Eof => {
             Error::input(format!("{shown}: is not a video, or is cut short or damaged"))
+                .help("download or encode the video again")
         }
         e => Error::input(format!("{shown}: cannot be read: {e}")),
-    })
+    })?;
+    let format = input.format();
+    if format.name() == "image2" || format.name().ends_with("_pipe") {
+        return Err(Error::input(format!("{shown}: is a picture, not a video"))
+            .help("leave it out, or encode it as a video"));
+    }
+    Ok(input)
 }
 
 fn video_info(
