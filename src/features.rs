@@ -311,7 +311,14 @@ impl Videos {
 
     fn decode(&self, video: &Path, content: &str, key: &Key) -> Result<Sampled> {
         let path = self.dir.join(video);
-        let sampled = self.reader.read(&path)?;
+        let sampled = self.reader.read(&path).map_err(|e| match e.fix() {
+            Some(fix) => {
+                let dir = self.dir.display();
+                let help = format!("{fix}; `vlm4d-train data check {dir}` names all such videos");
+                e.help(help)
+            }
+            None => e,
+        })?;
         if hash::file(&path)? != content {
             return Err(Error::run(format!("{}: has changed during the run", path.display()))
                 .help("start the same command again"));

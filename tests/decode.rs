@@ -43,7 +43,7 @@ fn goldens() -> Vec<(String, usize, usize, Vec<String>)> {
 #[test]
 fn every_sampled_frame_is_the_one_that_pyav_decodes() {
     let files = goldens();
-    assert_eq!(files.len(), 17);
+    assert_eq!(files.len(), 23);
     for (name, height, width, mut hashes) in files {
         if OTHER_CHROMA.contains(&name.as_str()) {
             let every = options(Sampling::LlamaFactory, 1000.0, 1000);

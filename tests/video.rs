@@ -140,7 +140,17 @@ fn error_at(path: &Path) -> String {
     assert_eq!(error.exit_code(), 2);
     let text = error.to_string();
     let prefix = format!("{}: ", path.display());
-    text.strip_prefix(&prefix).unwrap_or_else(|| panic!("no path first: {text}")).to_string()
+    error
+        .what()
+        .strip_prefix(&prefix)
+        .unwrap_or_else(|| panic!("no path first: {text}"))
+        .to_string()
+}
+
+#[test]
+fn a_length_that_is_not_stated_is_counted() {
+    let found = video::probe(&golden("videos/live.webm")).unwrap();
+    assert_eq!((found.frames, found.fps, found.duration_s), (24, 24.0, 1.0));
 }
 
 #[test]
@@ -152,6 +162,8 @@ fn unreadable_files_are_named() {
     let text = error_of(b"this is a text, and no video at all\n".repeat(99).as_slice());
     assert_eq!(text, "is not a video, or is cut short or damaged");
     assert_eq!(error_of(&silence()), "has no video stream");
+    let picture = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x02\0\0\0\x02\x08\x02\0\0\0\xfd\xd4\x9as";
+    assert_eq!(error_of(picture), "is a picture, not a video");
 }
 
 /// A second of silence as a WAV file.
@@ -209,6 +221,33 @@ fn damaged_frames_are_refused() {
     bytes[half..half + 2000].fill(0);
     let error = error_of(&bytes);
     assert!(error.starts_with("cannot be decoded after "), "{error}");
+}
+
+#[test]
+fn a_transport_stream_may_lack_a_piece() {
+    const PIECE: usize = 188;
+    let mut bytes = std::fs::read(golden("videos/transport.ts")).unwrap();
+    let half = bytes.len() / PIECE / 2 * PIECE;
+    bytes.drain(half..half + PIECE);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lossy.ts");
+    std::fs::write(&path, bytes).unwrap();
+    let clip = video::read(&path, &options(Sampling::Qwen, 24.0, 100)).unwrap();
+    assert!(clip.video.frames > 55, "{} of 60 frames", clip.video.frames);
+}
+
+#[test]
+fn qwen_counts_more_frames_than_the_container_says() {
+    let mut bytes = std::fs::read(golden("llamafactory/data/a.mp4")).unwrap();
+    let times = bytes.windows(4).position(|w| w == b"stts").unwrap();
+    assert_eq!(be_u32(&bytes, times + 12), 40, "a.mp4 has 40 frames");
+    bytes[times + 12..times + 16].copy_from_slice(&20_u32.to_be_bytes());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("more.mp4");
+    std::fs::write(&path, bytes).unwrap();
+    let last =
+        |sampling| video::read(&path, &options(sampling, 1.0, 4)).unwrap().indices.last().copied();
+    assert_eq!((last(Sampling::Qwen), last(Sampling::LlamaFactory)), (Some(39), Some(19)));
 }
 
 #[test]

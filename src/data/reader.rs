@@ -21,8 +21,8 @@ pub struct Reader {
     config: PreprocessorConfig,
 }
 
-/// Raised when a rule of [`Sampling`] changes, or what is kept beside the frames and how: what was kept
-/// under the one before is not found any more.
+/// Raised when a rule of [`Sampling`] changes, or how frames are found or converted, or what is kept
+/// beside them and how: what was kept under the one before is not found any more.
 const RULES: u32 = 2;
 
 impl Reader {

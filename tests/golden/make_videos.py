@@ -10,12 +10,14 @@ another build of the encoders may write other files.
 
 import argparse
 import hashlib
+import itertools
 import json
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange
 
 # name: codec, frames, (width, height), pixel format, encoder's options, what else
 X264 = {"threads": "1", "crf": "30", "preset": "medium"}
@@ -41,6 +43,17 @@ FILES = {
     "mpeg4.avi": ("mpeg4", 60, (96, 64), "yuv420p", {"g": "12", "bf": "2", "b": "300000"}, {}),
     "mpeg2.mpg": ("mpeg2video", 60, (96, 64), "yuv420p", {"g": "12", "bf": "2", "b": "300000"}, {}),
     "motion_jpeg.avi": ("mjpeg", 20, (96, 64), "yuvj420p", {"qscale": "8"}, {}),
+    # Colours: the full range without a matrix, and chroma of more than 8 bits that lies left.
+    "full_range.webm": ("libvpx-vp9", 6, (96, 64), "yuv420p", {"crf": "40", "b": "0", "threads": "1"}, {"full_range": True}),
+    "chroma_left.mp4": ("libx264", 6, (96, 64), "yuv422p10le", {**X264}, {}),
+    # No duration, as a camera writes it into a pipe.
+    "live.webm": ("libvpx-vp9", 24, (96, 64), "yuv420p", {"crf": "40", "b": "0", "g": "12", "threads": "1"}, {"live": True}),
+    # Times of decoding stand for those of presentation.
+    "misdated.mkv": ("libx264", 48, (96, 64), "yuv420p", {**X264, "x264-params": "keyint=12:scenecut=0:bframes=3:b-pyramid=normal"}, {"misdated": True}),
+    # Pictures 7 and 16 are there for others to refer to, and are not shown.
+    "hidden.webm": ("libvpx", 24, (96, 64), "yuv420p", {"crf": "40", "b": "100k", "g": "12", "threads": "1"}, {"hidden": (7, 16)}),
+    # It begins amid a group of pictures.
+    "late_key.mkv": ("libx265", 48, (96, 64), "yuv420p", {"x265-params": "keyint=15:min-keyint=15:scenecut=0:bframes=3:open-gop=1:log-level=none:pools=none:frame-threads=1", "crf": "30"}, {"first": 3}),
 }
 
 
@@ -56,23 +69,44 @@ def picture(name, i, width, height):
     return out.astype(np.uint8)
 
 
+def edited(packets, extra, seen):
+    """Packets as a file holds them that `extra` describes."""
+    for packet in packets:
+        i, stream = next(seen), packet.stream
+        if extra.get("misdated"):
+            packet.pts = packet.dts
+        if i in extra.get("hidden", ()):
+            data = bytearray(bytes(packet))
+            data[0] &= ~0x10
+            shown, packet = packet, av.Packet(bytes(data))
+            packet.pts, packet.dts, packet.time_base = shown.pts, shown.dts, shown.time_base
+            packet.stream = stream
+        if i >= extra.get("first", 0):
+            yield packet
+
+
 def write(path, codec, count, size, pixels, options, extra):
     width, height = size
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    live = {"live": "1"} if extra.get("live") else {}
+    with av.open(str(path), "w", options={"fflags": "+bitexact", **live}) as container:
         stream = container.add_stream(codec, rate=24, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         if sar := extra.get("sar"):
             stream.codec_context.sample_aspect_ratio = sar
+        color = {}
+        if extra.get("full_range"):
+            stream.codec_context.color_range = ColorRange.JPEG
+            color = {"dst_color_range": ColorRange.JPEG}
         time_base = Fraction(1, 1200) if extra.get("variable") else Fraction(1, 24)
         stream.codec_context.time_base = time_base
-        at = 0
+        at, seen = 0, itertools.count()
         for i in range(count):
             frame = av.VideoFrame.from_ndarray(picture(path.name, i, width, height), format="rgb24")
-            frame = frame.reformat(format=pixels)
+            frame = frame.reformat(format=pixels, **color)
             frame.pts, frame.time_base = at, time_base
             at += (20, 50, 170)[i % 3] if extra.get("variable") else 1
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            container.mux(edited(stream.encode(frame), extra, seen))
+        container.mux(edited(stream.encode(), extra, seen))
 
 
 def sound(path):

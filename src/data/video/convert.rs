@@ -1,6 +1,6 @@
 //! Decoded pictures → packed RGB, as `PyAV` converts them.
 
-use video_rs::ffmpeg::{self, color, format, frame, software::scaling};
+use video_rs::ffmpeg::{self, chroma, color, format, frame, software::scaling};
 
 /// Converts decoded pictures to packed RGB.
 pub(super) struct Converter {
@@ -11,18 +11,17 @@ pub(super) struct Converter {
 impl Converter {
     /// A converter for pictures like `raw`.
     pub(super) fn new(raw: &frame::Video) -> Result<Self, ffmpeg::Error> {
-        let (width, height) = (raw.width(), raw.height());
-        // PyAV's default filter; it matters only where chroma is interpolated.
-        let flags = scaling::Flags::BILINEAR;
-        let mut scaler = scaling::Context::get(
-            raw.format(),
-            width,
-            height,
-            format::Pixel::RGB24,
-            width,
-            height,
-            flags,
-        )?;
+        let (from, to) = (raw.format(), format::Pixel::RGB24);
+        let (w, h) = (raw.width(), raw.height());
+        let mut scaler = scaling::Context::get(from, w, h, to, w, h, scaling::Flags::POINT)?;
+        set_chroma_position(&mut scaler, raw);
+        // PyAV's default filter; it matters only where chroma is interpolated. A position counts
+        // while a context is built, and another filter has it built again, the position kept.
+        scaler.cached(from, w, h, to, w, h, scaling::Flags::BILINEAR);
+        // SAFETY: the pointer is only looked at.
+        if unsafe { scaler.as_ptr().is_null() } {
+            return Err(ffmpeg::Error::InvalidData);
+        }
         set_color_matrix(&mut scaler, raw);
         Ok(Self { scaler, rgb: frame::Video::empty() })
     }
@@ -43,22 +42,41 @@ impl Converter {
     }
 }
 
-/// Tells swscale the matrix that the stream is tagged with; without it, BT.601 is assumed.
+/// Tells swscale where the chroma lies that several pixels share, as ffmpeg 8 does by itself: in
+/// their middle unless the stream is tagged otherwise. Most 8-bit pictures are converted without
+/// regard to it.
+fn set_chroma_position(scaler: &mut scaling::Context, raw: &frame::Video) {
+    use chroma::Location::{BottomLeft, Left, Top, TopLeft};
+    let location = raw.chroma_location();
+    let edges = [
+        (c"src_h_chr_pos", matches!(location, Left | TopLeft | BottomLeft)),
+        (c"src_v_chr_pos", matches!(location, Top | TopLeft)),
+    ];
+    for (option, _) in edges.iter().filter(|(_, is_at_edge)| *is_at_edge) {
+        // SAFETY: `scaler` owns a live context, and the options are its own. The bindings' safe
+        // part does not offer them.
+        unsafe { ffmpeg::ffi::av_opt_set_int(scaler.as_mut_ptr().cast(), option.as_ptr(), 0, 0) };
+    }
+}
+
+/// Tells swscale the matrix and the range that the stream is tagged with; without them, BT.601 and
+/// the limited range are assumed.
 fn set_color_matrix(scaler: &mut scaling::Context, raw: &frame::Video) {
+    let full_range = raw.color_range() == color::Range::JPEG;
     let matrix = match raw.color_space() {
         color::Space::BT709 => ffmpeg::ffi::SWS_CS_ITU709,
         color::Space::FCC => ffmpeg::ffi::SWS_CS_FCC,
         color::Space::SMPTE240M => ffmpeg::ffi::SWS_CS_SMPTE240M,
         color::Space::BT2020NCL | color::Space::BT2020CL => ffmpeg::ffi::SWS_CS_BT2020,
+        _ if full_range => ffmpeg::ffi::SWS_CS_DEFAULT,
         _ => return,
     };
-    let full_range = i32::from(raw.color_range() == color::Range::JPEG);
     // SAFETY: `scaler` owns a live context, and the coefficients are static tables of swscale.
     // The bindings' safe part cannot set the matrix. Contrast and saturation are 1 in 16.16.
     unsafe {
         let table = ffmpeg::ffi::sws_getCoefficients(matrix);
         let context = scaler.as_mut_ptr();
-        let one = 1 << 16;
-        ffmpeg::ffi::sws_setColorspaceDetails(context, table, full_range, table, 1, 0, one, one);
+        let (range, one) = (i32::from(full_range), 1 << 16);
+        ffmpeg::ffi::sws_setColorspaceDetails(context, table, range, table, 1, 0, one, one);
     }
 }

@@ -82,6 +82,19 @@ pub struct Clip {
     pub decoded: usize,
 }
 
+impl VideoInfo {
+    /// Notes the number of frames, and what follows from it where the container does not say it.
+    fn set_frames(&mut self, frames: usize) {
+        self.frames = frames;
+        if self.fps == 0.0 {
+            self.fps = frames as f64 / self.duration_s;
+        }
+        if self.duration_s == 0.0 {
+            self.duration_s = frames as f64 / self.fps;
+        }
+    }
+}
+
 impl Frames {
     /// Frame `i` as `[height, width, 3]`.
     ///
@@ -94,18 +107,26 @@ impl Frames {
 
     /// Turns every frame clockwise by 0, 90, 180 or 270 degrees.
     pub fn turn(&mut self, degrees: usize) {
-        for _ in 0..degrees / 90 % 4 {
-            let (h, w) = (self.height, self.width);
-            let turned = (0..self.len).flat_map(|i| {
-                let frame = self.frame(i);
-                let pixel = move |y: usize, x: usize| {
-                    let at = ((h - 1 - x) * w + y) * 3;
-                    &frame[at..at + 3]
-                };
-                (0..w).flat_map(move |y| (0..h).flat_map(move |x| pixel(y, x)))
-            });
-            self.rgb = turned.copied().collect();
+        let turns = degrees / 90 % 4;
+        if turns == 0 {
+            return;
+        }
+        let (h, w) = (self.height, self.width);
+        if turns % 2 == 1 {
             (self.height, self.width) = (w, h);
+        }
+        // One frame at a time: a clip may fill much of the memory.
+        let mut coded = vec![[0; 3]; h * w];
+        for frame in self.rgb.as_chunks_mut().0.chunks_exact_mut(h * w) {
+            coded.copy_from_slice(frame);
+            for (at, pixel) in frame.iter_mut().enumerate() {
+                let (y, x) = (at / self.width, at % self.width);
+                *pixel = coded[match turns {
+                    1 => (h - 1 - x) * w + y,
+                    2 => h * w - 1 - at,
+                    _ => x * w + w - 1 - y,
+                }];
+            }
         }
     }
 
@@ -133,7 +154,8 @@ impl Clip {
 pub fn probe(path: &Path) -> Result<VideoInfo> {
     let mut stream = Stream::open(path)?;
     if stream.info.frames == 0 {
-        stream.info.frames = stream.count()?;
+        let frames = stream.count()?;
+        stream.info.set_frames(frames);
     }
     Ok(stream.info)
 }
@@ -161,7 +183,7 @@ pub fn read(path: &Path, options: &VideoOptions) -> Result<Clip> {
 fn read_some(path: &Path, options: &VideoOptions) -> Result<Option<Clip>> {
     let Some(timeline) = Timeline::read(Stream::open(path)?)? else { return Ok(None) };
     let mut stream = Stream::open(path)?;
-    stream.info.frames = timeline.len();
+    stream.info.set_frames(timeline.len());
     let indices = stream.indices(options)?;
     let times = stream.follow(&timeline, &indices);
     // What goes wrong here is told by reading the whole.
@@ -175,25 +197,26 @@ fn read_some(path: &Path, options: &VideoOptions) -> Result<Option<Clip>> {
 /// As [`read`].
 pub fn read_whole(path: &Path, options: &VideoOptions) -> Result<Clip> {
     let mut stream = Stream::open(path)?;
-    if stream.info.frames == 0 {
+    let undercounted = options.sampling == Sampling::Qwen && stream.lists_more();
+    if stream.info.frames == 0 || undercounted {
         let frames = stream.count()?;
         stream = Stream::open(path)?;
-        stream.info.frames = frames;
+        stream.info.set_frames(frames);
     }
     let indices = stream.indices(options)?;
     if let Some(frames) = stream.at_indices(&indices)? {
         return Ok(stream.clip(frames, indices, options));
     }
-    if !stream.is_whole() {
-        return Err(stream.cut_short());
-    }
     let visible = stream.decoded;
+    if !stream.is_whole() {
+        return Err(stream.cut_short(visible));
+    }
     let mut stream = Stream::open(path)?;
-    stream.info.frames = visible;
+    stream.info.set_frames(visible);
     let indices = stream.indices(options)?;
     match stream.at_indices(&indices)? {
         Some(frames) => Ok(stream.clip(frames, indices, options)),
-        None => Err(stream.cut_short()),
+        None => Err(stream.cut_short(stream.decoded)),
     }
 }
 

@@ -16,7 +16,8 @@ pub const FRAME_FACTOR: usize = 2;
 #[serde(rename_all = "lowercase")]
 pub enum Sampling {
     /// qwen-vl-utils: first to last frame, evenly, rounded to the nearest; an even number of
-    /// frames, at least 4 where the video has them.
+    /// frames, at least 4 where the video has them. Its readers count the frames: a container that
+    /// says fewer than it lists is not believed.
     Qwen,
     /// LLaMA-Factory: first to last frame, evenly, rounded down; `floor(duration_s · fps)` frames.
     /// Where a container does not say how many frames it has, LLaMA-Factory takes the first ones;

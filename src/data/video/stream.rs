@@ -27,6 +27,8 @@ pub(super) struct Stream<'a> {
     listed_packets: usize,
     /// Packets that were read.
     packets: usize,
+    /// The one behind a packet that lacks something.
+    ahead: Option<Packet>,
     /// The latest end of any stream's packet, in seconds.
     end_s: f64,
     /// Which of them are needed; all where there is none.
@@ -64,6 +66,7 @@ impl<'a> Stream<'a> {
             decoder,
             listed_packets,
             packets: 0,
+            ahead: None,
             end_s: 0.0,
             plan: None,
             fed: false,
@@ -77,22 +80,54 @@ impl<'a> Stream<'a> {
         self.decoder.id()
     }
 
+    /// Whether pictures are shown in another order than they are decoded in.
+    pub(super) fn reorders(&self) -> bool {
+        self.decoder.has_b_frames()
+    }
+
+    /// Whether the packet's picture is not shown: an edit list hides it, or, in VP8, a bit of its
+    /// first byte is not set.
+    pub(super) fn hides(&self, packet: &Packet) -> bool {
+        let first = packet.data().and_then(<[u8]>::first);
+        let vp8 = self.codec() == codec::Id::VP8;
+        is_discarded(packet) || (vp8 && first.is_some_and(|byte| byte & 0x10 == 0))
+    }
+
     /// The next packet of the stream; none at its end.
     pub(super) fn packet(&mut self) -> Result<Option<Packet>> {
+        let packet = match self.ahead.take() {
+            None => self.read_packet()?,
+            ahead => ahead,
+        };
+        match packet {
+            None if self.ends_early() => Err(self.cut_short(self.packets)),
+            None => Ok(None),
+            Some(packet) => {
+                if packet.is_corrupt() {
+                    // The file ends inside it, or a transport stream has lost a piece of it, which
+                    // the decoder conceals.
+                    self.ahead = self.read_packet().ok().flatten();
+                    if self.ahead.is_none() {
+                        return Err(self.cut_short(self.packets));
+                    }
+                }
+                self.packets += 1;
+                Ok(Some(packet))
+            }
+        }
+    }
+
+    /// The next packet of the stream as it is; none at the file's end.
+    fn read_packet(&mut self) -> Result<Option<Packet>> {
         loop {
             let mut packet = Packet::empty();
             match packet.read(&mut self.input) {
-                Ok(()) if packet.stream() != self.index => self.reaches(&packet),
-                // The file ends inside this packet.
-                Ok(()) if packet.is_corrupt() => return Err(self.cut_short()),
-                Ok(()) => {
-                    self.reaches(&packet);
-                    self.packets += 1;
-                    return Ok(Some(packet));
-                }
-                Err(ffmpeg::Error::Eof) if self.ends_early() => return Err(self.cut_short()),
+                Ok(()) => self.reaches(&packet),
                 Err(ffmpeg::Error::Eof) => return Ok(None),
                 Err(e) => return Err(self.damaged(e)),
+            }
+            if packet.stream() == self.index {
+                return Ok(Some(packet));
             }
         }
     }
@@ -116,6 +151,11 @@ impl<'a> Stream<'a> {
     /// hidden.
     pub(super) fn is_whole(&self) -> bool {
         self.packets == self.listed_packets
+    }
+
+    /// Whether the container's index lists more frames than the container says it has.
+    pub(super) fn lists_more(&self) -> bool {
+        self.listed_packets > self.info.frames
     }
 
     /// Decodes the next frame; `false` at the end.
@@ -144,6 +184,10 @@ impl<'a> Stream<'a> {
         let mut left_out = false;
         while self.plan.as_ref().is_none_or(|plan| plan.goes_on(self.packets)) {
             let Some(packet) = self.packet()? else { break };
+            // What precedes the first key picture would come out grey; ffmpeg 8 drops it too.
+            if !self.fed && self.codec() == codec::Id::HEVC && !packet.is_key() {
+                continue;
+            }
             let need = self.plan.as_ref().map_or(Need::Picture, |plan| plan.need(self.packets - 1));
             if need == Need::Nothing {
                 left_out = true;
@@ -208,7 +252,8 @@ impl<'a> Stream<'a> {
         indices.iter().map(|i| timeline.time(*i)).collect()
     }
 
-    /// The frames with these times of presentation; `None` where one does not come.
+    /// The frames with these times of presentation; `None` where one does not come, or a picture
+    /// is damaged: what stands in its place depends on all that was decoded before.
     pub(super) fn at_times(&mut self, times: &[i64]) -> Result<Option<Frames>> {
         let mut slots: HashMap<i64, Vec<usize>> = HashMap::new();
         for (slot, time) in times.iter().enumerate() {
@@ -217,6 +262,9 @@ impl<'a> Stream<'a> {
         let mut raw = frame::Video::empty();
         let mut pictures = Pictures::new(times.len());
         while !slots.is_empty() && self.next(&mut raw)? {
+            if is_damaged(&raw) {
+                return Ok(None);
+            }
             for slot in raw.pts().and_then(|time| slots.remove(&time)).unwrap_or_default() {
                 pictures.put(slot, &raw).map_err(|e| self.damaged(e))?;
             }
@@ -239,7 +287,10 @@ impl<'a> Stream<'a> {
     fn damaged(&self, reason: ffmpeg::Error) -> Error {
         let (path, n) = (self.path.display(), self.decoded);
         let reason = match reason {
-            ffmpeg::Error::InvalidData => "the file is damaged".into(),
+            // Some decoders return a plain -1, which reads as EPERM.
+            ffmpeg::Error::InvalidData | ffmpeg::Error::Other { errno: ffmpeg::error::EPERM } => {
+                "the file is damaged".into()
+            }
             ffmpeg::Error::InputChanged => "the frames change their size or format".into(),
             other => other.to_string(),
         };
@@ -247,9 +298,8 @@ impl<'a> Stream<'a> {
             .help("download or encode the video again")
     }
 
-    pub(super) fn cut_short(&self) -> Error {
-        // Before anything is decoded, what has been read tells how far the file goes.
-        let n = if self.decoded > 0 { self.decoded } else { self.packets };
+    /// The error that the file ends after `n` frames.
+    pub(super) fn cut_short(&self, n: usize) -> Error {
         let (path, all) = (self.path.display(), self.info.frames);
         let of = if all > 0 { format!(" of {all}") } else { String::new() };
         Error::input(format!("{path}: ends after {n}{of} frames: the file is cut short"))
@@ -278,18 +328,27 @@ fn open_input(path: &Path) -> Result<format::context::Input> {
         return Err(Error::input(format!("{shown}: is not a file")));
     }
     if file.len() == 0 {
-        return Err(Error::input(format!("{shown}: the file is empty")));
+        return Err(
+            Error::input(format!("{shown}: the file is empty")).help("download the video again")
+        );
     }
     let url = path
         .to_str()
         .ok_or_else(|| Error::input(format!("{shown}: the file's name is not UTF-8")))?;
     // With the prefix, a colon in the name is not taken for a network protocol's.
-    format::input(&format!("file:{url}")).map_err(|e| match e {
+    let input = format::input(&format!("file:{url}")).map_err(|e| match e {
         ffmpeg::Error::InvalidData | ffmpeg::Error::Eof => {
             Error::input(format!("{shown}: is not a video, or is cut short or damaged"))
+                .help("download or encode the video again")
         }
         e => Error::input(format!("{shown}: cannot be read: {e}")),
-    })
+    })?;
+    let format = input.format();
+    if format.name() == "image2" || format.name().ends_with("_pipe") {
+        return Err(Error::input(format!("{shown}: is a picture, not a video"))
+            .help("leave it out, or encode it as a video"));
+    }
+    Ok(input)
 }
 
 fn video_info(
@@ -305,24 +364,37 @@ fn video_info(
     let fps = rates.into_iter().map(ratio).find(|&fps| fps > 0.0);
     // An unknown length is negative.
     let duration_s = [own, container].into_iter().find(|&s| s > 0.0);
-    let (fps, duration_s) = match (fps, duration_s) {
-        (Some(fps), Some(s)) => (fps, s),
-        (Some(fps), None) if frames > 0 => (fps, frames as f64 / fps),
-        (None, Some(s)) if frames > 0 => (frames as f64 / s, s),
-        _ => {
-            let path = path.display();
-            return Err(Error::input(format!("{path}: has neither a frame rate nor a duration")));
-        }
+    if fps.or(duration_s).is_none() {
+        let path = path.display();
+        return Err(Error::input(format!("{path}: has neither a frame rate nor a duration")));
+    }
+    let mut info = VideoInfo {
+        frames: 0,
+        fps: fps.unwrap_or(0.0),
+        duration_s: duration_s.unwrap_or(0.0),
+        width: decoder.width() as usize,
+        height: decoder.height() as usize,
+        rotation: rotation(stream),
     };
-    let (width, height) = (decoder.width() as usize, decoder.height() as usize);
-    Ok(VideoInfo { frames, fps, duration_s, width, height, rotation: rotation(stream) })
+    // What the container leaves out follows from the number of frames, once it is known.
+    if frames > 0 {
+        info.set_frames(frames);
+    }
+    Ok(info)
 }
 
 /// Whether an edit list hides the packet's picture.
-pub(super) fn is_hidden(packet: &Packet) -> bool {
+fn is_discarded(packet: &Packet) -> bool {
     // SAFETY: the pointer is that of a live packet, and is only read. The bindings do not know this
     // flag.
     unsafe { (*packet.as_ptr()).flags & ffmpeg::ffi::AV_PKT_FLAG_DISCARD != 0 }
+}
+
+/// Whether something of the picture was lost.
+fn is_damaged(picture: &frame::Video) -> bool {
+    // SAFETY: the pointer is that of a live picture, and is only read. The bindings do not know
+    // these flags.
+    picture.is_corrupt() || unsafe { (*picture.as_ptr()).decode_error_flags } != 0
 }
 
 /// Degrees, clockwise, by which a player turns the pictures, to a multiple of 90.

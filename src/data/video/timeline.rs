@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use video_rs::ffmpeg::codec::Id;
 
-use super::stream::{Stream, is_hidden};
+use super::stream::Stream;
 use crate::error::Result;
 
 /// Codecs in which a key picture is one to begin with, and that say what others refer to.
@@ -62,7 +62,7 @@ impl Timeline {
         let mut plain = KNOWN.contains(&stream.codec());
         while let Some(packet) = stream.packet()? {
             match packet.pts() {
-                Some(time) if times.insert(time) && !is_hidden(&packet) => {
+                Some(time) if times.insert(time) && !stream.hides(&packet) => {
                     packets.push(Listed { time, is_key: packet.is_key() });
                 }
                 _ => plain = false,
@@ -70,7 +70,9 @@ impl Timeline {
         }
         let counted = stream.info.frames;
         let starts = packets.first().is_some_and(|first| first.is_key);
-        if !plain || !starts || (counted > 0 && counted != packets.len()) {
+        // Pictures are reordered and the times are not: these are then the times of decoding.
+        let misdated = stream.reorders() && packets.is_sorted_by_key(|packet| packet.time);
+        if !plain || !starts || misdated || (counted > 0 && counted != packets.len()) {
             return Ok(None);
         }
         let mut shown: Vec<usize> = (0..packets.len()).collect();
