@@ -231,6 +231,10 @@ fn articles_longer_choices_and_numbers_are_told_apart() {
         ("It is above.", PLACES, Some("A")),
         ("None", PLACES, Some("D")),
         ("None of the above", PLACES, None),
+        ("The direction of car A is right.", DIRECTIONS, Some("C")),
+        ("Without a doubt, the car is moving to the left.", DIRECTIONS, Some("A")),
+        ("None of the cars turn; the car moves left.", DIRECTIONS, Some("A")),
+        ("A is my final answer\n", DIRECTIONS, Some("A")),
         ("Both A and C are possible.", PLACES, None),
     ] {
         assert_eq!(mc(response, choices).as_deref(), letter, "{response:?}");
@@ -669,6 +673,8 @@ fn what_was_asked_decides_on_a_side_to_come_from_and_on_none() {
     let from = "What direction did the ball come from?";
     let side = "From which side does he take the book?";
     let cars = "How many cars are moving to the left?";
+    let branch = "Which side of the branch does he cut first?";
+    let hair = "Which way did he move to switch the side they were cutting hair from?";
     for (question, gold, response, expected) in [
         (towards, "left", "from right to left", true),
         (from, "left", "from right to left", false),
@@ -685,9 +691,42 @@ fn what_was_asked_decides_on_a_side_to_come_from_and_on_none() {
         (cars, "0", "The video does not show how many.", false),
         (cars, "0", "No other cars", false),
         (cars, "1", "None of the cars", false),
+        (cars, "1", "One car is moving to the left, one to the right.", false),
+        ("How many people are not moving?", "0", "No people are moving.", false),
+        (branch, "left", "He cuts the branch from the left side first.", true),
+        ("With which hand does he shoot?", "right hand", "He shoots from his right hand.", true),
+        (hair, "left", "from the right to the left", true),
+        (hair, "left", "from the left to the right", false),
+        (towards, "right", "The ball rolls from their left to the right.", true),
     ] {
         let verdict = grade::grade_ff(question, response, gold);
         assert_eq!(verdict.correct, expected, "{question:?} {response:?} → {verdict:?}");
+    }
+}
+
+#[test]
+fn what_is_said_of_something_else_changes_nothing() {
+    for (gold, response, expected) in [
+        ("left", "The camera is static, and the car is moving to the left.", true),
+        ("left", "The car is moving to the left. The background appears static.", true),
+        ("left", "It is moving to the left while the other cars are parked.", true),
+        ("clockwise", "It is spinning clockwise, while the background remains static.", true),
+        ("not moving", "The camera is static.", false),
+        ("not moving", "The car is moving past a truck that is parked.", false),
+        ("not moving", "The yellow robot car is parked.", true),
+        ("left", "The car moves left rather than right.", true),
+        ("left", "The car moves right rather than left.", false),
+        ("left", "The car moves hard to the left.", true),
+        ("Down.", "The box was put down.", true),
+        ("there are no buses in the video", "The bus's direction is not visible.", false),
+        (
+            "there are no buses in the video",
+            "The image does not show the direction of the bus, so it cannot be determined.",
+            false,
+        ),
+    ] {
+        let verdict = grade::grade_ff("", response, gold);
+        assert_eq!(verdict.correct, expected, "{response:?} for {gold:?} → {verdict:?}");
     }
 }
 

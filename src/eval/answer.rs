@@ -27,12 +27,8 @@ struct Way {
 }
 
 static WAYS: LazyLock<[Way; 2]> = LazyLock::new(|| {
-    [
-        (r"\b(?:from )?(?:the )?left[ -]to[ -](?:the )?right\b", "left", "right"),
-        (r"\b(?:from )?(?:the )?right[ -]to[ -](?:the )?left\b", "right", "left"),
-    ]
-    .map(|(words, from, to)| Way {
-        words: Regex::new(words).expect("a constant, tested"),
+    [("left", "right"), ("right", "left")].map(|(from, to)| Way {
+        words: rule(&format!(r"\b(?:from )?{THE}{from}[ -]to[ -]{THE}{to}\b")),
         from,
         to,
     })
@@ -40,12 +36,15 @@ static WAYS: LazyLock<[Way; 2]> = LazyLock::new(|| {
 
 /// A side that something only comes from.
 static FROM_SIDE: LazyLock<Regex> = LazyLock::new(|| {
-    let side = concat!(
-        r"\bfrom (?:the |its |his |her |their )?(left|right)(?:[ -]hand)?",
-        r"(?: (?:side|edge|end|part|half))?\b",
-    );
-    Regex::new(side).expect("a constant, tested")
+    rule(&format!(r"\bfrom {THE}(left|right)(?:[ -]hand)?(?: (?:side|edge|end|part|half))?\b"))
 });
+
+/// Whose side it is.
+const THE: &str = "(?:the |its |his |her |their )?";
+
+fn rule(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the patterns of this file are constants and tested")
+}
 
 /// What names each, tried in this order; what one has matched is taken out before the next.
 static DIRECTIONS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
@@ -69,7 +68,7 @@ static DIRECTIONS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\bbackwards?\b", "backwards"),
     ]
     .into_iter()
-    .map(|(pattern, name)| (Regex::new(pattern).expect("a constant, tested"), name))
+    .map(|(pattern, name)| (rule(pattern), name))
     .collect()
 });
 
@@ -93,20 +92,29 @@ pub fn across(text: &str) -> String {
     FROM_SIDE.replace_all(&one_side(text, |way| way.to), "from_$1").into_owned()
 }
 
-/// The same of an answer to where something comes from: `from left to right` as `left`.
-pub fn origin(text: &str) -> String {
-    one_side(text, |way| way.from)
+/// An answer in small letters, with a way across as the side that the question asks for, of which
+/// `gold` is the answer: where it leads, or where it begins.
+pub fn sided(answer: &str, question: &str, gold: &str) -> String {
+    // Of a side or a hand: `He cuts from the left side first.`
+    static PART: LazyLock<Regex> = LazyLock::new(|| rule(r"(?i)\b(?:side|hand|arm|foot|leg)s?\b"));
+    static MOTION: LazyLock<Regex> = LazyLock::new(|| rule(r"(?i)\b(?:mov\w*|direction|way)\b"));
+    if is_origin(question, gold) {
+        one_side(answer, |way| way.from)
+    } else if PART.is_match(question) && !MOTION.is_match(question) {
+        one_side(answer, |way| way.to)
+    } else {
+        across(answer)
+    }
 }
 
 /// Whether the answer to a question is where something comes from: the right one says so, or the
 /// question's `from` belongs to its own word (`From which side …?`, `What direction did the ball
 /// come from?`), not to a noun behind it (`from the camera's perspective`).
-pub fn is_origin(question: &str, gold: &str) -> bool {
-    static FROM: LazyLock<Regex> = LazyLock::new(|| {
-        let alone = r"(?i)\bfrom(?:\s*(?:[?,.]|$)|\s+(?:which|what|with)\b)";
-        Regex::new(alone).expect("a constant, tested")
-    });
-    FROM.is_match(question) || FROM_SIDE.is_match(&gold.to_lowercase())
+fn is_origin(question: &str, gold: &str) -> bool {
+    static FROM: LazyLock<Regex> =
+        LazyLock::new(|| rule(r"(?i)\bfrom(?:\s*(?:[?,.]|$)|\s+(?:which|what|with)\b)"));
+    static TO: LazyLock<Regex> = LazyLock::new(|| rule(r"(?i)\bmov\w* to\b"));
+    FROM.is_match(question) && !TO.is_match(question) || FROM_SIDE.is_match(&gold.to_lowercase())
 }
 
 /// The directions that a text names.

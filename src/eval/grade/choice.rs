@@ -57,11 +57,14 @@ fn answer(text: &str, choices: &[String]) -> Answer {
 /// An answer in a response that announces none.
 fn unmarked(text: &str, choices: &[String]) -> Answer {
     // An article has a word behind it: an `A` at the end is a letter. So is one that is called
-    // right, which the choice `right` has no part in: `So C is the right choice.`
+    // right, which the choice `right` has no part in: `So C is the right choice.`, but not `The
+    // direction of car A is right.`
     static CHOSEN: LazyLock<Regex> = LazyLock::new(|| {
         rule(concat!(
-            r"^[^.:]*\s\(?([A-Z])\)?(?: (?:is|seems|must be|would be) (?:the |most likely )*",
-            r"(?:right|correct|best)(?: (?:choice|answer|option|one))?)?[.!]?$",
+            r"^[^.:]*\s\(?([A-Z])\)?[.!]?$|",
+            r"^(?:[^.:]*\b(?i:option|choice|answer|so|thus|therefore|conclusion|think|believe|that),? )?",
+            r"\(?([A-Z])\)? (?:is|seems|must be|would be) (?:the |most likely )*",
+            r"(?:right|correct|best)(?: (?:choice|answer|option|one))?[.!]?$",
         ))
     });
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
@@ -78,7 +81,7 @@ fn unmarked(text: &str, choices: &[String]) -> Answer {
         (a, b) => return if a == b { a } else { Answer::Unclear },
     }
     let sentence = last_sentence(last);
-    if let Some(end) = CHOSEN.captures(sentence).and_then(|c| c.get(1)) {
+    if let Some(end) = CHOSEN.captures(sentence).and_then(|c| c.get(1).or(c.get(2))) {
         return if doubts(sentence) > 0 { Answer::Absent } else { lettered(end.as_str(), choices) };
     }
     if lines.len() > 1 || sentence.len() < first.len() {
@@ -214,11 +217,13 @@ fn named(sentence: &str, choices: &[String]) -> Answer {
 fn doubts(text: &str) -> usize {
     static DOUBT: LazyLock<Regex> = LazyLock::new(|| {
         rule(concat!(
-            r"(?i)\b(?:not|cannot|no|never|neither|none|unable|unclear|unknown|uncertain|doubt|if|",
+            r"(?i)\b(?:not|cannot|no|never|neither|unable|unclear|unknown|uncertain|doubt|if|",
             r"whether|sorry|or|of the above|(?:between|both|options) \(?[a-z]\)? and)\b|n't\b",
         ))
     });
-    DOUBT.find_iter(text).count()
+    static NO_DOUBT: LazyLock<Regex> =
+        LazyLock::new(|| rule(r"(?i)\b(?:without (?:a |any )?|no )doubt\b"));
+    DOUBT.find_iter(&NO_DOUBT.replace_all(text, "")).count()
 }
 
 /// Whether `part` stands in `whole`, word by word.

@@ -6,7 +6,7 @@ use regex::{Captures, Regex};
 
 use super::rewrites::{DOUBTS, FILLERS, REWRITES};
 use super::{CONCLUSION, Verdict, grade_mc, plain, rule};
-use crate::eval::answer::{across, is_origin, origin};
+use crate::eval::answer::sided;
 
 /// Grades a response to a freeform question; `gold` is the right choice's text. A gold of one
 /// letter (`B`) is a choice that only the question's text spells out: the response has to name it.
@@ -20,7 +20,7 @@ pub fn grade_ff(question: &str, response: &str, gold: &str) -> Verdict {
     // `From right to left` answers `left`. Not the reverse: a gold answer with both sides is one to
     // "from which end to which", or to "in which order".
     if right.family(SIDES).len() == 1 {
-        response = if is_origin(question, gold) { origin(&response) } else { across(&response) };
+        response = sided(&response, question, gold);
     }
     let said = Form::of(&response);
     let none = || right.words == ["0"] && said.is_none_of(&Form::of(question));
@@ -191,6 +191,7 @@ impl Form {
         let counted =
             |word: &String| question.has(word) && !["how", "many"].contains(&word.as_str());
         ["ABSENT", "NONE"].contains(&none.as_str())
+            && question.has("STILL") == self.has("STILL")
             && !self.hedged
             && !things.is_empty()
             && things.iter().all(counted)
@@ -216,11 +217,21 @@ impl Form {
         (unordered, found)
     }
 
-    /// Numbers in their order, without repetition: `Two (2)` is one.
+    /// Numbers in their order. One that is said again at once, or after it stood alone, is one:
+    /// `Two (2)`, `2. He jumps 2 times.`
     fn numbers(&self) -> Vec<&String> {
-        let mut found: Vec<&String> = self.words.iter().filter(|word| is_number(word)).collect();
-        found.dedup();
-        found
+        let mut found: Vec<(usize, &String)> = Vec::new();
+        for (i, word) in self.words.iter().enumerate().filter(|(_, word)| is_number(word)) {
+            let again = found.last().is_some_and(|&(at, before)| {
+                let between = &self.words[at + 1..i];
+                let alone = at == 0 && between.first().is_some_and(|word| word == "|");
+                before == word && (alone || between.iter().all(|word| word == "|"))
+            });
+            if !again {
+                found.push((i, word));
+            }
+        }
+        found.into_iter().map(|(_, word)| word).collect()
     }
 
     fn negations(&self) -> usize {
@@ -237,7 +248,8 @@ impl Form {
 fn without_contrasts(text: &str) -> String {
     static CONTRAST: LazyLock<Regex> = LazyLock::new(|| {
         rule(concat!(
-            r"\b(?P<said>[A-Z]+)\b(?P<rest>[^|A-Z]*?)(?: (?:\||and|but))* not (?:to |in )*",
+            r"\b(?P<said>[A-Z]+)\b(?P<rest>[^|A-Z]*?)(?: (?:\||and|but))*",
+            r" (?:not|rather than|instead of) (?:to |in )*",
             r"(?P<other>[A-Z]+)\b(?: @\w+)?",
         ))
     });

@@ -63,7 +63,7 @@ fn plain(response: &str) -> String {
     static BOXED: LazyLock<Regex> = LazyLock::new(|| {
         rule(r"\\boxed\s*\{([^{}]*)\}|(?i:<(?:final_)?answer>)(.*?)(?i:</(?:final_)?answer>|$)")
     });
-    let text = THOUGHT.replace_all(response, "");
+    let text = THOUGHT.replace_all(response.trim_end(), "");
     // Twice: `\text{\textbf{C}}`.
     let text = FONT.replace_all(&text, "$1");
     let text = FONT.replace_all(&text, "$1");

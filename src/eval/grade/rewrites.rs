@@ -39,7 +39,6 @@ const WORDS: &[(&str, &str)] = &[
     (r"\bther (are|is)\b", "there $1"),
     (r"\bfarther\b", "further"),
     (r"\bnearer\b", "closer"),
-    (r"\b(?:rather than|instead of)\b", "not"),
     (r"\bonce\b", "1 time"),
     (r"\btwice\b", "2 time"),
     (r"\bthrice\b", "3 time"),
@@ -78,9 +77,10 @@ const REST: &[(&str, &str)] = &[
     (r"\b(?:stationary|motionless|immobile|at rest)\b", "STILL"),
     // Said of what is asked for: not of a parked car that it passes, or of a static camera.
     (r"^(static|parked)( \||$)", "is $1$2"),
+    (r"\b(?:camera|background|scene) (?:is|was|remains?|stays?|appears?) (?:static|fixed)\b", ""),
     (
-        r"\b(?:is|are|was|were|be|remains?|stays?|appears?) (?:static|parked|fixed)(?: in place)?\b",
-        "STILL",
+        r"^((?:\w+ ){0,3}?)(?:is|are|was|were|be|remains?|stays?|appears?) (?:static|parked|fixed)(?: in place)?\b",
+        "${1}STILL",
     ),
     (r"\bstill (\w+ing)\b", "$1"),
     (r"\bstill\b", "STILL"),
@@ -97,7 +97,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     (r"\bup ?hill\b", "UPHILL"),
     (r"\bdown ?hill\b", "DOWNHILL"),
     // Not every `up` is a way.
-    (r"\b(pick|put)(?:s|ed|ing|ting)? (\w+ )?(up|down)\b", "$1$3 $2"),
+    (r"\b(pick)(?:s|ed|ing)? (\w+ )?(up|down)\b", "$1$3 $2"),
     (r"\b(end|stand|get|set)(?:s|ed|ing|ting)? up\b", "${1}up"),
     (r"\b(?:speed(?:s|ing)? up|accelerat\w+|faster)\b", "FASTER"),
     (r"\b(?:slow(?:s|ing)? down|decelerat\w+|slower)\b", "SLOWER"),
@@ -142,6 +142,15 @@ const ABSENCE: &[(&str, &str)] = &[
         r"\bthere (?:is|are|was|were|s|does|do|did) (?:not any|not|no)\b|\bthere not any\b|\bthere not\b",
         "ABSENT",
     ),
+    // Not to see the way of a thing is not to deny the thing.
+    (
+        r"\bnot (?:contain|show|feature|include|see)s? (?:any |clear )*(?:direction|motion|movement)s?\b",
+        "unclear",
+    ),
+    (
+        r"\b(?:direction|motion|movement)s? (?:of (?:\w+ ){1,4}?)?(?:is|are|was|were) not (?:visible|present|shown|seen)\b",
+        "unclear",
+    ),
     (r"\bnot (?:contain|show|feature|include|see)s? (?:any )?", "ABSENT "),
     (r"\bcan be (seen|found|detected|observed)\b", "$1"),
     (
@@ -168,7 +177,7 @@ const TOGETHER: &[(&str, &str)] = &[
 /// Signs, in the normal form, that an answer is doubted, or one of several.
 pub const DOUBTS: &str = concat!(
     r"\b(?:or|either|cannot|unable|unclear|unknown|uncertain|sorry|maybe|perhaps|possibly|",
-    r"(?:not|ABSENT) (?:sure|clear|possible|enough|certain)|(?:hard|difficult) to|",
+    r"(?:not|ABSENT) (?:sure|clear|possible|enough|certain)|(?:hard|difficult) to (?:tell|say|see|know|determine)|",
     r"(?:at (?:least|most)|more than|less than|fewer than|about|around|approximately|roughly|",
     r"almost|nearly|UP to|(?:minimum|maximum)(?: of)?) \d|\d+ (?:plus|at (?:least|most)))|",
     // `over` and `under` a thing are places.
