@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 
 /// Writes `path` through a temporary name beside it; where it is a link, what that leads to. What
-/// is no regular file, as a pipe or `/dev/stdout`, is written as it is.
+/// is no regular file, as a pipe, is written as it is, and `/dev/stdout` is whatever stands behind
+/// it.
 ///
 /// # Errors
 /// Where the disk refuses; `path` then holds what it held before.
@@ -25,11 +26,12 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 /// # Errors
 /// What `content` says, or where the disk refuses; `path` then holds what it held before.
 pub fn write_with(path: &Path, content: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if target.metadata().is_ok_and(|there| !there.is_file()) {
-        let file = File::options().write(true).open(&target);
+    let is_system = ["/dev", "/proc"].iter().any(|system| path.starts_with(system));
+    if is_system || path.metadata().is_ok_and(|there| !there.is_file()) {
+        let file = File::options().append(true).open(path);
         return content(&mut file.map_err(|e| failed(path, &e))?);
     }
+    let target = target(path);
     let temporary = target.with_added_extension("partial");
     let mut file = create_alone(&temporary).map_err(|e| failed(path, &e))?;
     let written = content(&mut file).and_then(|()| {
@@ -41,6 +43,12 @@ pub fn write_with(path: &Path, content: impl FnOnce(&mut File) -> Result<()>) ->
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+/// What `path` leads to, whether that is there or not yet.
+fn target(path: &Path) -> PathBuf {
+    let pending = || Some(path.parent()?.join(path.read_link().ok()?));
+    path.canonicalize().ok().or_else(pending).unwrap_or_else(|| path.to_owned())
 }
 
 /// Creates the file `path`, empty, for one writer at a time: another one waits until it has been
@@ -88,7 +96,8 @@ pub fn lock(dir: &Path) -> Result<File> {
 /// # Errors
 /// Where another process is at work in it, or the disk refuses.
 pub fn draft(to: &Path) -> Result<(PathBuf, File)> {
-    let folder = to.with_added_extension("partial");
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let folder = to.with_file_name(format!(".{name}.partial"));
     if folder.exists() {
         let _lock = lock(&folder)?;
         remove_dir(&folder)?;

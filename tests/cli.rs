@@ -440,6 +440,16 @@ fn links_and_pipes_stay_what_they_are() {
     split(&pipe);
     assert_eq!(read.join().unwrap(), wanted);
     assert!(!pipe.is_file());
+    let [log, pending] = ["log", "pending"].map(|name| dir.path().join(name));
+    std::fs::write(&log, "kept\n").unwrap();
+    let out = std::fs::File::options().append(true).open(&log).unwrap();
+    let mut command = program(dir.path());
+    command.args(["data", "split"]).arg(demo_data()).args(["--out", "/dev/stdout"]);
+    assert!(command.stdout(out).status().unwrap().success());
+    assert!(std::fs::read_to_string(&log).unwrap().starts_with(&format!("kept\n{wanted}")));
+    std::os::unix::fs::symlink("not yet", &pending).unwrap();
+    split(&pending);
+    assert!(pending.is_symlink() && dir.path().join("not yet").is_file());
 }
 
 #[test]

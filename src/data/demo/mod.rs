@@ -243,7 +243,7 @@ impl Draft {
                 .help("name a folder that does not exist yet"));
         }
         files::check_free(out)?;
-        files::check_writable(out)?;
+        out.parent().map_or(Ok(()), files::check_writable)?;
         let (folder, lock) = files::draft(out)?;
         Ok(Self { folder, _lock: lock })
     }
