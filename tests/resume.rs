@@ -269,6 +269,13 @@ fn what_is_missing_or_damaged_is_made_again() {
     again("before/predictions.jsonl does not answer the questions: they are asked again");
     std::fs::write(place.path(files[3]), "").unwrap();
     again("before/predictions_no_video.jsonl does not answer the questions");
+    for stage in ["before", "after"] {
+        std::fs::remove_file(place.path(&format!("{stage}/predictions_no_video.jsonl"))).unwrap();
+    }
+    again("not whole any more");
+    std::fs::remove_file(place.path("report.html")).unwrap();
+    again("not whole any more");
+    assert!(place.path("report.html").exists());
 }
 
 #[test]

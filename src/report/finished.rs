@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::predict::{self, Prediction};
+use crate::eval::rounds::CIRCULAR;
+use crate::files;
 use crate::model::peft;
 use crate::model::tensor_files::TensorFiles;
 use crate::recipe::Recipe;
@@ -81,6 +85,13 @@ impl Finished {
         checked.map_err(|e| e.help(AGAIN))
     }
 
+    /// Whether nothing is missing of what a finished run has.
+    pub fn is_whole(&self) -> bool {
+        self.dir.join("report.html").exists()
+            && ["before", "after"].iter().all(|stage| has_answers(&self.dir.join(stage)))
+            && self.check_trained().is_ok()
+    }
+
     /// `R`, `S`, `R+S` as the paper has it; else the names of the subsets trained on.
     pub fn trained_on(&self) -> String {
         let letter = |subset: &String| match subset.as_str() {
@@ -109,4 +120,13 @@ fn asked(dir: &Path) -> Result<BTreeSet<Asked>> {
         }
     }
     Ok(asked)
+}
+
+/// Whether the evaluation in `dir` has its metrics, and the answers that these are of.
+fn has_answers(dir: &Path) -> bool {
+    let Ok(metrics) = files::read_json::<Value>(&dir.join("metrics.json")) else { return false };
+    let controls = metrics["controls"].as_object().into_iter().flat_map(|of| of.keys());
+    let circular = metrics["mc"].get(CIRCULAR).map(|_| CIRCULAR);
+    let mut names = controls.map(String::as_str).chain(circular);
+    names.all(|name| dir.join(format!("predictions_{name}.jsonl")).exists())
 }

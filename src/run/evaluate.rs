@@ -64,8 +64,8 @@ fn ask(
     if path.exists() {
         match predict::read(&path) {
             Ok(read) if answer_all(&read, round.asks.iter()) => return Ok(read),
-            _ => terminal.line(&format!(
-                "note   {} does not answer the questions: they are asked again",
+            _ => terminal.note(&format!(
+                "{} does not answer the questions: they are asked again",
                 path.display()
             )),
         }

@@ -108,7 +108,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
             note_other_questions(&dir, &recipe, terminal)?;
             return Ok(dir);
         }
-        terminal.line("note   done before, but not whole any more: what is missing is made again");
+        terminal.note("done before, but not whole any more: what is missing is made again");
     }
     files::check_writable(&dir)?;
     let early = dir.exists().then(|| files::lock(&dir)).transpose()?;
@@ -196,9 +196,9 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
     Ok(dir.join("report.md").exists())
 }
 
-/// Whether the finished run in `dir` still has its answers and what was trained.
+/// Whether the finished run in `dir` still has its reports, its answers and what was trained.
 fn is_whole(dir: &Path) -> bool {
-    Finished::open(dir).and_then(|run| run.check_trained()).is_ok()
+    Finished::open(dir).is_ok_and(|run| run.is_whole())
 }
 
 /// Says so where the questions of the finished run in `dir` are others by now. Those of the hub
@@ -210,7 +210,7 @@ fn note_other_questions(dir: &Path, recipe: &Recipe, terminal: &Terminal) -> Res
         && now != then
     {
         let path = &recipe.data.path;
-        terminal.line(&format!("note   the questions in {path} have changed since"));
+        terminal.note(&format!("the questions in {path} have changed since"));
     }
     Ok(())
 }
