@@ -92,7 +92,7 @@ pub fn save(
         write(&temporary.join(file), &moment.collect())?;
     }
     let (steps, track) = (optimiser.steps.clone(), state.track.clone());
-    let sha256 = hashes(&temporary)?;
+    let sha256 = hashes(&temporary, &TENSORS)?;
     let stored = Stored { step: optimiser.step, steps, track, sha256 };
     let stored = serde_json::to_string(&stored).map_err(|e| Error::run(e.to_string()))?;
     files::write(&temporary.join(STATE), stored)?;
@@ -107,11 +107,11 @@ pub fn save(
 const STATE: &str = "state.json";
 const TRAINED: &str = "trained.safetensors";
 const MOMENTS: [&str; 2] = ["exp_avg.safetensors", "exp_avg_sq.safetensors"];
+const TENSORS: [&str; 3] = [TRAINED, MOMENTS[0], MOMENTS[1]];
 
-/// The SHA-256 of each file of tensors.
-fn hashes(dir: &Path) -> Result<BTreeMap<String, String>> {
-    let files = [TRAINED].into_iter().chain(MOMENTS);
-    files.map(|file| Ok((file.to_owned(), hash::file(&dir.join(file))?))).collect()
+/// The SHA-256 of each of `files`.
+fn hashes(dir: &Path, files: &[&str]) -> Result<BTreeMap<String, String>> {
+    files.iter().map(|file| Ok(((*file).to_owned(), hash::file(&dir.join(file))?))).collect()
 }
 
 fn remove_all_but(checkpoints: &Path, keep: &[PathBuf]) -> Result<()> {
@@ -129,7 +129,7 @@ fn remove_all_but(checkpoints: &Path, keep: &[PathBuf]) -> Result<()> {
 /// # Errors
 /// Where the checkpoint is damaged, put together from several, or was made with another recipe.
 pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, TrainerState)> {
-    let Stored { step, steps, track, .. } = stored(dir)?;
+    let Stored { step, steps, track, .. } = stored(dir, &TENSORS)?;
     let device = model.device();
     let [first, second] = MOMENTS.map(|file| read(&dir.join(file), &device));
     let (mut first, mut second) = (first?, second?);
@@ -154,19 +154,19 @@ pub fn load(dir: &Path, model: QwenVl, weight_decay: f64) -> Result<(QwenVl, Tra
 /// # Errors
 /// As [`load`].
 pub fn load_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
-    stored(dir)?;
-    put_weights(dir, model)
+    let loaded = stored(dir, &[TRAINED]).and_then(|_| put_weights(dir, model));
+    loaded.map_err(|e| e.help("remove the folder `checkpoints`: the training starts anew"))
 }
 
-/// The state of the checkpoint in `dir`, which is of that step and has the files that it was saved
-/// with.
-fn stored(dir: &Path) -> Result<Stored> {
+/// The state of the checkpoint in `dir`, which is of that step and has those of `files` that it
+/// was saved with.
+fn stored(dir: &Path, files: &[&str]) -> Result<Stored> {
     let advised = |e: Error| e.help(ADVICE);
     let stored: Stored = files::read_json(&dir.join(STATE)).map_err(advised)?;
     if dir.file_name() != path(Path::new(""), stored.step).file_name() {
         return Err(damaged(dir, &format!("{STATE} is of step {}", stored.step)));
     }
-    let there = hashes(dir).map_err(advised)?;
+    let there = hashes(dir, files).map_err(advised)?;
     match there.iter().find(|(file, sha256)| stored.sha256.get(*file) != Some(*sha256)) {
         None => Ok(stored),
         Some((file, _)) => Err(damaged(dir, &format!("{file} is not the one that was saved"))),
