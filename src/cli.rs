@@ -16,7 +16,7 @@ use crate::model::initial;
 use crate::report::compare;
 use crate::report::number::thousands;
 use crate::report::terminal::Terminal;
-use crate::{files, interrupt, run};
+use crate::{files, interrupt, parallel, run};
 
 /// Fine-tune a Qwen-VL model on questions about motion in video, and measure it before and after.
 #[derive(Debug, Parser)]
@@ -141,6 +141,7 @@ impl Cli {
     /// What the user has to know.
     pub fn execute(self) -> Result<()> {
         let terminal = Terminal;
+        parallel::start()?;
         match self.command {
             None => run_recipes(&self.run, &terminal),
             Some(Command::Plan { recipe, runs, memory }) => {

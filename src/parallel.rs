@@ -1,8 +1,10 @@
 //! The same work on many things, on all cores.
 
+use std::fmt::Display;
 use std::sync::{Mutex, mpsc};
 use std::thread::{Builder, Scope, available_parallelism, scope};
 
+use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -10,6 +12,14 @@ use crate::error::{Error, Result};
 /// How many threads can run at once.
 pub fn cores() -> usize {
     available_parallelism().map_or(1, usize::from)
+}
+
+/// Starts the threads that [`map`] and the passes on the CPU share.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn start() -> Result<()> {
+    ThreadPoolBuilder::new().build_global().map_err(|e| refused(&e))
 }
 
 /// The results of `work` on each of `items`, in their order.
@@ -25,7 +35,7 @@ pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync)
 /// how many there are by then.
 ///
 /// # Errors
-/// That of `seen`, after which nothing new is begun.
+/// That of `seen`, after which nothing new is begun; or where no thread can be started.
 pub fn each<'a, T: Sync, R: Send>(
     items: &'a [T],
     work: impl Fn(&'a T) -> R + Sync,
@@ -74,8 +84,10 @@ pub fn spawn<'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() + Send + 'scope,
 ) -> Result<()> {
-    Builder::new().spawn_scoped(scope, work).map(drop).map_err(|e| {
-        Error::run(format!("no thread can be started: {e}"))
-            .help("raise the limit on processes (ulimit -u), then start the same command again")
-    })
+    Builder::new().spawn_scoped(scope, work).map(drop).map_err(|e| refused(&e))
+}
+
+fn refused(why: &impl Display) -> Error {
+    Error::run(format!("no thread can be started: {why}"))
+        .help("raise the limit on processes (ulimit -u), then start the same command again")
 }
