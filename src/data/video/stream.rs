@@ -185,7 +185,7 @@ impl<'a> Stream<'a> {
         while self.plan.as_ref().is_none_or(|plan| plan.goes_on(self.packets)) {
             let Some(packet) = self.packet()? else { break };
             // What precedes the first key picture would come out grey; ffmpeg 8 drops it too.
-            if !self.fed && self.codec() == codec::Id::HEVC && !packet.is_key() {
+            if !self.fed && self.codec() == codec::Id::HEVC && !begins_hevc(&packet) {
                 continue;
             }
             let need = self.plan.as_ref().map_or(Need::Picture, |plan| plan.need(self.packets - 1));
@@ -446,4 +446,25 @@ impl Pictures {
         let size = self.frames.height * self.frames.width * 3;
         converter.write(raw, &mut self.frames.rgb[slot * size..(slot + 1) * size])
     }
+}
+
+/// Whether HEVC can be decoded from this packet on. The container's mark may be missing, so the
+/// types of the NAL units are looked at: those from 16 to 23 are key pictures (ITU-T H.265, table
+/// 7-1).
+fn begins_hevc(packet: &Packet) -> bool {
+    let is_key_picture =
+        |unit: &[u8]| unit.first().is_some_and(|b| (16..24).contains(&(b >> 1 & 63)));
+    let mut rest = packet.data().unwrap_or_default();
+    if packet.is_key() || rest.starts_with(&[0, 0, 0, 1]) {
+        // Behind start codes the marks are made by ffmpeg, which has looked there.
+        return packet.is_key();
+    }
+    // In MP4 and Matroska each unit stands behind its length.
+    while let Some((length, unit)) = rest.split_first_chunk() {
+        if is_key_picture(unit) {
+            return true;
+        }
+        rest = unit.get(u32::from_be_bytes(*length) as usize..).unwrap_or_default();
+    }
+    false
 }
