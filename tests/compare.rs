@@ -105,6 +105,18 @@ fn other_settings_make_another_row() {
 }
 
 #[test]
+fn a_terminal_shows_some_of_many_differences() {
+    let root = TempDir::new().unwrap();
+    for i in 1..10 {
+        let extra = format!("lr = {i}e-4");
+        RunFolder { extra: &extra, ..RunFolder::default() }.write(root.path(), &format!("r{i}"));
+    }
+    let told = text(&program(root.path()).arg("compare").arg(".").output().unwrap().stdout);
+    assert!(told.contains("note   15 more differences: --out DIR writes all"), "{told}");
+    assert!(told.contains("The runs differ in `train.lr`: ") && told.contains(" (and 3 more)."));
+}
+
+#[test]
 fn what_is_asked_beside_the_test_questions_makes_no_row() {
     let root = TempDir::new().unwrap();
     let write = |name: &str, train: &[&str], extra: &str| {

@@ -183,6 +183,24 @@ fn check_lists_everything_that_is_wrong() {
     }
     assert!(stderr(&output).contains("5 problem(s) in 4 file(s)"), "{}", stderr(&output));
 
+    // Of many missing videos of a folder, one problem with all of their names.
+    for (i, item) in items.iter_mut().enumerate().skip(3) {
+        item["video"] = format!("videos_real/davis/gone-{i}.mp4").into();
+    }
+    let more = (items.len()..40).map(|i| {
+        let video = format!("videos_real/davis/gone-{i}.mp4");
+        let mut item = items[0].clone();
+        (item["id"], item["video"]) = (format!("validation_{}", 100 + i).into(), video.into());
+        item
+    });
+    let more: Vec<Value> = more.collect();
+    items.extend(more);
+    fs::write(&file, json!(items).to_string()).unwrap();
+    let text = stdout(&data(dir.path(), &["check", "demo", "--subsets", "real"]));
+    assert!(
+        text.contains("davis\n  lacks 37 videos: gone-10.mp4, ") && text.contains("gone-9.mp4")
+    );
+
     fs::write(&file, "[{]").unwrap();
     let output = data(dir.path(), &["check", "demo", "--subsets", "real"]);
     assert!(stdout(&output).contains("  line 1, column 3: not valid JSON"), "{}", stdout(&output));

@@ -150,13 +150,17 @@ impl Checked {
             folders.entry(folder).or_default().push((video, users));
         }
         for (folder, videos) in folders {
-            let first = videos[0].0.file_name().unwrap_or_default().to_string_lossy();
+            let file_name =
+                |path: &Path| path.file_name().unwrap_or_default().display().to_string();
+            let first = file_name(videos[0].0);
             let n = videos.len();
             if !folder.is_dir() {
                 let what = format!("no such folder; {n} video(s) should be in it, {first} first");
                 self.add(&folder, what, None);
             } else if n > MANY {
-                self.add(&folder, format!("lacks {n} videos, {first} first"), None);
+                let names = videos.iter().map(|(video, _)| file_name(video));
+                let names = names.collect::<Vec<_>>().join(", ");
+                self.add(&folder, format!("lacks {n} videos: {names}"), None);
             } else {
                 for (video, users) in videos {
                     let more = more(users.len() - 1);

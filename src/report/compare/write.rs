@@ -25,8 +25,8 @@ pub fn is_output(path: &Path) -> bool {
 }
 
 impl Comparison {
-    /// Prints tables and notes.
-    pub fn print(&self, terminal: &Terminal) {
+    /// Prints tables and notes; of many differences some, the others being written or not.
+    pub fn print(&self, is_written: bool, terminal: &Terminal) {
         terminal.line(&format!("tested on {}", self.tested_on));
         terminal.line("");
         terminal.line(self.accuracies().terminal().trim_end());
@@ -39,7 +39,8 @@ impl Comparison {
         }
         terminal.line("");
         if others > 0 {
-            terminal.note(&format!("{} more differences: --out DIR writes all", thousands(others)));
+            let place = if is_written { "compare.md has" } else { "--out DIR writes" };
+            terminal.note(&format!("{} more differences: {place} all", thousands(others)));
         }
         for note in self.all_notes() {
             terminal.note(&note);
@@ -361,7 +362,7 @@ pub fn compare(dirs: &[PathBuf], out: Option<&Path>, terminal: &Terminal) -> Res
     let (runs, left_out) = super::find(dirs)?;
     let mut comparison = Comparison::new(&runs)?;
     comparison.notes.extend(left_out);
-    comparison.print(terminal);
+    comparison.print(out.is_some(), terminal);
     if let Some(out) = out {
         let paths = comparison.write(out)?;
         let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
