@@ -73,6 +73,8 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
     let mut kept: Vec<PathBuf> = PARTS.iter().map(|part| dir.join(part)).collect();
     kept.push(PathBuf::from(&run.recipe.model.path));
     check_target(&options.to, options.force, &kept)?;
+    files::check_writable(&options.to)?;
+    run.check_trained()?;
     let checkpoint = match kind {
         Kind::Merged => places::checkpoint(&run.recipe.model.path, terminal)?.dir,
         Kind::Full | Kind::Adapter => dir.join("model"),
@@ -81,8 +83,6 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
         check_target(&options.to, options.force, std::slice::from_ref(&checkpoint))?;
         check_checkpoint(&run.recipe, &checkpoint)?;
     }
-    files::check_writable(&options.to)?;
-    run.check_trained()?;
     let temporary = options.to.with_added_extension("partial");
     files::remove_dir(&temporary)?;
     let written = (|| {

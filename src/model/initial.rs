@@ -31,6 +31,7 @@ const LEAN: f32 = 0.7;
 pub fn write_random(source: &Path, to: &Path, seed: u64) -> Result<usize> {
     let config = Config::from_dir(source)?;
     files::check_free(to)?;
+    files::check_writable(to)?;
     let outlines: Vec<Outline> =
         shapes(&config)?.iter().map(|(name, shape)| Outline::f32(name, shape)).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
