@@ -65,7 +65,7 @@ pub struct Response {
 /// adapters are made ready for every token. `observe` sees the prompt's index and the logits of
 /// each of its steps, `[vocab]`.
 ///
-/// [fixed]: QwenVl::fixed
+/// [fixed]: QwenVl::for_inference
 ///
 /// # Errors
 /// Where a prompt does not fit its media, the logits are no numbers, or the device fails.

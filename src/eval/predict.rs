@@ -155,7 +155,7 @@ pub fn groups(asks: &[Ask], view: &View, batch_size: usize) -> Vec<Vec<usize>> {
 pub struct Evaluator<'a> {
     /// The model, without a tape: what videos are looked at with.
     pub model: &'a QwenVl,
-    /// The same, [fixed](QwenVl::fixed): what answers.
+    /// The same [for inference](QwenVl::for_inference): what answers.
     pub fixed: QwenVl,
     /// Its chat template and tokenizer.
     pub chat: &'a Chat,
