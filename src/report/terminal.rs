@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::accuracy::points;
+use super::finished::Finished;
 use super::number::{clock, gibibytes, percent, seconds, short, size, thousands};
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
@@ -17,7 +18,7 @@ use crate::data::vlm4d::Format;
 use crate::error::{Error, Result, more};
 use crate::eval::judge::Cost;
 use crate::eval::metrics::{Metrics, overall, paired};
-use crate::eval::predict::{self, Prediction};
+use crate::eval::predict::Prediction;
 use crate::features::Videos;
 use crate::model::parameters::PartCount;
 use crate::recipe::{Best, Part, Recipe};
@@ -405,19 +406,13 @@ pub fn judged(judge: &str, label: &str, cost: &Cost, terminal: &Terminal) {
     ));
 }
 
-/// Prints the results of a finished run from its files.
-///
-/// # Errors
-/// Where they cannot be read.
-pub fn results(dir: &Path, terminal: &Terminal) -> Result<()> {
-    let recipe = Recipe::of_run(dir)?;
-    let read = |stage: &str| predict::read(&dir.join(stage).join("predictions.jsonl"));
-    let (before, after) = (read("before")?, read("after")?);
-    accuracy("before", &before, recipe.seed, terminal);
-    accuracy("after", &after, recipe.seed, terminal);
-    change(&before, &after, recipe.seed, terminal);
+/// Prints the results of a finished run.
+pub fn results(run: &Finished, terminal: &Terminal) {
+    let Finished { dir, recipe, before, after } = run;
+    accuracy("before", before, recipe.seed, terminal);
+    accuracy("after", after, recipe.seed, terminal);
+    change(before, after, recipe.seed, terminal);
     terminal.line(&format!("report {}", dir.join("report.html").display()));
-    Ok(())
 }
 
 /// Prints what changed from before to after.

@@ -72,7 +72,7 @@ pub fn check(
     if !from.is_some_and(|from| is_made(&from)) {
         adopt_adapter(&mut recipe)?;
         adopt_pins(&mut recipe, &dir)?;
-        if is_finished(&dir, &recipe)? && is_whole(&dir) {
+        if is_finished(&dir, &recipe)? && whole(&dir).is_some() {
             return Ok(dir);
         }
         files::check_writable(&dir)?;
@@ -102,10 +102,10 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
     note.iter().for_each(|note| terminal.note(note));
     if is_finished(&dir, &recipe)? {
-        if is_whole(&dir) {
+        if let Some(finished) = whole(&dir) {
             terminal.line("done before; its results:");
-            terminal::results(&dir, terminal)?;
-            note_other_questions(&dir, &recipe, terminal)?;
+            terminal::results(&finished, terminal);
+            note_other_questions(&finished, &recipe, terminal);
             return Ok(dir);
         }
         terminal.note("done before, but not whole any more: what is missing is made again");
@@ -196,23 +196,20 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
     Ok(dir.join("report.md").exists())
 }
 
-/// Whether the finished run in `dir` still has its reports, its answers and what was trained.
-fn is_whole(dir: &Path) -> bool {
-    Finished::open(dir).is_ok_and(|run| run.is_whole())
+/// The finished run in `dir`, where it still has its reports, its answers and what was trained.
+fn whole(dir: &Path) -> Option<Finished> {
+    Finished::open(dir).ok().filter(Finished::is_whole)
 }
 
-/// Says so where the questions of the finished run in `dir` are others by now. Those of the hub
-/// are pinned.
-fn note_other_questions(dir: &Path, recipe: &Recipe, terminal: &Terminal) -> Result<()> {
+/// Says so where the questions of a finished run are others by now. Those of the hub are pinned.
+fn note_other_questions(finished: &Finished, recipe: &Recipe, terminal: &Terminal) {
     let now = entry::sha256(Path::new(&recipe.data.path), &recipe.data.subsets());
-    let then = Recipe::of_run(dir)?.provenance.map(|then| then.data_sha256);
-    if let (Ok(now), Some(then)) = (now, then)
-        && now != then
+    if let (Ok(now), Some(then)) = (now, &finished.recipe.provenance)
+        && now != then.data_sha256
     {
         let path = &recipe.data.path;
         terminal.note(&format!("the questions in {path} have changed since"));
     }
-    Ok(())
 }
 
 /// A run that goes on must have the model and data that it began with.
