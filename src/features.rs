@@ -1,4 +1,4 @@
-//! Frames → patches → vision features, computed once per video and kept.
+//! Frames → patches → vision features, computed once per video and kept; an image is one frame.
 //!
 //! Decoding runs in threads ahead of the vision tower. What is read is kept in memory up to a
 //! limit and on disk ([`Cache`]), for the rest of the run and for the next: frames as they are cut
@@ -15,6 +15,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::data::cache::{Cache, Key};
+use crate::data::medium::Medium;
 use crate::data::reader::{Reader, Sampled};
 use crate::data::variant::{Shown, Variant};
 use crate::data::video::Frames;
@@ -41,7 +42,7 @@ struct AboutFrames {
     len: usize,
     height: usize,
     width: usize,
-    second_per_grid: f64,
+    second_per_grid: Option<f64>,
     rotation: usize,
     /// Seconds that decoding and resizing took.
     cost_s: f64,
@@ -54,13 +55,13 @@ struct AboutFeatures {
     dtype: DType,
     shape: Vec<usize>,
     grid_thw: [usize; 3],
-    second_per_grid: f64,
+    second_per_grid: Option<f64>,
     rotation: usize,
     /// Seconds that it took to make them from the file.
     cost_s: f64,
 }
 
-/// The videos of a run, ready for the model.
+/// The videos and images of a run, ready for the model.
 pub struct Videos {
     reader: Reader,
     dir: PathBuf,
@@ -84,7 +85,7 @@ struct Known {
 /// What reading the videos has come to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// Videos, each variant for itself.
+    /// Videos and images, each variant for itself.
     pub videos: usize,
     /// Those that were in the cache.
     pub from_cache: usize,
@@ -94,7 +95,7 @@ pub struct Summary {
     pub elapsed_s: f64,
     /// Bytes of all of them.
     pub bytes: usize,
-    /// Videos whose container says that a player turns the pictures, which was not done.
+    /// Files that say that a player turns their pictures, which was not done.
     pub sideways: BTreeSet<PathBuf>,
     /// Entries of the cache that were damaged and made anew.
     pub damaged: usize,
@@ -108,7 +109,7 @@ pub struct Summary {
 #[derive(Default)]
 struct Memory {
     held: usize,
-    frames: HashMap<PathBuf, Sampled>,
+    frames: HashMap<Medium, Sampled>,
     features: HashMap<Shown, TensorData>,
 }
 
@@ -190,7 +191,7 @@ impl Videos {
         let features = videos.iter().map(|shown| {
             let known = self.known(shown)?;
             if self.tower.is_none() {
-                let frames = self.frames(&shown.video, &known.content)?.0.frames;
+                let frames = self.frames(&shown.medium, &known.content)?.0.frames;
                 let patches = self.reader.patches(frames, shown)?;
                 return Ok(model.features(&patches.pixel_values, patches.grid_thw));
             }
@@ -201,18 +202,20 @@ impl Videos {
         features.collect()
     }
 
-    /// The frames of a video as the model is shown them, plainly.
+    /// The frames of the file at `path` as the model is shown them, plainly.
     ///
     /// # Errors
     /// Where it was not read, or has changed since.
-    pub fn seen(&self, video: &Path) -> Result<Frames> {
-        let plain = Shown { video: video.to_owned(), variant: Variant::Plain };
-        Ok(self.frames(video, &self.known(&plain)?.content)?.0.frames)
+    pub fn seen(&self, path: &Path) -> Result<Frames> {
+        let plain = |medium| Shown { medium, variant: Variant::Plain };
+        let [video, image] = [Medium::video(path), Medium::image(path)].map(plain);
+        let shown = if self.known.contains_key(&image) { image } else { video };
+        Ok(self.frames(&shown.medium, &self.known(&shown)?.content)?.0.frames)
     }
 
     /// SHA-256 over names and contents of all files.
     pub fn sha256(&self) -> String {
-        let files = self.known.iter().map(|(shown, known)| (&shown.video, &known.content));
+        let files = self.known.iter().map(|(shown, known)| (&shown.medium.path, &known.content));
         hash::text(&format!("{:?}", files.collect::<BTreeMap<_, _>>()))
     }
 
@@ -227,21 +230,21 @@ impl Videos {
     }
 
     fn known(&self, shown: &Shown) -> Result<&Known> {
-        let missing = || Error::run(format!("{}: was not read", shown.video.display()));
+        let missing = || Error::run(format!("{}: was not read", shown.medium.path.display()));
         self.known.get(shown).ok_or_else(missing)
     }
 
     /// Whatever of a video the vision tower needs to have: nothing, or the frames.
     fn read_ahead(&self, shown: &Shown) -> Result<Ahead> {
-        let content = hash::file(&self.dir.join(&shown.video))?;
+        let content = hash::file(&self.dir.join(&shown.medium.path))?;
         if let Some(key) = self.features_key(shown, &content)
             && let Some(about) = self.cache.about::<AboutFeatures>(&key)
         {
-            let second_per_grid = Some(about.second_per_grid);
-            let grid = MediaGrid { grid_thw: about.grid_thw, second_per_grid };
+            let AboutFeatures { grid_thw, second_per_grid, .. } = about;
+            let grid = MediaGrid { grid_thw, second_per_grid };
             return Ok(Ahead::Features(Known { grid, content }, about));
         }
-        let (sampled, cached) = self.frames(&shown.video, &content)?;
+        let (sampled, cached) = self.frames(&shown.medium, &content)?;
         Ok(Ahead::Frames(content, sampled, cached))
     }
 
@@ -278,43 +281,43 @@ impl Videos {
     }
 
     fn note_rotation(&self, shown: &Shown, rotation: usize, summary: &mut Summary) {
-        if rotation > 0 && !self.reader.is_upright() {
-            summary.sideways.insert(shown.video.clone());
+        if rotation > 0 && !self.reader.is_upright(shown.medium.kind) {
+            summary.sideways.insert(shown.medium.path.clone());
         }
     }
 
-    /// The frames of a video, and whether they were kept: from memory, the cache, or the file,
-    /// whose content must be the one that is known.
-    fn frames(&self, video: &Path, content: &str) -> Result<(Sampled, bool)> {
+    /// The frames of a video or image, and whether they were kept: from memory, the cache, or the
+    /// file, whose content must be the one that is known.
+    fn frames(&self, medium: &Medium, content: &str) -> Result<(Sampled, bool)> {
         if let Ok(memory) = self.memory.lock()
-            && let Some(sampled) = memory.frames.get(video)
+            && let Some(sampled) = memory.frames.get(medium)
         {
             return Ok((sampled.clone(), true));
         }
-        let key = self.reader.key(content);
+        let key = self.reader.key(content, medium.kind);
         let found =
             self.cache.get(&key).and_then(|(about, rgb): (AboutFrames, _)| about.frames(rgb));
         let cached = found.is_some();
         let sampled = match found {
             Some(sampled) => sampled,
-            None => self.decode(video, content, &key)?,
+            None => self.decode(medium, content, &key)?,
         };
         // Where features are kept, the frames have done their work.
         if self.tower.is_none()
             && let Ok(mut memory) = self.memory.lock()
             && memory.admit(sampled.frames.rgb.len())
         {
-            memory.frames.insert(video.to_owned(), sampled.clone());
+            memory.frames.insert(medium.clone(), sampled.clone());
         }
         Ok((sampled, cached))
     }
 
-    fn decode(&self, video: &Path, content: &str, key: &Key) -> Result<Sampled> {
-        let path = self.dir.join(video);
-        let sampled = self.reader.read(&path).map_err(|e| match e.fix() {
+    fn decode(&self, medium: &Medium, content: &str, key: &Key) -> Result<Sampled> {
+        let path = self.dir.join(&medium.path);
+        let sampled = self.reader.read(&path, medium.kind).map_err(|e| match e.fix() {
             Some(fix) => {
-                let dir = self.dir.display();
-                let help = format!("{fix}; `vlm4d-train data check {dir}` names all such videos");
+                let (dir, kind) = (self.dir.display(), medium.kind.name());
+                let help = format!("{fix}; `vlm4d-train data check {dir}` names all such {kind}s");
                 e.help(help)
             }
             None => e,
@@ -325,7 +328,7 @@ impl Videos {
         }
         let Frames { len, height, width, .. } = sampled.frames;
         let Sampled { second_per_grid, rotation, cost_s, .. } = sampled;
-        let video = video.to_owned();
+        let video = medium.path.clone();
         let about = AboutFrames { video, len, height, width, second_per_grid, rotation, cost_s };
         self.cache.put(key, &about, &sampled.frames.rgb);
         Ok(sampled)
@@ -345,7 +348,7 @@ impl Videos {
             self.remember(shown, &data);
             return Ok(data);
         }
-        let (sampled, _) = self.frames(&shown.video, &known.content)?;
+        let (sampled, _) = self.frames(&shown.medium, &known.content)?;
         Ok(self.make_features(&model.valid(), shown, known, sampled)?.0)
     }
 
@@ -368,7 +371,7 @@ impl Videos {
         let cost_s = decoding_s + start.elapsed().as_secs_f64();
         if let Some(key) = self.features_key(shown, &known.content) {
             let about = AboutFeatures {
-                video: shown.video.clone(),
+                video: shown.medium.path.clone(),
                 dtype: data.dtype(),
                 shape: data.shape().to_vec(),
                 grid_thw: patches.grid_thw,
@@ -394,7 +397,8 @@ impl Videos {
     /// Names the features of a video under the frozen tower; none where it is trained.
     fn features_key(&self, shown: &Shown, content: &str) -> Option<Key> {
         let tower = self.tower.as_ref()?;
-        Some(Key::new("features", &(self.reader.key(content), shown.variant, tower)))
+        let frames = self.reader.key(content, shown.medium.kind);
+        Some(Key::new("features", &(frames, shown.variant, tower)))
     }
 }
 

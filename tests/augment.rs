@@ -1,11 +1,10 @@
 //! What training samples become from epoch to epoch.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
 use serde_json::json;
+use std::collections::BTreeSet;
 use vlm4d_train::data::augment::{Augment, Samples, mirrorable};
 use vlm4d_train::data::entry::{self, Entry};
+use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::mirror::Why;
 use vlm4d_train::data::variant::Variant;
 use vlm4d_train::data::vlm4d::Format;
@@ -149,7 +148,7 @@ fn conversations_are_mirrored_as_a_whole() {
     let (entries, _) = entry::read(folder.path(), &["talk".into()]).unwrap();
     let mirrored = entries[0].mirrored().unwrap();
     assert_eq!(mirrored.gold, "To the left.");
-    assert_eq!(mirrored.shown()[0].video, Path::new("a.mp4"));
+    assert_eq!(mirrored.shown()[0].medium, Medium::video("a.mp4"));
     assert_eq!(mirrored.shown()[0].variant, Variant::Mirrored);
     let said = format!("{:?}", mirrored.training(Format::Ff));
     assert!(said.contains("\"Right.\"") && said.contains("\"Where to?\""), "{said}");

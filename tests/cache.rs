@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use vlm4d_train::data::cache::{Cache, Key};
+use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::variant::{Shown, Variant};
 use vlm4d_train::features::Videos;
 use vlm4d_train::model::host::host;
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::recipe::{Lora, TargetModules, Video};
+use vlm4d_train::recipe::{Image, Lora, TargetModules, Video};
 
 use crate::support::model::load;
 use crate::support::{golden, max_difference};
@@ -150,7 +151,7 @@ fn a_folder_that_cannot_be_written_is_told() {
 
 /// Both golden clips, plain and mirrored.
 fn shown() -> Vec<Shown> {
-    let videos: Vec<PathBuf> = vec!["a.mp4".into(), "b.mp4".into()];
+    let videos = ["a.mp4", "b.mp4"].map(Medium::video);
     let mut all = Shown::all(&videos, Variant::Plain);
     all.extend(Shown::all(&videos, Variant::Mirrored));
     all
@@ -158,7 +159,7 @@ fn shown() -> Vec<Shown> {
 
 fn read(model: &QwenVl, dir: &Path, video: &Video, cache: Cache) -> Videos {
     let checkpoint = golden("ckpt/tiny-qwen2.5-vl");
-    let reader = Reader::new(video, &checkpoint, &model.config.vision).unwrap();
+    let reader = Reader::new(video, &Image::default(), &checkpoint, &model.config.vision).unwrap();
     Videos::read(model, &reader, dir, &shown(), cache, |_| ()).unwrap()
 }
 

@@ -240,14 +240,16 @@ fn check_reads_folders_of_llamafactory() {
         "./rows.jsonl\n  line 2, column 2: ",
         "row 2: 0 `<video>` in its messages, but 1 file(s)",
         "row 4: ./gone.mp4: no such file",
-        "`talk/3`: images cannot be trained on yet",
+        "./a.png\n  cannot be read as an image: ",
         "  help: each file needs its marker in a user's message, and ",
-        "  help: leave the row out; videos and text can be trained on\n",
+        "  help: JPEG, PNG, WebP, GIF and BMP are read; ",
         "note   not looked at, as not in a file: far",
     ] {
         assert!(text.contains(wanted), "no `{wanted}` in\n{text}");
     }
-    assert!(stderr(&output).contains("1 questions on 1 videos: 4 problem(s) in 1 file(s)"));
+    assert!(
+        stderr(&output).contains("2 questions on 1 videos and 1 images: 4 problem(s) in 2 file(s)")
+    );
     let output = data(dir.path(), &["check", ".", "--subsets", "far"]);
     assert!(stdout(&output).contains("data set `far`: "), "{}", stdout(&output));
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use vlm4d_train::data::entry::{self, Entry};
+use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::variant::Variant;
 use vlm4d_train::data::vlm4d::{Format, PromptStyle};
 use vlm4d_train::eval::metrics::{metrics, paired};
@@ -44,12 +45,12 @@ fn a_wrong_video_is_another_one_of_the_same_source() {
         for entry in &entries {
             let shown = view.shown(entry);
             assert_eq!(shown.len(), 1);
-            assert_ne!(shown[0].video, entry.videos[0], "seed {seed}");
+            assert_ne!(shown[0].medium, entry.media[0], "seed {seed}");
             if entry.source != "own" {
-                assert_eq!(shown[0].video.parent(), entry.videos[0].parent());
+                assert_eq!(shown[0].medium.path.parent(), entry.media[0].path.parent());
             }
-            let others = stand_ins.entry(entry.videos[0].clone()).or_default();
-            others.insert(shown[0].video.clone());
+            let others = stand_ins.entry(entry.media[0].path.clone()).or_default();
+            others.insert(shown[0].medium.path.clone());
         }
         // One and the same for all questions on a video, and no two videos share one.
         assert!(stand_ins.values().all(|others| others.len() == 1));
@@ -69,16 +70,16 @@ fn a_wrong_video_is_none_of_the_questions_own() {
     let dir = tempfile::tempdir().unwrap();
     let mut entries = entries(dir.path(), &[("davis", 3), ("ego4d", 2)], 1);
     // Each shows the next one's video too: all are tied together.
-    let videos: Vec<PathBuf> = entries.iter().map(|e| e.videos[0].clone()).collect();
+    let videos: Vec<Medium> = entries.iter().map(|e| e.media[0].clone()).collect();
     let next = videos.iter().cycle().skip(1).cloned();
-    entries.iter_mut().zip(next).for_each(|(entry, video)| entry.videos.push(video));
+    entries.iter_mut().zip(next).for_each(|(entry, video)| entry.media.push(video));
     for seed in 0..50 {
         let view = View::of(Control::WrongVideo, entries.iter(), seed).unwrap();
         for entry in &entries {
-            let shown: BTreeSet<PathBuf> =
-                view.shown(entry).into_iter().map(|shown| shown.video).collect();
+            let shown: BTreeSet<Medium> =
+                view.shown(entry).into_iter().map(|shown| shown.medium).collect();
             assert_eq!(shown.len(), 2, "seed {seed}");
-            assert!(entry.videos.iter().all(|own| !shown.contains(own)), "seed {seed}");
+            assert!(entry.media.iter().all(|own| !shown.contains(own)), "seed {seed}");
         }
     }
 }
@@ -93,6 +94,22 @@ fn controls_show_what_they_say() {
     assert_eq!(of(Control::Reversed).shown(entry)[0].variant, Variant::Reversed);
     assert_eq!(of(Control::Shuffled).shown(entry)[0].variant, Variant::Shuffled(7));
     assert_eq!(View::PLAIN.shown(entry)[0].variant, Variant::Plain);
+}
+
+#[test]
+fn images_stay_under_every_control() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries = entries(dir.path(), &[("davis", 2)], 1);
+    let image = Medium::image("a.png");
+    entries.iter_mut().for_each(|entry| entry.media.insert(0, image.clone()));
+    let shown = |control| {
+        let view = View::of(control, entries.iter(), 7).unwrap();
+        view.shown(&entries[0]).into_iter().map(|shown| shown.medium).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(Control::NoVideo), entries[0].media[..1]);
+    assert_eq!(shown(Control::WrongVideo), [image, entries[1].media[1].clone()]);
+    assert_eq!(shown(Control::Reversed), entries[0].media);
+    assert_eq!(entries[0].video(), entries[0].media[1].path);
 }
 
 #[test]

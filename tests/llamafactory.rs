@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use safetensors::SafeTensors;
 use vlm4d_train::data::chat::Chat;
+use vlm4d_train::data::medium::Kind;
 use vlm4d_train::data::processor::PreprocessorConfig;
 use vlm4d_train::data::sharegpt;
 use vlm4d_train::error::Result;
@@ -69,12 +70,12 @@ fn recorded_positions(family: &str, i: usize, tokens: usize) -> Positions {
 fn samples(family: &str, checkpoint: &str) -> (Vec<Sample>, Recorded) {
     let dir = golden(&format!("ckpt/{checkpoint}"));
     let chat = Chat::load(&dir).unwrap();
-    let config = PreprocessorConfig::from_dir(&dir).unwrap();
+    let config = PreprocessorConfig::from_dir(&dir, Kind::Video).unwrap();
     let recorded = json("llamafactory/lf_samples.json");
     let conversations = sharegpt::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
     let pairs = conversations.iter().zip(recorded[family]["samples"].as_array().unwrap());
     let pairs = pairs.enumerate().map(|(i, (conversation, recorded))| {
-        let video = conversation.videos[0].file_stem().unwrap().to_str().unwrap();
+        let video = conversation.media[0].path.file_stem().unwrap().to_str().unwrap();
         let pixels = recorded_pixels(family, video, &config);
         let tokens = pixels.1.iter().product::<usize>() / 4;
         let encoded = chat.encode_sft(&conversation.messages, &[tokens]).unwrap();

@@ -20,6 +20,7 @@ mod full;
 mod generate;
 mod grade;
 mod hub;
+mod images;
 mod initial;
 mod judge;
 mod kinds;

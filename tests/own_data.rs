@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use vlm4d_train::recipe::Recipe;
 
+use crate::support::golden;
 use crate::support::run::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 
 /// `recipe` with `data` added to its `[data]`.
@@ -16,7 +17,12 @@ fn with(recipe: &str, data: &str) -> String {
 }
 
 fn predictions(place: &Workplace) -> Vec<Value> {
-    let lines = fs::read_to_string(place.path("after/predictions.jsonl")).unwrap();
+    asked(place, "predictions.jsonl")
+}
+
+/// The predictions of one round after training.
+fn asked(place: &Workplace, file: &str) -> Vec<Value> {
+    let lines = fs::read_to_string(place.path("after").join(file)).unwrap();
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -130,11 +136,11 @@ fn a_split_can_be_given_back() {
     );
 }
 
-/// A folder of LLaMA-Factory's with ten videos and two turns on each.
+/// A folder of LLaMA-Factory's with ten videos and two turns on each; with `image` one beside each
+/// video but the first, in whose place it stands.
 fn talks(dir: &Path, image: bool) -> PathBuf {
     let data = dir.join("data");
     copy_dir(demo_data(), &data);
-    fs::write(data.join("i.png"), "").unwrap();
     let mut videos: Vec<PathBuf> = Vec::new();
     for folder in fs::read_dir(data.join("videos_real")).unwrap() {
         videos.extend(fs::read_dir(folder.unwrap().path()).unwrap().map(|f| f.unwrap().path()));
@@ -142,10 +148,19 @@ fn talks(dir: &Path, image: bool) -> PathBuf {
     videos.sort();
     let rows: Vec<Value> = videos
         .iter()
-        .map(|video| {
-            let ask = if image { "<image><video>Where to?" } else { "<video>Where to?" };
-            let images: &[&str] = if image { &["i.png"] } else { &[] };
-            json!({"videos": [video.strip_prefix(dir).unwrap()], "images": images, "messages": [
+        .enumerate()
+        .map(|(i, video)| {
+            let [images, videos] = match (image, i) {
+                (false, _) => [0, 1],
+                (true, 0) => [1, 0],
+                (true, _) => [1, 1],
+            };
+            let ask = "<image>".repeat(images) + &"<video>".repeat(videos) + "Where to?";
+            let picture = format!("{i}.png");
+            fs::copy(golden("images/data/small.png"), data.join(&picture)).unwrap();
+            let images = &[picture][..images];
+            let videos = &[video.strip_prefix(dir).unwrap()][..videos];
+            json!({"videos": videos, "images": images, "messages": [
                 {"role": "user", "content": ask}, {"role": "assistant", "content": "To the left."},
                 {"role": "user", "content": "Really?"}, {"role": "assistant", "content": "Left."}]})
         })
@@ -201,6 +216,33 @@ fn conversations_go_through_the_whole_run() {
     let rows = fs::read_to_string(data.join("talks.json")).unwrap();
     fs::write(data.join("talks.json"), rows.replacen("Really?", "<|video_pad|>?", 1)).unwrap();
     refused("train = [\"talks\"]", "talks.json: row 0: message 2: spells `<|video_pad|>`");
-    talks(dir.path(), true);
-    refused("train = [\"talks\"]", "`talks/0`: images cannot be trained on yet");
+}
+
+#[test]
+fn conversations_with_images_go_through_the_whole_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = talks(dir.path(), true);
+    let recipe = recipe(&tiny(), &data, "max_steps = 2\ngrad_accum = 1");
+    let recipe = with(&recipe, "train = [\"talks\"]\nmirror = 0.5\nsplit = { test = 0.9 }");
+    let place = Workplace::new(&(recipe + "controls = [\"no_video\", \"wrong_video\"]"));
+    let output = place.run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("data   talks 10 questions on 9 videos and 10 images: "), "{said}");
+    let tested = asked(&place, "predictions.jsonl").into_iter();
+    let (image, videos): (Vec<_>, Vec<_>) = tested.partition(|p| p["video"] == "0.png");
+    assert_eq!((image.len(), videos.len()), (1, 8));
+    let tokens = |p: &Value| p["n_video_tokens"].as_u64().unwrap();
+    let blind = asked(&place, "predictions_no_video.jsonl");
+    assert_eq!(blind.len(), 8, "there is nothing to ask without a video of an image");
+    for (blind, seen) in blind.iter().zip(&videos) {
+        assert_eq!(tokens(blind), tokens(&image[0]), "the image stays");
+        assert!(tokens(blind) < tokens(seen));
+    }
+    for wrong in asked(&place, "predictions_wrong_video.jsonl") {
+        let shown = wrong["shown"].as_str().unwrap();
+        assert!(shown.contains(".mp4") && wrong["video"] != shown, "{wrong}");
+    }
+    let report = fs::read_to_string(place.path("report.html")).unwrap();
+    assert!(report.contains("\"0.png\""), "the image stands in the report");
 }

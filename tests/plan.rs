@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
+use vlm4d_train::data::medium::Kind;
 use vlm4d_train::data::processor::{PixelBudget, PreprocessorConfig, fit, patchify};
 use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::video::{self, Sampling, VideoOptions};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::{parameters, peft};
-use vlm4d_train::recipe::{Lora, Part, TargetModules};
+use vlm4d_train::recipe::{Image, Lora, Part, TargetModules};
 
 use crate::support::model::load;
 use crate::support::run::{Workplace, demo_data, recipe, text, tiny};
@@ -17,7 +18,7 @@ use crate::support::{CHECKPOINTS, golden};
 #[test]
 fn headers_give_the_grid_that_reading_gives() {
     let checkpoint = tiny();
-    let config = PreprocessorConfig::from_dir(&checkpoint).unwrap();
+    let config = PreprocessorConfig::from_dir(&checkpoint, Kind::Video).unwrap();
     let vision = Config::from_dir(&checkpoint).unwrap().vision;
     let folder = demo_data().join("videos_real/davis");
     let clips = [golden("llamafactory/data/a.mp4"), golden("llamafactory/data/b.mp4")];
@@ -32,10 +33,11 @@ fn headers_give_the_grid_that_reading_gives() {
                 max_pixels,
                 ..vlm4d_train::recipe::Video::default()
             };
-            let reader = Reader::new(&video, &checkpoint, &vision).unwrap();
-            let budget = PixelBudget::new(sampling, None, max_pixels, &config).unwrap();
+            let reader = Reader::new(&video, &Image::default(), &checkpoint, &vision).unwrap();
+            let budget =
+                PixelBudget::new(sampling, Kind::Video, None, max_pixels, &config).unwrap();
             for path in &videos {
-                let (grid, bytes) = reader.outline(path).unwrap();
+                let (grid, bytes) = reader.outline(path, Kind::Video).unwrap();
                 let options = VideoOptions { sampling, fps: video.fps, max_frames, upright: false };
                 let clip = video::read(path, &options).unwrap();
                 let seconds = clip.second_per_grid_t(config.temporal_patch_size);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
+use vlm4d_train::data::medium::Kind;
 use vlm4d_train::data::processor::{self, Patches, PixelBudget, PreprocessorConfig};
 use vlm4d_train::data::video::{self, Frames, Sampling, VideoOptions};
 
@@ -22,7 +23,7 @@ const CLIPS: [&str; 9] = [
 ];
 
 fn config() -> PreprocessorConfig {
-    PreprocessorConfig::from_dir(&golden("ckpt/tiny-qwen2-vl")).unwrap()
+    PreprocessorConfig::from_dir(&golden("ckpt/tiny-qwen2-vl"), Kind::Video).unwrap()
 }
 
 /// The tensors of a golden file.
@@ -180,7 +181,9 @@ fn patches_equal_hugging_face() {
 fn patches_equal_llamafactory() {
     let config = config();
     let video_max_pixels = 9408;
-    let bounds = PixelBudget::new(Sampling::LlamaFactory, None, video_max_pixels, &config).unwrap();
+    let bounds =
+        PixelBudget::new(Sampling::LlamaFactory, Kind::Video, None, video_max_pixels, &config)
+            .unwrap();
     for (model, fps) in [("qwen2_vl", 2.0), ("qwen2.5_vl", 4.0)] {
         for name in ["a", "b"] {
             let clip = format!("llamafactory/data/{name}.mp4");
@@ -229,7 +232,7 @@ fn llamafactory_extremes() {
 #[test]
 fn budgets() {
     let config = config();
-    let new = |s, min, max| PixelBudget::new(s, min, max, &config);
+    let new = |s, min, max| PixelBudget::new(s, Kind::Video, min, max, &config);
     let bounds = |min_pixels, max_pixels| Ok(PixelBudget { min_pixels, max_pixels });
     assert_eq!(new(Sampling::Qwen, None, 200_704), bounds(100_352, 200_704));
     assert_eq!(new(Sampling::Qwen, None, 50_176), bounds(50_176, 50_176));
@@ -264,7 +267,7 @@ fn parse(changes: &Value) -> Result<PreprocessorConfig, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("preprocessor_config.json");
     std::fs::write(&path, file.to_string()).unwrap();
-    PreprocessorConfig::from_dir(folder.path()).map_err(|e| {
+    PreprocessorConfig::from_dir(folder.path(), Kind::Video).map_err(|e| {
         let prefix = path.display().to_string();
         e.to_string().strip_prefix(&prefix).expect("the path comes first").to_string()
     })
@@ -298,7 +301,7 @@ fn wrong_configs_are_named() {
     assert!(error(json!({"do_resize": false})).contains("`do_resize` is false"));
     assert!(error(json!({"resample": 2})).contains("`resample` is 2"));
     assert!(error(json!({"rescale_factor": 1.0})).contains("`rescale_factor` is 1"));
-    let missing = PreprocessorConfig::from_dir(Path::new("none")).unwrap_err();
+    let missing = PreprocessorConfig::from_dir(Path::new("none"), Kind::Video).unwrap_err();
     assert!(missing.to_string().starts_with("none: no processor for videos\n  help: a checkpoint"));
 }
 
@@ -324,7 +327,7 @@ fn configs_are_looked_for_where_transformers_does() {
     let write = |name: &str, content: &Value| {
         std::fs::write(folder.path().join(name), content.to_string()).unwrap();
     };
-    let read = || PreprocessorConfig::from_dir(folder.path());
+    let read = || PreprocessorConfig::from_dir(folder.path(), Kind::Video);
     let with_side = |side: usize| {
         let mut changed = written["video_processor"].clone();
         changed["patch_size"] = side.into();
@@ -339,6 +342,10 @@ fn configs_are_looked_for_where_transformers_does() {
     assert_eq!(read().unwrap().patch_size, 18);
     std::fs::remove_file(folder.path().join("video_preprocessor_config.json")).unwrap();
     assert_eq!(read().unwrap().patch_size, 16);
+    let of_images = || PreprocessorConfig::from_dir(folder.path(), Kind::Image);
+    assert_eq!(of_images().unwrap().patch_size, 16);
+    write("processor_config.json", &serde_json::json!({"image_processor": with_side(20)}));
+    assert_eq!(of_images().unwrap().patch_size, 20);
     write("processor_config.json", &serde_json::json!({"video_processor": {"merge_size": 2}}));
     let error = read().unwrap_err().to_string();
     assert!(error.contains("/processor_config.json: neither `min_pixels`"), "{error}");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vlm4d_train::data::chat::{Content, Message};
+use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::sharegpt;
 use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, Question};
 
@@ -283,8 +284,8 @@ fn sharegpt_with_default_names() {
     let c = sharegpt::read(&data, &["set".into()]).unwrap();
     assert_eq!((&*c[0].id, &*c[1].id, &*c[0].subset, c.len()), ("set/0", "set/1", "set", 4));
     // one file has one name, whichever folder its path counts from
-    assert_eq!(c[0].videos, [Path::new("a.mp4"), Path::new("../above.mp4")]);
-    assert_eq!(c[0].images, [Path::new("i.png")]);
+    let [first, second] = ["a.mp4", "../above.mp4"].map(Medium::video);
+    assert_eq!(c[0].media, [first, Medium::image("i.png"), second]);
     let text = |text: &str| Content::Text(text.into());
     assert_eq!(
         c[0].messages,
@@ -298,7 +299,7 @@ fn sharegpt_with_default_names() {
         ]
     );
     assert_eq!(c[1].messages[0], Message::new("system", [text("S")]));
-    assert_eq!((c[1].messages.len(), c[1].videos.len()), (3, 0));
+    assert_eq!((c[1].messages.len(), c[1].media.len()), (3, 0));
     for row in [2, 3] {
         assert_eq!(c[row].messages, c[1].messages[1..], "row {row}");
     }
@@ -353,10 +354,10 @@ fn a_file_has_one_name_however_it_is_spelled() {
     assert_eq!(conversations.len(), rows.len());
     let (within, above) = conversations.split_at(spelled.len() + linked.len());
     for (conversation, row) in within.iter().zip(rows) {
-        assert_eq!(conversation.videos, [Path::new("a.mp4")], "{}", row["videos"]);
+        assert_eq!(conversation.media, [Medium::video("a.mp4")], "{}", row["videos"]);
     }
     // the first of its names
-    assert!(above.iter().all(|c| c.videos == [Path::new("../above.mp4")]), "{above:?}");
+    assert!(above.iter().all(|c| c.media == [Medium::video("../above.mp4")]), "{above:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device};
 use serde_json::Value;
 use vlm4d_train::data::chat::{Chat, ChatTemplate, Content, Message};
+use vlm4d_train::data::medium::Kind;
 use vlm4d_train::data::processor::PreprocessorConfig;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
@@ -157,7 +158,7 @@ fn real_metadata_loads() {
     for folder in folders(&hub) {
         let Ok(config) = Config::from_dir(&folder) else { continue };
         assert_eq!(config.video_token_id, 151_656, "{}", folder.display());
-        let processor = PreprocessorConfig::from_dir(&folder).unwrap();
+        let processor = PreprocessorConfig::from_dir(&folder, Kind::Video).unwrap();
         assert_eq!((processor.patch_size, processor.merge_size), (14, 2), "{}", folder.display());
         let template = ChatTemplate::load(&folder).unwrap();
         let text = template.render(&question, true).unwrap();

@@ -1,5 +1,6 @@
 //! Changes to the frames of a clip.
 
+use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::variant::{Shown, Variant};
 use vlm4d_train::data::video::Frames;
 
@@ -49,7 +50,7 @@ fn reversing_and_shuffling_move_whole_frames() {
 
 #[test]
 fn a_video_is_another_one_under_each_variant() {
-    let of = |variant| Shown::all(&["a.mp4".into()], variant);
+    let of = |variant| Shown::all(&[Medium::video("a.mp4")], variant);
     assert_ne!(of(Variant::Plain), of(Variant::Reversed));
     assert_ne!(of(Variant::Shuffled(1)), of(Variant::Shuffled(2)));
 }

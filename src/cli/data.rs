@@ -176,10 +176,10 @@ fn check_data(args: &DataArgs, terminal: &Terminal) -> Result<()> {
     }
     checked.notes.iter().for_each(|note| terminal.note(note));
     let looked_at = format!(
-        "{}: {} questions on {} videos",
+        "{}: {} questions on {}",
         args.data.display(),
         thousands(checked.entries),
-        thousands(checked.videos)
+        checked.media
     );
     let problems: usize = checked.problems.values().map(|problems| problems.what.len()).sum();
     if problems == 0 {

@@ -23,6 +23,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
+use super::medium::Kind;
 use crate::error::{Error, Result};
 use crate::files::{read_json, read_text};
 
@@ -57,6 +58,15 @@ impl Content {
         match self {
             Self::Text(text) => Some(text),
             Self::Image | Self::Video => None,
+        }
+    }
+
+    /// What it is the place of, where it is no text.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Text(_) => None,
+            Self::Image => Some(Kind::Image),
+            Self::Video => Some(Kind::Video),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{self, Entry};
 use super::fault::Inspected;
+use super::medium::{self, Kind, Medium};
 use super::video::{self, Sampling, VideoOptions};
-use super::{sharegpt, vlm4d};
+use super::{image, sharegpt, vlm4d};
 use crate::error::{Result, more};
 use crate::{interrupt, parallel};
 
@@ -22,8 +23,8 @@ const MANY: usize = 20;
 pub struct Checked {
     /// Questions and conversations that can be read.
     pub entries: usize,
-    /// Videos that they name.
-    pub videos: usize,
+    /// What they show: `2,000 videos`.
+    pub media: String,
     /// What is wrong with each file, in the order of their names.
     pub problems: BTreeMap<PathBuf, Problems>,
     /// What is worth knowing and keeps nothing from working.
@@ -53,20 +54,12 @@ pub fn check(
     let mut checked = Checked::default();
     let mut entries = Vec::new();
     if entry::is_sharegpt(dir) {
-        let (mut conversations, mut files) = (Vec::new(), BTreeMap::new());
+        let mut conversations = Vec::new();
         for subset in &subsets {
-            let read = checked.keep(sharegpt::inspect(dir, subset)?);
-            files.insert(subset, read.path);
-            conversations.extend(read.items);
+            conversations.extend(checked.keep(sharegpt::inspect(dir, subset)?));
         }
         sharegpt::name_files(dir, &mut conversations);
-        for conversation in conversations {
-            let file = &files[&conversation.subset];
-            match Entry::from_conversation(conversation) {
-                Ok(entry) => entries.push(entry),
-                Err(error) => checked.add(file, error.what().to_owned(), error.fix()),
-            }
-        }
+        entries.extend(conversations.into_iter().map(Entry::from_conversation));
         let (_, elsewhere) = sharegpt::names(dir)?;
         if !elsewhere.is_empty() {
             checked
@@ -76,7 +69,7 @@ pub fn check(
     } else {
         let mut questions = Vec::new();
         for subset in &subsets {
-            questions.extend(checked.keep(vlm4d::inspect(dir, subset)?).items);
+            questions.extend(checked.keep(vlm4d::inspect(dir, subset)?));
         }
         vlm4d::name_files(dir, &mut questions);
         checked.notes.extend(vlm4d::notes(&questions));
@@ -84,8 +77,9 @@ pub fn check(
         entries.extend(questions.into_iter().map(Entry::from_question));
     }
     checked.entries = entries.len();
-    checked.notes.extend(shared_videos(&entries));
-    checked.check_videos(dir, &entries, progress)?;
+    checked.notes.extend(shared_media(&entries));
+    checked.media = medium::count(entries.iter().flat_map(|entry| &entry.media));
+    checked.check_media(dir, &entries, progress)?;
     Ok(checked)
 }
 
@@ -98,35 +92,37 @@ impl Checked {
         }
     }
 
-    /// Notes the faults of a file, and hands it on without them.
-    fn keep<T>(&mut self, read: Inspected<T>) -> Inspected<T> {
+    /// Notes the faults of a file, and hands on what it holds.
+    fn keep<T>(&mut self, read: Inspected<T>) -> Vec<T> {
         for fault in &read.faults {
             let place = fault.place.map(|(line, column)| format!("line {line}, column {column}: "));
             let what = place.unwrap_or_default() + &fault.what;
             self.add(&read.path, what, Some(fault.help).filter(|help| !help.is_empty()));
         }
-        Inspected { faults: vec![], ..read }
+        read.items
     }
 
-    fn check_videos(
+    fn check_media(
         &mut self,
         dir: &Path,
         entries: &[Entry],
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
-        let mut users: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+        let mut users: BTreeMap<&Medium, Vec<&str>> = BTreeMap::new();
         for entry in entries {
-            for video in &entry.videos {
-                users.entry(video).or_default().push(&entry.id);
+            for medium in &entry.media {
+                users.entry(medium).or_default().push(&entry.id);
             }
         }
-        self.videos = users.len();
         let (there, missing): (Vec<_>, Vec<_>) =
-            users.iter().partition(|(video, _)| dir.join(video).is_file());
+            users.iter().partition(|(medium, _)| dir.join(&medium.path).is_file());
         self.add_missing(dir, &missing);
-        let read = |(video, _): &(&&Path, &Vec<&str>)| {
-            let path = dir.join(video);
-            let fault = video::read_whole(&path, &WHOLE).err();
+        let read = |(medium, _): &(&&Medium, &Vec<&str>)| {
+            let path = dir.join(&medium.path);
+            let fault = match medium.kind {
+                Kind::Image => image::read(&path, WHOLE.sampling, WHOLE.upright).err(),
+                Kind::Video => video::read_whole(&path, &WHOLE).err(),
+            };
             (path, fault)
         };
         parallel::each(&there, read, |done, (path, fault)| {
@@ -143,11 +139,11 @@ impl Checked {
     }
 
     /// A folder that is missing, or lacks many videos, is one problem.
-    fn add_missing(&mut self, dir: &Path, missing: &[(&&Path, &Vec<&str>)]) {
+    fn add_missing(&mut self, dir: &Path, missing: &[(&&Medium, &Vec<&str>)]) {
         let mut folders: BTreeMap<PathBuf, Vec<(&Path, &[&str])>> = BTreeMap::new();
-        for (video, users) in missing {
-            let folder = dir.join(video).parent().unwrap_or(dir).to_owned();
-            folders.entry(folder).or_default().push((video, users));
+        for (Medium { path, .. }, users) in missing {
+            let folder = dir.join(path).parent().unwrap_or(dir).to_owned();
+            folders.entry(folder).or_default().push((path, users));
         }
         for (folder, videos) in folders {
             let file_name =
@@ -193,19 +189,19 @@ fn full_stops(questions: &[vlm4d::Question]) -> Option<String> {
     })
 }
 
-/// Videos that several subsets share: a split by video refuses those that would cross.
-fn shared_videos(entries: &[Entry]) -> Option<String> {
+/// Videos and images that several subsets share: a split by video refuses those that would cross.
+fn shared_media(entries: &[Entry]) -> Option<String> {
     let mut subsets: BTreeMap<&Path, BTreeSet<&str>> = BTreeMap::new();
     for entry in entries {
-        for video in &entry.videos {
-            subsets.entry(video).or_default().insert(&entry.subset);
+        for Medium { path, .. } in &entry.media {
+            subsets.entry(path).or_default().insert(&entry.subset);
         }
     }
     let shared: Vec<_> = subsets.iter().filter(|(_, subsets)| subsets.len() > 1).collect();
     let (video, by) = shared.first()?;
     let by: Vec<&str> = by.iter().copied().collect();
     Some(format!(
-        "{} video(s) stand in more than one subset, {} in {} first: they may cross a split",
+        "{} file(s) stand in more than one subset, {} in {} first: they may cross a split",
         shared.len(),
         video.display(),
         by.join(" and ")

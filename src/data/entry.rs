@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::chat::{Content, Message};
+use super::medium::Medium;
 use super::mirror::{Why, mirror};
 use super::sharegpt::{self, Conversation};
 use super::split::Item;
@@ -25,8 +26,8 @@ pub struct Entry {
     pub source: String,
     /// The paper's group.
     pub group: String,
-    /// Its videos, relative to the data folder.
-    pub videos: Vec<PathBuf>,
+    /// What it shows, in order.
+    pub media: Vec<Medium>,
     /// How they are shown.
     pub variant: Variant,
     /// The question's text.
@@ -55,8 +56,7 @@ pub fn read(dir: &Path, subsets: &[String]) -> Result<(Vec<Entry>, Vec<String>)>
     check_folder(dir)?;
     if is_sharegpt(dir) {
         let conversations = sharegpt::read(dir, subsets)?;
-        let entries = conversations.into_iter().map(Entry::from_conversation);
-        return Ok((entries.collect::<Result<_>>()?, vec![]));
+        return Ok((conversations.into_iter().map(Entry::from_conversation).collect(), vec![]));
     }
     let questions = vlm4d::read(dir, subsets)?;
     let notes = vlm4d::notes(&questions);
@@ -114,28 +114,28 @@ fn check_folder(dir: &Path) -> Result<()> {
     }
 }
 
-/// Checks that every video is there.
+/// Checks that every video and image is there.
 ///
 /// # Errors
 /// Names the first that is not, how many more are missing, and a question that needs it.
-pub fn check_videos<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
+pub fn check_media<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
     let mut missing: Vec<(&PathBuf, &Entry, String)> = Vec::new();
     let mut seen = BTreeSet::new();
     for entry in entries {
-        for video in &entry.videos {
-            if !seen.insert(video) {
+        for Medium { path, .. } in &entry.media {
+            if !seen.insert(path) {
                 continue;
             }
-            match std::fs::metadata(dir.join(video)) {
+            match std::fs::metadata(dir.join(path)) {
                 Ok(found) if found.is_file() => {}
-                Ok(_) => missing.push((video, entry, "is no file".into())),
-                Err(e) => missing.push((video, entry, io_reason(&e))),
+                Ok(_) => missing.push((path, entry, "is no file".into())),
+                Err(e) => missing.push((path, entry, io_reason(&e))),
             }
         }
     }
-    let Some((video, entry, why)) = missing.first() else { return Ok(()) };
+    let Some((path, entry, why)) = missing.first() else { return Ok(()) };
     let more = more(missing.len() - 1);
-    let path = dir.join(video);
+    let path = dir.join(path);
     Err(Error::input(format!("{}: {why}{more}, used by `{}`", path.display(), entry.id)).help(
         format!(
             "put the videos into {}, or leave \"{}\" out of data.train and data.test",
@@ -152,7 +152,7 @@ impl Entry {
             subset: question.subset.clone(),
             source: question.source.clone(),
             group: question.group.clone(),
-            videos: vec![question.video.clone()],
+            media: vec![Medium::video(&question.video)],
             variant: Variant::Plain,
             question: question.question.clone(),
             choices: question.choices.clone(),
@@ -162,18 +162,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn from_conversation(conversation: Conversation) -> Result<Self> {
-        if !conversation.images.is_empty() {
-            return Err(Error::input(format!(
-                "`{}`: images cannot be trained on yet",
-                conversation.id
-            ))
-            .help("leave the row out; videos and text can be trained on"));
-        }
-        Ok(Self::about(conversation))
-    }
-
-    fn about(conversation: Conversation) -> Self {
+    pub(super) fn from_conversation(conversation: Conversation) -> Self {
         let last = |role: &str| {
             let message = conversation.messages.iter().rev().find(|m| m.role == role);
             message.map(text_of).unwrap_or_default()
@@ -183,7 +172,7 @@ impl Entry {
             subset: conversation.subset.clone(),
             source: conversation.subset.clone(),
             group: conversation.subset.clone(),
-            videos: conversation.videos.clone(),
+            media: conversation.media.clone(),
             variant: Variant::Plain,
             question: last("user"),
             choices: vec![],
@@ -193,17 +182,22 @@ impl Entry {
         }
     }
 
-    /// The videos as they are shown.
+    /// Its media as they are shown.
     pub fn shown(&self) -> Vec<Shown> {
-        Shown::all(&self.videos, self.variant)
+        Shown::all(&self.media, self.variant)
     }
 
-    /// The same entry about its mirrored videos: left and right change places in all its texts.
+    /// Whether it shows a video.
+    pub fn has_video(&self) -> bool {
+        self.media.iter().any(Medium::is_video)
+    }
+
+    /// The same entry about its media mirrored: left and right change places in all its texts.
     ///
     /// # Errors
     /// Why it has to be left alone: see [`mirror`].
     pub fn mirrored(&self) -> Result<Self, Why> {
-        if self.videos.is_empty() {
+        if self.media.is_empty() {
             return Err(Why::NoVideo);
         }
         let mirrored = match &self.ask {
@@ -218,7 +212,7 @@ impl Entry {
                         *text = texts.next().unwrap_or_default();
                     }
                 }
-                Self::about(conversation)
+                Self::from_conversation(conversation)
             }
         };
         Ok(Self { variant: Variant::Mirrored, ..mirrored })
@@ -279,9 +273,11 @@ impl Entry {
         }
     }
 
-    /// The video under which the entry is counted: the first by name, whatever the order shown.
+    /// The file under which the entry is counted: the first video by name, whatever the order
+    /// shown, else the first image; its own name where it shows nothing.
     pub fn video(&self) -> PathBuf {
-        self.videos.iter().min().cloned().unwrap_or_else(|| PathBuf::from(&self.id))
+        let first = self.media.iter().min_by_key(|medium| (!medium.is_video(), &medium.path));
+        first.map_or_else(|| PathBuf::from(&self.id), |medium| medium.path.clone())
     }
 
     /// What the split has to know.
@@ -290,9 +286,9 @@ impl Entry {
             id: self.id.clone(),
             subset: self.subset.clone(),
             source: self.source.clone(),
-            videos: match self.videos.is_empty() {
+            videos: match self.media.is_empty() {
                 true => vec![PathBuf::from(&self.id)],
-                false => self.videos.clone(),
+                false => self.media.iter().map(|medium| medium.path.clone()).collect(),
             },
             answer: self.gold.clone(),
         }

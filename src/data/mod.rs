@@ -9,6 +9,8 @@ mod draw;
 pub mod entry;
 pub mod fault;
 pub mod hub;
+pub mod image;
+pub mod medium;
 pub mod mirror;
 mod names;
 pub mod processor;

@@ -13,14 +13,15 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use serde::Deserialize;
 
+use crate::data::medium::Kind;
 use crate::data::video::{Frames, Sampling};
 use crate::error::{Error, Result};
 use crate::files::read_json;
 
-/// qwen-vl-utils' `VIDEO_MIN_PIXELS`: 128 tokens of 28×28 pixels.
-const QWEN_MIN_PIXELS: usize = 128 * 28 * 28;
-/// LLaMA-Factory's `video_min_pixels`.
-const LLAMAFACTORY_MIN_PIXELS: usize = 16 * 16;
+/// qwen-vl-utils' `VIDEO_MIN_PIXELS` and `MIN_PIXELS`: 128 tokens of 28×28 pixels, and 4.
+const QWEN_MIN_PIXELS: [usize; 2] = [128 * 28 * 28, 4 * 28 * 28];
+/// LLaMA-Factory's `video_min_pixels` and `image_min_pixels`.
+const LLAMAFACTORY_MIN_PIXELS: [usize; 2] = [16 * 16, 32 * 32];
 /// The smallest side that LLaMA-Factory's Qwen plugin passes on.
 const LLAMAFACTORY_MIN_SIDE: usize = 28;
 /// The largest ratio of the sides, and what LLaMA-Factory squeezes a larger one to.
@@ -31,7 +32,7 @@ const LLAMAFACTORY_ASPECT_RATIO: usize = 180;
 const CLIP_MEAN: [f32; 3] = [0.481_454_67, 0.457_827_5, 0.408_210_72];
 const CLIP_STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
 
-/// What a checkpoint says about resizing, normalising and cutting a video's frames.
+/// What a checkpoint says about resizing, normalising and cutting a video's frames, or an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreprocessorConfig {
     /// The checkpoint's own bounds on a frame's pixels.
@@ -68,16 +69,18 @@ pub struct Patches {
 }
 
 impl PixelBudget {
-    /// The bounds for frames sampled as `sampling`, from a recipe's keys.
+    /// The bounds for frames or images prepared as `sampling`, from a recipe's keys.
     ///
-    /// Left out, `min_pixels` is the tool's own: 100,352 for `qwen`, 256 for `llamafactory`, the
-    /// checkpoint's else; never above `max_pixels`. A frame enlarged to `min_pixels` is rounded up
-    /// to whole merge blocks and may exceed `max_pixels` by those.
+    /// Left out, `min_pixels` is the tool's own: for frames 100,352 with `qwen`, 256 with
+    /// `llamafactory`, for images 3,136 and 1,024; the checkpoint's else; never above `max_pixels`.
+    /// What is enlarged to `min_pixels` is rounded up to whole merge blocks and may exceed
+    /// `max_pixels` by those.
     ///
     /// # Errors
     /// `max_pixels` of 0, or `min_pixels` above it.
     pub fn new(
         sampling: Sampling,
+        kind: Kind,
         min_pixels: Option<usize>,
         max_pixels: usize,
         config: &PreprocessorConfig,
@@ -85,9 +88,10 @@ impl PixelBudget {
         if max_pixels == 0 {
             return Err(Error::input("`max_pixels` is 0, expected a positive number"));
         }
+        let of_kind = |[video, image]: [usize; 2]| if kind == Kind::Video { video } else { image };
         let own = match sampling {
-            Sampling::Qwen => QWEN_MIN_PIXELS,
-            Sampling::LlamaFactory => LLAMAFACTORY_MIN_PIXELS,
+            Sampling::Qwen => of_kind(QWEN_MIN_PIXELS),
+            Sampling::LlamaFactory => of_kind(LLAMAFACTORY_MIN_PIXELS),
             Sampling::Hf | Sampling::Vlm4d => config.pixels.min_pixels,
         };
         let min_pixels = min_pixels.unwrap_or(own.min(max_pixels));
@@ -101,36 +105,38 @@ impl PixelBudget {
 }
 
 impl PreprocessorConfig {
-    /// Reads them from a checkpoint's folder, where transformers looks for them and in its order:
-    /// its version 5 saves all of a processor in `processor_config.json`, version 4 a file for
-    /// videos and before that one for images and videos alike.
+    /// Reads those for `kind` from a checkpoint's folder, where transformers looks for them and in
+    /// its order: its version 5 saves all of a processor in `processor_config.json`, version 4 a
+    /// file for videos and before that one for images and videos alike.
     ///
     /// # Errors
     /// Where there is none of these files, one cannot be read, has no bounds on pixels or a value
     /// out of range, or a step that this processor always takes is switched off.
-    pub fn from_dir(checkpoint: &Path) -> Result<Self> {
-        Ok(Self::located(checkpoint)?.1)
+    pub fn from_dir(checkpoint: &Path, kind: Kind) -> Result<Self> {
+        Ok(Self::located(checkpoint, kind)?.1)
     }
 
     /// As [`from_dir`](Self::from_dir), with the file that they stand in.
     ///
     /// # Errors
     /// As there.
-    pub fn located(checkpoint: &Path) -> Result<(PathBuf, Self)> {
+    pub fn located(checkpoint: &Path, kind: Kind) -> Result<(PathBuf, Self)> {
         let [of_all, of_videos, of_images] =
             ["processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"]
                 .map(|name| checkpoint.join(name));
-        let nested = match of_all.is_file() {
-            true => read_json::<Processor>(&of_all)?.video_processor,
-            false => None,
+        let nested = match (of_all.is_file(), kind) {
+            (true, Kind::Video) => read_json::<Processor>(&of_all)?.video_processor,
+            (true, Kind::Image) => read_json::<Processor>(&of_all)?.image_processor,
+            (false, _) => None,
         };
         let (path, raw) = if let Some(raw) = nested {
             (of_all, raw)
         } else {
-            let found = [of_videos, of_images].into_iter().find(|path| path.is_file());
-            let path = found.ok_or_else(|| {
-                let what = format!("{}: no processor for videos", checkpoint.display());
-                Error::input(what).help(
+            let of_videos = (kind == Kind::Video).then_some(of_videos);
+            let mut files = of_videos.into_iter().chain([of_images]);
+            let path = files.find(|path| path.is_file()).ok_or_else(|| {
+                let (dir, kind) = (checkpoint.display(), kind.name());
+                Error::input(format!("{dir}: no processor for {kind}s")).help(
                     "a checkpoint has it in processor_config.json, video_preprocessor_config.json \
                      or preprocessor_config.json",
                 )
@@ -156,9 +162,10 @@ impl PreprocessorConfig {
     }
 }
 
-/// `processor_config.json`, of which early ones hold nothing about videos.
+/// `processor_config.json`, of which early ones hold nothing about images and videos.
 #[derive(Deserialize)]
 struct Processor {
+    image_processor: Option<RawConfig>,
     video_processor: Option<RawConfig>,
 }
 

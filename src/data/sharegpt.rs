@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::data::chat::{Content, Message};
 use crate::data::fault::{Fault, Inspected, fault, read_text};
+use crate::data::medium::{Kind, Medium};
 use crate::data::names::{name_alike, name_in};
 use crate::error::{Error, Result};
 use crate::files::{json_place, json_reason};
@@ -33,10 +34,8 @@ pub struct Conversation {
     pub subset: String,
     /// System message, if any, then user and assistant by turns.
     pub messages: Vec<Message>,
-    /// The videos, in order, relative to the data folder.
-    pub videos: Vec<PathBuf>,
-    /// The images, in order, relative to the data folder.
-    pub images: Vec<PathBuf>,
+    /// The videos and images, in the order of their markers.
+    pub media: Vec<Medium>,
 }
 
 /// Reads the data sets `names`, in that order and in the order of their rows.
@@ -55,7 +54,8 @@ pub fn read(data_dir: &Path, names: &[String]) -> Result<Vec<Conversation>> {
 
 /// Gives each file one name in all `conversations`.
 pub(super) fn name_files(data_dir: &Path, conversations: &mut [Conversation]) {
-    name_alike(data_dir, conversations.iter_mut().flat_map(|c| &mut c.videos).collect());
+    let media = conversations.iter_mut().flat_map(|conversation| &mut conversation.media);
+    name_alike(data_dir, media.map(|medium| &mut medium.path).collect());
 }
 
 /// Reads a data set's rows as far as that goes.
@@ -91,7 +91,8 @@ pub fn names(data_dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
 
 /// The file that describes a folder's data sets.
 pub const INFO: &str = "dataset_info.json";
-const SUPPORTED: &str = "conversations with videos, formatting = \"sharegpt\", are supported";
+const SUPPORTED: &str =
+    "conversations with videos and images, formatting = \"sharegpt\", are supported";
 
 /// What `dataset_info.json` says of the data set `name`, and the file of its rows.
 pub(super) fn source(data_dir: &Path, name: &str) -> Result<(String, PathBuf)> {
@@ -231,25 +232,38 @@ impl DataSet<'_> {
     fn conversation(&self, i: usize, row: &Value) -> Result<Conversation, Fault> {
         self.check_tools(row)?;
         let messages = self.messages(row)?;
-        let images = self.media(row, self.info.columns.images.as_deref(), "<image>")?;
-        let videos = self.media(row, self.info.columns.videos.as_deref(), "<video>")?;
-        for (media, marker, kind) in
-            [(&images, "<image>", Content::Image), (&videos, "<video>", Content::Video)]
-        {
-            let n = messages.iter().flat_map(|m| &m.content).filter(|c| **c == kind).count();
-            if n != media.len() {
+        let media = self.media(row, &messages)?;
+        let id = format!("{}/{i}", self.name);
+        Ok(Conversation { id, subset: self.name.to_owned(), messages, media })
+    }
+
+    /// The files of a row, in the order of the markers in its messages.
+    fn media(&self, row: &Value, messages: &[Message]) -> Result<Vec<Medium>, Fault> {
+        let columns = &self.info.columns;
+        let images = self.files(row, columns.images.as_deref(), Kind::Image)?;
+        let videos = self.files(row, columns.videos.as_deref(), Kind::Video)?;
+        let marked: Vec<Kind> =
+            messages.iter().flat_map(|m| &m.content).filter_map(Content::kind).collect();
+        for (files, kind) in [(&images, Kind::Image), (&videos, Kind::Video)] {
+            let n = marked.iter().filter(|marked| **marked == kind).count();
+            if n != files.len() {
+                let (marker, files) = (kind.name(), files.len());
                 return Err(fault(
-                    format!("{n} `{marker}` in its messages, but {} file(s)", media.len()),
+                    format!("{n} `<{marker}>` in its messages, but {files} file(s)"),
                     "each file needs its marker in a user's message, and dataset_info.json must \
                      name the column of the files",
                 ));
             }
         }
-        let id = format!("{}/{i}", self.name);
-        Ok(Conversation { id, subset: self.name.to_owned(), messages, videos, images })
+        let (mut images, mut videos) = (images.into_iter(), videos.into_iter());
+        let next = |kind| match kind {
+            Kind::Image => images.next(),
+            Kind::Video => videos.next(),
+        };
+        Ok(marked.into_iter().filter_map(next).collect())
     }
 
-    /// Tools of a row are more than a conversation about videos.
+    /// Tools of a row are more than a conversation about media.
     fn check_tools(&self, row: &Value) -> Result<(), Fault> {
         let tools = self.info.columns.tools.as_ref().and_then(|column| row.get(column));
         let is_none = |tools: &Value| match tools {
@@ -352,12 +366,7 @@ impl DataSet<'_> {
     }
 
     /// The files in a column, relative to the data folder.
-    fn media(
-        &self,
-        row: &Value,
-        column: Option<&str>,
-        marker: &str,
-    ) -> Result<Vec<PathBuf>, Fault> {
+    fn files(&self, row: &Value, column: Option<&str>, kind: Kind) -> Result<Vec<Medium>, Fault> {
         let Some(column) = column else { return Ok(Vec::new()) };
         let values = match row.get(column) {
             None | Some(Value::Null) => return Ok(Vec::new()),
@@ -367,10 +376,10 @@ impl DataSet<'_> {
         values
             .iter()
             .map(|value| match value.as_str() {
-                Some(path) => self.resolve(Path::new(path)),
+                Some(path) => Ok(Medium { path: self.resolve(Path::new(path))?, kind }),
                 None => Err(fault(
                     format!("`{column}` holds what is not a path"),
-                    if marker == "<video>" { "a list of frames is not supported" } else { "" },
+                    if kind == Kind::Video { "a list of frames is not supported" } else { "" },
                 )),
             })
             .collect()

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::entry::Entry;
+use super::medium::Kind;
 
 /// What a data set holds, subset by subset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// In the order in which they are read.
     pub subsets: Vec<Subset>,
+    /// What a file is that they show: `video` or `image`, or `file` where there are both.
+    pub medium: &'static str,
 }
 
 /// What a subset holds.
@@ -34,7 +37,7 @@ pub struct Subset {
 pub struct Count {
     /// Questions or conversations.
     pub questions: usize,
-    /// Distinct videos.
+    /// Distinct videos and images.
     pub videos: usize,
 }
 
@@ -50,7 +53,8 @@ impl Stats {
         let of = |name: &str| -> Vec<&Entry> {
             entries.iter().filter(|entry| entry.subset == name).collect()
         };
-        Self { subsets: names.into_iter().map(|name| Subset::new(name, &of(name))).collect() }
+        let subsets = names.into_iter().map(|name| Subset::new(name, &of(name))).collect();
+        Self { subsets, medium: medium(entries) }
     }
 }
 
@@ -63,8 +67,8 @@ impl Subset {
         for entry in entries {
             kinds.entry((entry.source.clone(), entry.group.clone())).or_default().push(entry);
             // one that is shown twice is one
-            for video in entry.videos.iter().collect::<BTreeSet<_>>() {
-                *videos.entry(video).or_default() += 1;
+            for medium in entry.media.iter().collect::<BTreeSet<_>>() {
+                *videos.entry(&medium.path).or_default() += 1;
             }
             if let Some(&gold) = entry.gold_choices.first() {
                 if subset.letters.len() < entry.choices.len() {
@@ -85,7 +89,17 @@ impl Subset {
     }
 }
 
+fn medium(entries: &[Entry]) -> &'static str {
+    let kinds: BTreeSet<Kind> =
+        entries.iter().flat_map(|entry| &entry.media).map(|medium| medium.kind).collect();
+    match kinds.into_iter().collect::<Vec<_>>()[..] {
+        [] => Kind::Video.name(),
+        [kind] => kind.name(),
+        _ => "file",
+    }
+}
+
 fn count(entries: &[&Entry]) -> Count {
-    let videos: BTreeSet<_> = entries.iter().flat_map(|entry| &entry.videos).collect();
+    let videos: BTreeSet<_> = entries.iter().flat_map(|entry| &entry.media).collect();
     Count { questions: entries.len(), videos: videos.len() }
 }

@@ -1,12 +1,11 @@
 //! What is done to a video's frames before they are processed: mirrored for training, put into
 //! another order as a control of the evaluation.
 
-use std::path::PathBuf;
-
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::medium::Medium;
 use super::video::Frames;
 
 /// A change to the frames of a clip, whose times stay.
@@ -23,19 +22,19 @@ pub enum Variant {
     Shuffled(u64),
 }
 
-/// A video and how it is shown.
+/// A video or image, and how it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shown {
-    /// Relative to the data folder.
-    pub video: PathBuf,
+    /// The file.
+    pub medium: Medium,
     /// What is done to its frames.
     pub variant: Variant,
 }
 
 impl Shown {
-    /// `videos`, each under `variant`.
-    pub fn all(videos: &[PathBuf], variant: Variant) -> Vec<Self> {
-        videos.iter().map(|video| Self { video: video.clone(), variant }).collect()
+    /// `media`, each under `variant`.
+    pub fn all(media: &[Medium], variant: Variant) -> Vec<Self> {
+        media.iter().map(|medium| Self { medium: medium.clone(), variant }).collect()
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Prediction {
     pub source: String,
     /// The paper's group.
     pub group: String,
-    /// The question's video, relative to the data folder; what intervals are resampled over.
+    /// The question's video or image, relative to the data folder; what intervals are resampled over.
     pub video: String,
     /// The video that was shown instead, where it was another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +64,7 @@ pub struct Prediction {
     /// letter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub letter_logprobs: Option<BTreeMap<char, f32>>,
-    /// Tokens of the prompt that stand for video.
+    /// Tokens of the prompt that stand for videos and images.
     pub n_video_tokens: usize,
 }
 
@@ -214,9 +214,10 @@ impl Evaluator<'_> {
         let responses = generate(&self.fixed, &prompts, &grids, &features, &options, |_, _| ())?;
         let pairs = asks.iter().zip(responses);
         let predictions = pairs.map(|(ask, response)| {
-            let other = matches!(view, View::Others(_)).then(|| shown.first()).flatten();
+            let mut videos = shown.iter().filter(|shown| shown.medium.is_video());
+            let other = matches!(view, View::Others(_)).then(|| videos.next()).flatten();
             Ok(Prediction {
-                shown: other.map(|shown| shown.video.display().to_string()),
+                shown: other.map(|shown| shown.medium.path.display().to_string()),
                 n_video_tokens: tokens.iter().sum(),
                 ..self.prediction(ask, &response, &letters)?
             })

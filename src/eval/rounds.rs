@@ -51,8 +51,7 @@ pub fn rounds(recipe: &Recipe, test: &[Entry], train: &[Entry]) -> Result<Vec<Ro
     let eval = &recipe.eval;
     let plain = Round::plain(test, &eval.formats);
     // A control says nothing of a question without a video.
-    let shown = |ask: &&Ask| !ask.entry.videos.is_empty();
-    let asks: Vec<Ask> = plain.asks.iter().filter(shown).cloned().collect();
+    let asks: Vec<Ask> = plain.asks.iter().filter(|ask| ask.entry.has_video()).cloned().collect();
     let mut rounds = vec![plain];
     if test.is_empty() {
         return Ok(rounds);

@@ -2,13 +2,13 @@
 //! else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::data::entry::Entry;
+use crate::data::medium::Medium;
 use crate::data::variant::{Shown, Variant};
 use crate::error::{Error, Result};
 use crate::recipe::Control;
@@ -18,10 +18,10 @@ use crate::recipe::Control;
 pub enum View {
     /// The videos, under this variant.
     Videos(Variant),
-    /// Nothing: the questions are asked blind.
+    /// Nothing: the questions are asked blind, but for their images.
     Nothing,
-    /// In the place of an entry's videos, as many that are not among them.
-    Others(BTreeMap<Vec<PathBuf>, Vec<PathBuf>>),
+    /// In the place of an entry's media the same with other videos.
+    Others(BTreeMap<Vec<Medium>, Vec<Medium>>),
 }
 
 impl View {
@@ -48,11 +48,13 @@ impl View {
     /// What is shown with `entry`.
     pub fn shown(&self, entry: &Entry) -> Vec<Shown> {
         match self {
-            Self::Videos(variant) => Shown::all(&entry.videos, *variant),
-            Self::Nothing => vec![],
+            Self::Videos(variant) => Shown::all(&entry.media, *variant),
+            Self::Nothing => {
+                let images = entry.media.iter().filter(|medium| !medium.is_video()).cloned();
+                Shown::all(&images.collect::<Vec<_>>(), Variant::Plain)
+            }
             Self::Others(others) => {
-                let videos = others.get(&entry.videos).unwrap_or(&entry.videos);
-                Shown::all(videos, Variant::Plain)
+                Shown::all(others.get(&entry.media).unwrap_or(&entry.media), Variant::Plain)
             }
         }
     }
@@ -63,37 +65,43 @@ impl View {
     }
 }
 
-/// Other videos for those of each entry, by its own: for each the next of the same source in an
-/// order drawn from the seed, of any source where its own has no other. Where entries have one video
-/// each, every one stands in for one at most, but for those of such lonely sources.
+/// Other videos for those of each entry, by its media, whose images stay: for each the next of the
+/// same source in an order drawn from the seed, of any source where its own has no other. Where
+/// entries have one video each, every one stands in for one at most, but for those of such lonely
+/// sources.
 fn others<'a>(
     entries: impl Iterator<Item = &'a Entry>,
     seed: u64,
-) -> Result<BTreeMap<Vec<PathBuf>, Vec<PathBuf>>> {
+) -> Result<BTreeMap<Vec<Medium>, Vec<Medium>>> {
     let entries: Vec<&Entry> = entries.collect();
-    let all: BTreeSet<(&str, &PathBuf)> = entries.iter().copied().flat_map(videos).collect();
-    let mut order: Vec<(&str, &PathBuf)> = all.into_iter().collect();
+    let all: BTreeSet<(&str, &Medium)> = entries.iter().copied().flat_map(videos).collect();
+    let mut order: Vec<(&str, &Medium)> = all.into_iter().collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-    let places: BTreeMap<(&str, &PathBuf), usize> = order.iter().copied().zip(0..).collect();
-    let mut others: BTreeMap<Vec<PathBuf>, Vec<PathBuf>> = BTreeMap::new();
+    let places: BTreeMap<(&str, &Medium), usize> = order.iter().copied().zip(0..).collect();
+    let mut others: BTreeMap<Vec<Medium>, Vec<Medium>> = BTreeMap::new();
     for entry in entries {
-        let mut chosen: Vec<PathBuf> = Vec::new();
-        for video in videos(entry) {
-            let (before, from) = order.split_at(places[&video]);
+        let mut chosen: Vec<Medium> = Vec::new();
+        for medium in &entry.media {
+            let Some(place) = places.get(&(&*entry.source, medium)) else {
+                chosen.push(medium.clone());
+                continue;
+            };
+            let (before, from) = order.split_at(*place);
             let ring = from.iter().chain(before);
             let near = ring.clone().filter(|(source, _)| *source == entry.source);
             let mut nearest = near.chain(ring).map(|(_, video)| *video);
-            let other = nearest.find(|v| !entry.videos.contains(v) && !chosen.contains(v));
+            let other = nearest.find(|v| !entry.media.contains(v) && !chosen.contains(v));
             chosen.push(other.ok_or_else(|| too_few(entry))?.clone());
         }
-        others.insert(entry.videos.clone(), chosen);
+        others.insert(entry.media.clone(), chosen);
     }
     Ok(others)
 }
 
 /// The videos of an entry with their source.
-fn videos(entry: &Entry) -> impl Iterator<Item = (&str, &PathBuf)> {
-    entry.videos.iter().map(|video| (&*entry.source, video))
+fn videos(entry: &Entry) -> impl Iterator<Item = (&str, &Medium)> {
+    let videos = entry.media.iter().filter(|medium| medium.is_video());
+    videos.map(|video| (&*entry.source, video))
 }
 
 fn too_few(entry: &Entry) -> Error {

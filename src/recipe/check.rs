@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Data, Eval, Judge, JudgeKind, Lora, Model, Part, Recipe, Scoring, Split, Train, Video,
+    Data, Eval, Image, Judge, JudgeKind, Lora, Model, Part, Recipe, Scoring, Split, Train, Video,
 };
 use crate::data::hub::{Kind, Repo};
 use crate::data::vlm4d::{Format, PromptStyle};
@@ -85,18 +85,23 @@ impl Data {
 
 impl Video {
     fn checks(&self) -> Vec<Check> {
-        let least = self.min_pixels.unwrap_or(0).max(28 * 28);
         vec![
             check(positive(self.fps), &["video", "fps"], self.fps, POSITIVE),
             check(self.max_frames >= 1, &["video", "max_frames"], self.max_frames, COUNT),
-            check(
-                self.max_pixels >= least,
-                &["video", "max_pixels"],
-                self.max_pixels,
-                "at least 784, one token of 28 × 28, and at least `min_pixels`",
-            ),
+            pixels(&["video", "max_pixels"], self.max_pixels, self.min_pixels),
         ]
     }
+}
+
+impl Image {
+    fn check(&self) -> Check {
+        pixels(&["image", "max_pixels"], self.max_pixels, self.min_pixels)
+    }
+}
+
+fn pixels(keys: &'static [&'static str], max_pixels: usize, min_pixels: Option<usize>) -> Check {
+    let ok = max_pixels >= min_pixels.unwrap_or(0).max(28 * 28);
+    check(ok, keys, max_pixels, "at least 784, one token of 28 × 28, and at least `min_pixels`")
 }
 
 impl Lora {
@@ -353,6 +358,7 @@ impl Source<'_> {
         let mut checks = recipe.data.checks();
         checks.extend(recipe.model.checks());
         checks.extend(recipe.video.checks());
+        checks.push(recipe.image.check());
         checks.extend(recipe.train.checks());
         checks.extend(recipe.eval.checks());
         checks.push(recipe.freeze_check());

@@ -6,6 +6,7 @@
 mod check;
 mod data;
 mod eval;
+mod image;
 mod lora;
 mod model;
 mod train;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use self::check::Source;
 pub use self::data::{Data, Split};
 pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
+pub use self::image::Image;
 pub use self::lora::{Lora, Part, TargetModules};
 pub use self::model::{Dtype, Model};
 pub use self::train::{Best, Loss, Schedule, Train};
@@ -41,6 +43,9 @@ pub struct Recipe {
     /// How frames are taken from a video.
     #[serde(default)]
     pub video: Video,
+    /// How images are read.
+    #[serde(default)]
+    pub image: Image,
     /// The adapter; full fine-tuning where left out.
     pub lora: Option<Lora>,
     /// The training loop.

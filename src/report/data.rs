@@ -32,7 +32,8 @@ pub fn tables(stats: &Stats) -> String {
 }
 
 fn kinds(stats: &Stats) -> Table {
-    let head = ["subset", "source", "group", "questions", "videos", "questions/video"];
+    let (files, mean) = (format!("{}s", stats.medium), format!("questions/{}", stats.medium));
+    let head = ["subset", "source", "group", "questions", &files, &mean];
     let mut table = Table::new(3, head);
     let row = |names: [&str; 3], count: &Count| {
         let mean = count.questions as f64 / count.videos.max(1) as f64;
@@ -59,7 +60,7 @@ fn histogram(subset: &Subset) -> Vec<(String, usize)> {
 
 fn per_video(stats: &Stats) -> Table {
     let columns = histogram(&Subset::default()).into_iter().map(|(name, _)| name);
-    let head = ["videos with so many questions".to_owned()].into_iter().chain(columns);
+    let head = [format!("{}s with so many questions", stats.medium)].into_iter().chain(columns);
     let mut table = Table::new(1, head);
     for subset in &stats.subsets {
         let cells = histogram(subset).into_iter().map(|(_, n)| match n {
@@ -150,18 +151,19 @@ type Bar = (String, usize, String);
 /// The picture of a data set: by source, by questions on a video and by answer.
 pub fn picture(stats: &Stats) -> String {
     let mut groups: Vec<(String, Vec<Bar>)> = Vec::new();
+    let medium = stats.medium;
     for subset in &stats.subsets {
         let name = &subset.name;
         let kind = |((source, group), count): (&(String, String), &Count)| {
             let videos = thousands(count.videos);
-            let behind = format!("{} on {videos} videos", thousands(count.questions));
+            let behind = format!("{} on {videos} {medium}s", thousands(count.questions));
             let name = if source == group { source.clone() } else { format!("{source}, {group}") };
             (name, count.questions, behind)
         };
         groups.push((format!("{name}: questions"), subset.kinds.iter().map(kind).collect()));
         let videos = histogram(subset).into_iter().filter(|(_, n)| *n > 0);
-        let videos = videos.map(|(name, n)| (format!("{name} on a video"), n, thousands(n)));
-        groups.push((format!("{name}: videos by their questions"), videos.collect()));
+        let videos = videos.map(|(name, n)| (format!("{name} on a {medium}"), n, thousands(n)));
+        groups.push((format!("{name}: {medium}s by their questions"), videos.collect()));
         let answers = common(subset).into_iter().enumerate().map(|(i, (answer, n))| {
             let behind = format!("{} ({} %)", thousands(n), percent(n, subset.all.questions));
             // the rest has no bar: it would outgrow each answer's own

@@ -1,7 +1,7 @@
 //! A run on the terminal: plain lines on standard output, progress bars on standard error where
 //! that is a terminal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
@@ -14,6 +14,7 @@ use super::finished::Finished;
 use super::number::{clock, gibibytes, percent, seconds, short, size, thousands};
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
+use crate::data::medium;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result, more};
 use crate::eval::judge::Cost;
@@ -284,16 +285,15 @@ pub fn model(path: &str, counts: &BTreeMap<Part, PartCount>, device: &str, termi
 pub fn data(recipe: &Recipe, all: &[Entry], parts: [&[Entry]; 3], terminal: &Terminal) {
     for subset in recipe.data.subsets() {
         let of = |entries: &[Entry]| entries.iter().filter(|e| e.subset == subset).count();
-        let videos: BTreeSet<_> =
-            all.iter().filter(|e| e.subset == subset).flat_map(|e| &e.videos).collect();
+        let media = all.iter().filter(|e| e.subset == subset).flat_map(|e| &e.media);
         let sizes = ["train", "val", "test"].into_iter().zip(parts);
         let sizes = sizes
             .filter(|(name, part)| *name != "val" || of(part) > 0)
             .map(|(name, part)| format!("{name} {}", thousands(of(part))));
         terminal.line(&format!(
-            "data   {subset} {} questions on {} videos: {}, {}",
+            "data   {subset} {} questions on {}: {}, {}",
             thousands(of(all)),
-            thousands(videos.len()),
+            medium::count(media),
             sizes.collect::<Vec<_>>().join("  "),
             recipe.data.split.told()
         ));

@@ -81,7 +81,7 @@ pub fn check(
     let here = |path: &str| Repo::parse(path).is_none() && !is_made(Path::new(path));
     if here(&recipe.model.path) {
         let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
-        prepare::read_checkpoint(&place.dir, &recipe.video)?;
+        prepare::read_checkpoint(&place.dir, &recipe)?;
     }
     let split = recipe.data.split.file.as_ref();
     if here(&recipe.data.path) && !split.is_some_and(|file| is_made(file)) {

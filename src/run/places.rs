@@ -67,7 +67,7 @@ pub fn name(path: &str) -> String {
 }
 
 impl Place {
-    /// Downloads the videos that `entries` need, where the data set comes from the hub.
+    /// Downloads the videos and images that `entries` need, where the data set comes from the hub.
     ///
     /// # Errors
     /// Where one cannot be downloaded.
@@ -77,11 +77,11 @@ impl Place {
         terminal: &Terminal,
     ) -> Result<()> {
         let Some(snapshot) = &self.snapshot else { return Ok(()) };
-        let videos: BTreeSet<String> = entries
-            .flat_map(|entry| &entry.videos)
-            .map(|video| video.to_string_lossy().into_owned())
+        let media: BTreeSet<String> = entries
+            .flat_map(|entry| &entry.media)
+            .map(|medium| medium.path.to_string_lossy().into_owned())
             .collect();
-        download(snapshot, &snapshot.missing(|file| videos.contains(file)), terminal)
+        download(snapshot, &snapshot.missing(|file| media.contains(file)), terminal)
     }
 }
 

@@ -3,15 +3,18 @@
 //! Neither weights nor frames are read, and no accelerator is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
 
-use super::prepare::{Divided, adopt_adapter, all_shown, divide, plan_samples, read_checkpoint};
+use super::prepare::{
+    Divided, adopt_adapter, all_shown, divide, plan_samples, read_checkpoint, smaller,
+};
 use super::{folder, places};
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
+use crate::data::medium::Medium;
 use crate::data::reader::Reader;
 use crate::data::variant::Shown;
 use crate::data::vlm4d::Format;
@@ -43,9 +46,6 @@ const TOKENIZER: usize = 8;
 const CPU_SHARE: f64 = 0.5;
 /// What is assumed of a GPU: an H100's 989 TFLOP/s in bf16, and 40 % of them.
 const GPU_FLOPS: f64 = 0.4 * 989e12;
-
-/// What makes videos take fewer tokens.
-const SMALLER: &str = "lower video.max_pixels or video.max_frames";
 
 /// One part of a phase's memory.
 struct Term {
@@ -133,7 +133,9 @@ struct Facts {
     /// Bytes of one weight and of one number of an activation.
     width: usize,
     tokenizer_bytes: usize,
-    /// Of every video, once for each way in which it is shown.
+    /// What makes the media take fewer tokens.
+    smaller: &'static str,
+    /// Of every video and image, once for each way in which it is shown.
     grids: Vec<MediaGrid>,
     /// Bytes of the largest video's sampled frames, as decoded and as resized.
     frames: [usize; 2],
@@ -217,22 +219,22 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
     recipe.model.path = place.path;
     let checkpoint = place.dir;
-    let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe.video)?;
+    let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe)?;
     let place = places::questions(&recipe.data.path, terminal)?;
     let data = place.dir.clone();
     let (entries, _) = entry::read(&data, &recipe.data.subsets())?;
     let Divided { train, val, test, .. } = divide(&recipe, &entries)?;
     let used = || train.iter().chain(&val).chain(&test);
     place.videos(used(), terminal)?;
-    entry::check_videos(&data, used())?;
+    entry::check_media(&data, used())?;
     let counts = counts(&recipe, &config)?;
     let device = if on_cpu { "cpu" } else { "a GPU" };
     terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
-    let videos = used().flat_map(|e| e.videos.clone()).collect();
-    let (grids, frames) = outlines(&reader, &data, videos, terminal)?;
+    let media = used().flat_map(|e| e.media.clone()).collect();
+    let (grids, frames) = outlines(&reader, &data, media, terminal)?;
     let media = |shown: &[Shown]| -> Vec<usize> {
-        let grids: Vec<MediaGrid> = shown.iter().map(|shown| grids[&shown.video]).collect();
+        let grids: Vec<MediaGrid> = shown.iter().map(|shown| grids[&shown.medium]).collect();
         media_tokens(&config.vision, &grids)
     };
     let together = |round: &Round| -> Result<Vec<Together>> {
@@ -266,25 +268,26 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         training,
         validation,
         asked: asked.into_iter().flatten().collect(),
-        grids: shown.iter().map(|shown| grids[&shown.video]).collect(),
+        smaller: smaller(used().flat_map(|entry| &entry.media)),
+        grids: shown.iter().map(|shown| grids[&shown.medium]).collect(),
         recipe,
     })
 }
 
-/// The grid of each of `videos` in the folder `data`, and the bytes of the largest one's sampled
+/// The grid of each of `media` in the folder `data`, and the bytes of the largest one's sampled
 /// frames, as decoded and as resized.
 fn outlines(
     reader: &Reader,
     data: &Path,
-    videos: BTreeSet<PathBuf>,
+    media: BTreeSet<Medium>,
     terminal: &Terminal,
-) -> Result<(BTreeMap<PathBuf, MediaGrid>, [usize; 2])> {
-    let bar = terminal.bar("headers", videos.len());
+) -> Result<(BTreeMap<Medium, MediaGrid>, [usize; 2])> {
+    let bar = terminal.bar("headers", media.len());
     let (mut grids, mut frames) = (BTreeMap::new(), [0; 2]);
-    for video in videos {
-        let (grid, bytes) = reader.outline(&data.join(&video))?;
+    for medium in media {
+        let (grid, bytes) = reader.outline(&data.join(&medium.path), medium.kind)?;
         frames = [0, 1].map(|i| frames[i].max(bytes[i]));
-        grids.insert(video, grid);
+        grids.insert(medium, grid);
         bar.set(grids.len());
     }
     bar.finish();
@@ -397,9 +400,9 @@ impl Facts {
             false => largest * (2 * 4 * vision.patch_dim() + self.width * vision.block()),
         };
         let mut terms = self.held();
-        terms.push(Term { what: "frames", bytes: waiting, lower: SMALLER });
-        terms.push(Term { what: "vision tower", bytes: tower, lower: SMALLER });
-        terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
+        terms.push(Term { what: "frames", bytes: waiting, lower: self.smaller });
+        terms.push(Term { what: "vision tower", bytes: tower, lower: self.smaller });
+        terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
         let flops = match self.tower_is_trained() {
             true => 0.0,
             false => self.grids.iter().map(|grid| self.config.tower_flops(grid.grid_thw)).sum(),
@@ -421,12 +424,12 @@ impl Facts {
         let cached = most(&|group| group.common + rows(group) * (group.longest() + new));
         let mut terms = self.held();
         let bytes = self.width * cached * config.cache();
-        terms.push(Term { what: "keys and values", bytes, lower: SMALLER });
+        terms.push(Term { what: "keys and values", bytes, lower: self.smaller });
         let bytes = self.width * at_once * config.tape();
         terms.push(Term { what: "activations", bytes, lower: "lower eval.batch_size" });
         let bytes = 3 * 4 * most(&rows) * config.vocab_size;
         terms.push(Term { what: "logits", bytes, lower: "lower eval.batch_size" });
-        terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
+        terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
         let answer = new as f64 * (config.forward_flops(1) + config.logits_flops());
         let group = |group: &Together| {
             let rest: f64 = group.rest.iter().map(|t| config.forward_flops(*t) + answer).sum();
@@ -445,7 +448,7 @@ impl Facts {
         let lanes = lanes::number(self.in_f32_on_cpu(), dropout, train.samples_per_step());
         let mut terms = self.held();
         terms.extend(self.learned_terms(lanes));
-        terms.push(Term { what: "features", bytes: self.kept(), lower: SMALLER });
+        terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
         terms.extend(self.pass_terms(lanes));
         terms.extend(self.tower_term(lanes));
         let (steps, samples) = (thousands(self.course.steps), train.samples_per_step());
@@ -496,7 +499,7 @@ impl Facts {
         if train.recompute {
             let lower = match joined > 1 && train.batch_size > 1 {
                 true => "lower train.batch_size, and raise train.grad_accum by as much",
-                false => SMALLER,
+                false => self.smaller,
             };
             let inputs = lanes * self.width * tokens * layers * text.hidden_size;
             terms.push(Term { what: "layer inputs", bytes: inputs, lower });
@@ -511,10 +514,10 @@ impl Facts {
             let at_once = if train.recompute { 1 } else { layers };
             let scores = text.scores(longest) * tokens.div_ceil(longest.max(1));
             let bytes = at_once * 4 * (4 + usize::from(self.width < 4)) * scores;
-            terms.push(Term { what: "attention's scores", bytes, lower: SMALLER });
+            terms.push(Term { what: "attention's scores", bytes, lower: self.smaller });
         }
         let logits = (joined * labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
-        terms.push(Term { what: "logits", bytes: lanes * 3 * 4 * logits, lower: SMALLER });
+        terms.push(Term { what: "logits", bytes: lanes * 3 * 4 * logits, lower: self.smaller });
         terms
     }
 

@@ -10,6 +10,7 @@ use crate::data::augment::{Augment, Samples};
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
+use crate::data::medium::{Kind, Medium};
 use crate::data::reader::Reader;
 use crate::data::split::{self, Split};
 use crate::data::stats::Stats;
@@ -30,7 +31,7 @@ use crate::model::rope::Positions;
 use crate::model::tensor_files::TensorFiles;
 use crate::model::weights;
 use crate::parallel;
-use crate::recipe::{Provenance, Recipe, Video};
+use crate::recipe::{Provenance, Recipe};
 use crate::report::terminal::{self, Terminal};
 use crate::train::gradients::Sample;
 use crate::train::schedule::Course;
@@ -108,7 +109,7 @@ pub fn prepare(
     }
     let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
     recipe.model.path = path;
-    let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe.video)?;
+    let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe)?;
     let place = places::questions(&recipe.data.path, terminal)?;
     recipe.data.path.clone_from(&place.path);
     let data = place.dir.clone();
@@ -126,7 +127,7 @@ pub fn prepare(
         learned.iter().chain(validating).chain(asked)
     };
     place.videos(used(), terminal)?;
-    entry::check_videos(&data, used())?;
+    entry::check_media(&data, used())?;
     let (model, adapter) = load(&recipe, purpose, &config, &checkpoint, &chosen, terminal)?;
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
     notes.iter().for_each(|note| terminal.note(note));
@@ -191,7 +192,7 @@ fn provenance(
 }
 
 /// What a checkpoint holds beside its weights, of which all must be of one model.
-pub fn read_checkpoint(checkpoint: &Path, video: &Video) -> Result<(Config, Chat, Reader)> {
+pub fn read_checkpoint(checkpoint: &Path, recipe: &Recipe) -> Result<(Config, Chat, Reader)> {
     let config = Config::from_dir(checkpoint)?;
     let chat = Chat::load(checkpoint)?;
     for (key, id, token) in [
@@ -206,11 +207,11 @@ pub fn read_checkpoint(checkpoint: &Path, video: &Video) -> Result<(Config, Chat
                 .help("config.json and the tokenizer come from different models"));
         }
     }
-    let reader = Reader::new(video, checkpoint, &config.vision)?;
+    let reader = Reader::new(&recipe.video, &recipe.image, checkpoint, &config.vision)?;
     Ok((config, chat, reader))
 }
 
-/// Every video that is needed, once for each way in which it is shown.
+/// Every video and image that is needed, once for each way in which it is shown.
 pub fn all_shown(training: &Samples, rounds: &[Round], validating: &[Entry]) -> Vec<Shown> {
     let trained_on = training.distinct.iter().flat_map(|(entry, _)| entry.shown());
     let asked = rounds.iter().flat_map(|r| r.asks.iter().flat_map(|ask| r.view.shown(&ask.entry)));
@@ -234,7 +235,7 @@ pub fn check_data(recipe: &Recipe, terminal: &Terminal) -> Result<()> {
     let (entries, _) = entry::read(&dir, &recipe.data.subsets())?;
     let Divided { train, val, test, .. } = divide(recipe, &entries)?;
     rounds(recipe, &test, &train)?;
-    entry::check_videos(&dir, train.iter().chain(&val).chain(&test))
+    entry::check_media(&dir, train.iter().chain(&val).chain(&test))
 }
 
 /// A split, and the entries of its parts.
@@ -402,7 +403,7 @@ fn encode(
         let tokens = media_tokens(&config.vision, &grids);
         let encoded = chat.encode_sft(&entry.training(*format), &tokens);
         let encoded = encoded.map_err(|e| e.of(&entry.id))?;
-        check_tokens(config, chat, &entry.id, &encoded.input_ids, 0)?;
+        check_tokens(config, chat, entry, &encoded.input_ids, 0)?;
         let positions = Positions::new(config, &encoded.input_ids, &grids)?;
         let (input_ids, labels) = (encoded.input_ids, encoded.labels);
         bar.one_more();
@@ -430,26 +431,26 @@ fn check_prompts<'a>(
         interrupt::check("the reading of the questions")?;
         let grids = videos.grids(&round.view.shown(&ask.entry))?;
         let tokens = media_tokens(&config.vision, &grids);
-        let id = &ask.entry.id;
         let input_ids = ask.encode(&round.view, recipe.eval.prompt, chat, &tokens);
-        let input_ids = input_ids.map_err(|e| e.of(id))?;
+        let input_ids = input_ids.map_err(|e| e.of(&ask.entry.id))?;
         bar.one_more();
-        check_tokens(config, chat, id, &input_ids, recipe.eval.max_new_tokens())
+        check_tokens(config, chat, &ask.entry, &input_ids, recipe.eval.max_new_tokens())
     };
     let checked = parallel::map(&asks, check);
     bar.finish();
     checked.map(drop)
 }
 
-/// Checks that the model has an embedding for each token of the question `id`, and room for them
+/// Checks that the model has an embedding for each token of the question `entry`, and room for them
 /// and a response.
 fn check_tokens(
     config: &Config,
     chat: &Chat,
-    id: &str,
+    entry: &Entry,
     input_ids: &[u32],
     response: usize,
 ) -> Result<()> {
+    let id = &entry.id;
     let rows = config.text.vocab_size;
     if let Some(&token) = input_ids.iter().find(|token| **token as usize >= rows) {
         let text = chat.tokenizer.decode(&[token], false)?;
@@ -463,7 +464,17 @@ fn check_tokens(
         return Ok(());
     }
     Err(Error::input(format!("`{id}`: needs {tokens} tokens, the model takes {most}"))
-        .help("lower video.max_frames or video.max_pixels; nothing is ever cut off"))
+        .help(format!("{}; nothing is ever cut off", smaller(&entry.media))))
+}
+
+/// What makes `media` take fewer tokens.
+pub fn smaller<'a>(media: impl IntoIterator<Item = &'a Medium>) -> &'static str {
+    let kinds: BTreeSet<Kind> = media.into_iter().map(|medium| medium.kind).collect();
+    match (kinds.contains(&Kind::Image), kinds.contains(&Kind::Video)) {
+        (false, _) => "lower video.max_pixels or video.max_frames",
+        (true, false) => "lower image.max_pixels",
+        (true, true) => "lower video.max_pixels, video.max_frames or image.max_pixels",
+    }
 }
 
 /// Tokens that end a response: `generation_config.json`'s, else the tokenizer's.

@@ -84,10 +84,10 @@ fn every_conversation_is_trained_on_and_every_skill_examined() {
     assert_eq!(trained.len(), 2 * OPTIONS.videos);
     let words = entries(&["words"]);
     assert_eq!(words.len(), OPTIONS.videos);
-    assert!(words.iter().all(|entry| entry.videos.is_empty()));
+    assert!(words.iter().all(|entry| entry.media.is_empty()));
     let examined = entries(&SKILLS);
     let videos = |entries: &[Entry]| -> BTreeSet<_> {
-        entries.iter().flat_map(|entry| entry.videos.clone()).collect()
+        entries.iter().flat_map(|entry| entry.media.clone()).collect()
     };
     assert_eq!(videos(&trained).len(), OPTIONS.videos);
     assert!(videos(&trained).is_disjoint(&videos(&examined)));
@@ -130,7 +130,7 @@ const HIDDEN: &str = "hidden";
 fn answers_are_true() {
     let mut checked: BTreeMap<String, usize> = BTreeMap::new();
     for entry in entries(&[&LEARNED[1..], &SKILLS].concat()) {
-        let frames = frames(&rendered().join(&entry.videos[0]));
+        let frames = frames(&rendered().join(&entry.media[0].path));
         assert_eq!(frames.len(), 2);
         for turn in turns(&entry) {
             if let Some(kind) = check(&turn, &frames) {
