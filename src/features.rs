@@ -96,7 +96,7 @@ pub struct Summary {
     /// Bytes of all of them.
     pub bytes: usize,
     /// Files that say that a player turns their pictures, which was not done.
-    pub sideways: BTreeSet<PathBuf>,
+    pub sideways: BTreeSet<Medium>,
     /// Entries of the cache that were damaged and made anew.
     pub damaged: usize,
     /// What kept the cache from being written.
@@ -282,7 +282,7 @@ impl Videos {
 
     fn note_rotation(&self, shown: &Shown, rotation: usize, summary: &mut Summary) {
         if rotation > 0 && !self.reader.is_upright(shown.medium.kind) {
-            summary.sideways.insert(shown.medium.path.clone());
+            summary.sideways.insert(shown.medium.clone());
         }
     }
 

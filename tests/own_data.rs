@@ -157,7 +157,9 @@ fn talks(dir: &Path, image: bool) -> PathBuf {
             };
             let ask = "<image>".repeat(images) + &"<video>".repeat(videos) + "Where to?";
             let picture = format!("{i}.png");
-            fs::copy(golden("images/data/small.png"), data.join(&picture)).unwrap();
+            // of these the first one is asked to be turned
+            let from = if i == 0 { "turned.jpg" } else { "small.png" };
+            fs::copy(golden("images/data").join(from), data.join(&picture)).unwrap();
             let images = &[picture][..images];
             let videos = &[video.strip_prefix(dir).unwrap()][..videos];
             json!({"videos": videos, "images": images, "messages": [
@@ -229,6 +231,8 @@ fn conversations_with_images_go_through_the_whole_run() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let said = text(&output.stdout);
     assert!(said.contains("data   talks 10 questions on 9 videos and 10 images: "), "{said}");
+    let turned = "note   0.png would be turned by a viewer and are used as coded, as Pillow and ";
+    assert!(said.contains(turned) && said.contains("image.upright = true turns them"), "{said}");
     let tested = asked(&place, "predictions.jsonl").into_iter();
     let (image, videos): (Vec<_>, Vec<_>) = tested.partition(|p| p["video"] == "0.png");
     assert_eq!((image.len(), videos.len()), (1, 8));

@@ -14,7 +14,7 @@ use super::finished::Finished;
 use super::number::{clock, gibibytes, percent, seconds, short, size, thousands};
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
-use crate::data::medium;
+use crate::data::medium::{self, Kind, Medium};
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result, more};
 use crate::eval::judge::Cost;
@@ -319,12 +319,19 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
         (uses as f64 / s.videos.max(1) as f64).max(1.0),
         seconds(saved)
     ));
-    if let Some(first) = s.sideways.first() {
-        let more = more(s.sideways.len() - 1);
+    for kind in [Kind::Video, Kind::Image] {
+        let mut sideways = s.sideways.iter().filter(|medium| medium.kind == kind);
+        let Some(Medium { path, .. }) = sideways.next() else { continue };
+        let more = more(sideways.count());
+        let (by, as_in) = match kind {
+            Kind::Video => ("a player", "PyAV"),
+            Kind::Image => ("a viewer", "Pillow"),
+        };
         terminal.note(&format!(
-            "{}{more} would be turned by a player and are used as coded, as PyAV and \
-             LLaMA-Factory do; video.upright = true turns them",
-            first.display()
+            "{}{more} would be turned by {by} and are used as coded, as {as_in} and LLaMA-Factory \
+             do; {}.upright = true turns them",
+            path.display(),
+            kind.name()
         ));
     }
     if s.damaged > 0 {
