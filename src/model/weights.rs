@@ -20,7 +20,7 @@ use super::qwen_vl::QwenVl;
 use super::tensor_files::{TensorFiles, numbers, wrong_type};
 use super::vision::{
     MergerMlp, Norm, PatchEmbed, PatchMerger, QuickGeluMlp, VisionAttention, VisionBlock,
-    VisionMlp, VisionShape, VisionTower,
+    VisionMlp, VisionTower,
 };
 use crate::error::{Error, Result};
 
@@ -252,7 +252,6 @@ impl Loader<'_> {
                     )?,
                 },
             },
-            shape: VisionShape::new(vision, config.family == Family::Qwen2_5Vl),
         })
     }
 
