@@ -16,6 +16,7 @@ pub mod files;
 pub mod hash;
 pub mod interrupt;
 pub mod model;
+mod number;
 mod parallel;
 pub mod recipe;
 pub mod report;

@@ -9,7 +9,6 @@ pub mod evaluation;
 pub mod finished;
 pub mod html;
 pub mod markdown;
-pub mod number;
 pub mod published;
 pub mod split;
 pub mod svg;
