@@ -18,6 +18,7 @@ pub mod interrupt;
 pub mod model;
 mod number;
 mod parallel;
+mod places;
 pub mod recipe;
 pub mod report;
 pub mod run;

@@ -18,10 +18,10 @@ use self::merge::merge;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::hash;
+use crate::places;
 use crate::recipe::Recipe;
 use crate::report::finished::Finished;
 use crate::report::terminal::Terminal;
-use crate::run::places;
 
 /// What to write, and where.
 #[derive(Clone, Debug)]

@@ -6,7 +6,6 @@
 mod evaluate;
 mod evaluation;
 mod out_of_memory;
-pub mod places;
 pub mod plan;
 mod prepare;
 mod report;
@@ -33,6 +32,7 @@ use crate::eval::predict::Prediction;
 use crate::files::{self, absolute};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
+use crate::places;
 use crate::recipe::{FOLLOWS, MAY_CHANGE, Recipe, differing};
 use crate::report::data;
 use crate::report::finished::Finished;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
 
+use super::folder;
 use super::prepare::{Divided, adopt_adapter, all_shown, divide, plan_samples, read_checkpoint};
-use super::{folder, places};
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
 use crate::data::reader::Reader;
@@ -27,6 +27,7 @@ use crate::model::rope::MediaGrid;
 use crate::model::weights;
 use crate::number::{clock, size, thousands};
 use crate::parallel;
+use crate::places;
 use crate::recipe::{Best, Part, Recipe};
 use crate::report::terminal::{self, Terminal};
 use crate::train::batches::tokens_at_once;
