@@ -13,8 +13,8 @@ use crate::data::terms::Counts;
 use crate::error::{Error, Result};
 use crate::number::thousands;
 use crate::report::data;
-use crate::report::table::legible;
 use crate::report::terminal::Terminal;
+use crate::report::text::legible;
 use crate::{files, interrupt};
 
 #[derive(Debug, Subcommand)]

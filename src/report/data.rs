@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::svg::text;
-use super::table::{Table, escape, legible};
+use super::table::Table;
+use super::text::{escape, legible};
 use crate::data::stats::{Count, Stats, Subset};
 use crate::data::terms::{Counts, TERMS};
 use crate::number::thousands;

@@ -14,3 +14,4 @@ pub mod split;
 pub mod svg;
 pub mod table;
 pub mod terminal;
+pub mod text;
