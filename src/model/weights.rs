@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Param;
-use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
-use half::f16;
+use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
