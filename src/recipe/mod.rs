@@ -8,6 +8,7 @@ mod data;
 mod eval;
 mod lora;
 mod model;
+mod source;
 mod train;
 mod values;
 mod video;
@@ -16,11 +17,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use self::check::Source;
 pub use self::data::{Data, Split};
 pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
 pub use self::lora::{Lora, TargetModules};
 pub use self::model::{Dtype, Model, Part};
+use self::source::Source;
 pub use self::train::{Best, Loss, Schedule, Train};
 pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing};
 pub use self::video::Video;
