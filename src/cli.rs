@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::eval::grade;
 use crate::export::{self, KeySpelling, Options};
 use crate::model::initial;
+use crate::number::thousands;
 use crate::report::compare;
-use crate::report::number::thousands;
 use crate::report::terminal::Terminal;
 use crate::{files, interrupt, parallel, run};
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::report::number::thousands;
+use crate::number::thousands;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

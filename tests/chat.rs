@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use vlm4d_train::data::chat::{Chat, ChatTemplate, Content, IGNORE_INDEX, Message, Tokenizer};
+use vlm4d_train::data::chat::{Chat, ChatTemplate, Content, IGNORE_INDEX, Message};
 use vlm4d_train::data::sharegpt;
+use vlm4d_train::data::tokenizer::Tokenizer;
 
 use crate::support::{CHECKPOINTS, golden, json};
 

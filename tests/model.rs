@@ -250,7 +250,7 @@ fn in_processor_order(want: &[f32], grids: &[[usize; 3]], side: Option<usize>) -
 fn vision_stages_equal_the_reference() {
     for name in CHECKPOINTS {
         let model = load(name);
-        let side = model.visual.shape.window;
+        let side = model.config.window();
         for case in CASES {
             let (batch, rows) = case_rows(&model.config, name, case);
             let all: Vec<_> = rows.iter().flat_map(|row| row.media.clone()).collect();
@@ -275,7 +275,7 @@ fn vision_stages_equal_the_reference() {
                     let shape = [grid.grid_thw.iter().product(), 1176];
                     let pixels = TensorData::new(media(name).pixel_values, shape);
                     let pixels = Tensor::from_data(pixels, &Device::flex());
-                    let out = model.visual.forward(pixels, grid.grid_thw, |x| {
+                    let out = model.visual.forward(&model.config, pixels, grid.grid_thw, |x| {
                         stage.next().unwrap().extend(unwindowed(x, &order));
                     });
                     features.extend(values(out));

@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vlm4d_train::eval::stats::{self, Outcome, Pair};
-use vlm4d_train::report::number::percent;
+use vlm4d_train::report::accuracy::percent;
 
 fn outcome(video: &str, correct: bool) -> Outcome<'_> {
     Outcome {

@@ -11,10 +11,10 @@ use crate::data::split::{self, By};
 use crate::data::stats::Stats;
 use crate::data::terms::Counts;
 use crate::error::{Error, Result};
+use crate::number::thousands;
 use crate::report::data;
-use crate::report::number::thousands;
-use crate::report::table::legible;
 use crate::report::terminal::Terminal;
+use crate::report::text::legible;
 use crate::{files, interrupt};
 
 #[derive(Debug, Subcommand)]

@@ -19,6 +19,7 @@ pub mod sharegpt;
 pub mod split;
 pub mod stats;
 pub mod terms;
+pub mod tokenizer;
 pub mod variant;
 pub mod video;
 pub mod vlm4d;

@@ -378,11 +378,17 @@ fn source(video: &Path, subset: &str) -> String {
     }
 }
 
-/// The paper's groups. A synthetic false positive asks about what is not there.
+/// Whether a synthetic question with this answer asks about what is not there. Source: VLM4D's
+/// evaluation.
+pub fn is_false_positive(answer: &str) -> bool {
+    let answer = answer.trim().to_lowercase();
+    answer == "no" || answer.starts_with("no ")
+}
+
+/// The paper's groups.
 fn group(subset: &str, source: &str, answer: &str) -> String {
-    let answer = answer.to_lowercase();
     match (subset, source) {
-        ("synthetic", _) if answer == "no" || answer.starts_with("no ") => "false-positive",
+        ("synthetic", _) if is_false_positive(answer) => "false-positive",
         ("synthetic", _) => "directional",
         (_, "davis" | "youtube-vos") => "exo-centric",
         (_, "ego4d") => "ego-centric",

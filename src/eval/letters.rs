@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::generate::Response;
-use crate::data::chat::Tokenizer;
+use crate::data::tokenizer::Tokenizer;
 use crate::data::vlm4d::{PromptStyle, letter};
 use crate::error::{Error, Result};
 

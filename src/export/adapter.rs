@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::model::peft::{self, AdapterConfig, PREFIX};
 use crate::model::tensor_files::TensorFiles;
 use crate::model::weights::{hub_name, module_name};
+use crate::places;
 use crate::recipe::Recipe;
-use crate::run::places;
 
 /// How transformers names the modules that an adapter belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -9,12 +9,12 @@ use crate::data::hub::Repo;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::paired;
+use crate::places;
 use crate::report::accuracy::{INTERVALS, P, interval, p, points, small, title};
 use crate::report::controls;
 use crate::report::finished::Finished;
 use crate::report::split;
 use crate::report::table::Table;
-use crate::run::places;
 
 /// The card of what was exported from `run`.
 pub fn card(run: &Finished, kind: Kind) -> Result<String> {

@@ -6,22 +6,20 @@
 
 mod adapter;
 mod card;
-mod merge;
+mod checkpoint;
 
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
 pub use self::adapter::KeySpelling;
-
-use self::merge::merge;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::hash;
+use crate::places;
 use crate::recipe::Recipe;
 use crate::report::finished::Finished;
 use crate::report::terminal::Terminal;
-use crate::run::places;
 
 /// What to write, and where.
 #[derive(Clone, Debug)]
@@ -102,7 +100,7 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
                 let adapter = dir.join("adapter");
                 let adapter = (kind == Kind::Merged).then_some(&*adapter);
                 let Options { shard_bytes, dtype, .. } = *options;
-                merge(&checkpoint, adapter, &temporary, shard_bytes, dtype, terminal)?;
+                checkpoint::write(&checkpoint, adapter, &temporary, shard_bytes, dtype, terminal)?;
             }
         }
         files::write(&temporary.join("README.md"), card::card(&run, kind)?)?;

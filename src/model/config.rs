@@ -145,6 +145,13 @@ impl Config {
             tie_word_embeddings: tied(&top)? || tied(&text)?,
         })
     }
+
+    /// Side of the vision tower's windows, in merge blocks; none where all its blocks attend to the
+    /// whole frame pair.
+    pub fn window(&self) -> Option<usize> {
+        let VisionConfig { window_size, spatial_merge_size, patch_size, .. } = self.vision;
+        (self.family == Family::Qwen2_5Vl).then(|| window_size / spatial_merge_size / patch_size)
+    }
 }
 
 impl TextConfig {

@@ -19,6 +19,7 @@ pub mod peft;
 pub mod qwen_vl;
 mod record;
 pub mod rope;
+mod targets;
 pub mod tensor_files;
 pub mod vision;
 pub mod weights;

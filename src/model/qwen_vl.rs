@@ -84,7 +84,8 @@ impl QwenVl {
         let patches = grid_thw.iter().product();
         let shape = [patches, self.config.vision.patch_dim()];
         let data = TensorData::new(pixel_values.to_vec(), shape);
-        self.visual.forward(Tensor::from_data(data, &self.device()), grid_thw, |_| ())
+        let pixel_values = Tensor::from_data(data, &self.device());
+        self.visual.forward(&self.config, pixel_values, grid_thw, |_| ())
     }
 
     /// Token embeddings as they stand, media pads too: `input_ids: [t]` → `[t, hidden]`.

@@ -13,7 +13,7 @@ use burn::tensor::{
 };
 
 use super::attention::attention;
-use super::config::VisionConfig;
+use super::config::Config;
 use super::cpu;
 use super::language::Mlp;
 use super::linear::{Linear, cast};
@@ -30,22 +30,6 @@ pub struct VisionTower {
     pub blocks: Vec<VisionBlock>,
     /// 2×2 patches → one token.
     pub merger: PatchMerger,
-    /// The shape it was built from.
-    #[module(skip)]
-    pub shape: VisionShape,
-}
-
-/// What the forward needs of the configuration.
-#[derive(Clone, Debug)]
-pub struct VisionShape {
-    /// Width of one attention head.
-    pub head_dim: usize,
-    /// Patches per side of a merge block.
-    pub merge_size: usize,
-    /// Side of a window in merge blocks; none where all blocks attend to the whole frame pair.
-    pub window: Option<usize>,
-    /// Blocks that attend to the whole frame pair although there are windows.
-    pub fullatt_block_indexes: Vec<usize>,
 }
 
 /// The convolution over a patch, as the matrix product that it is.
@@ -130,19 +114,6 @@ pub struct WindowPlan {
     pub groups: Vec<(usize, usize)>,
 }
 
-impl VisionShape {
-    /// The forward's part of `config`; `windows` where the family has windowed attention.
-    pub fn new(config: &VisionConfig, windows: bool) -> Self {
-        let side = config.window_size / config.spatial_merge_size / config.patch_size;
-        Self {
-            head_dim: config.embed_dim / config.num_heads,
-            merge_size: config.spatial_merge_size,
-            window: windows.then_some(side),
-            fullatt_block_indexes: config.fullatt_block_indexes.clone(),
-        }
-    }
-}
-
 /// The windows of one frame pair of `h × w` merge blocks, row-major, each a row-major list of
 /// merge blocks; those at the right and lower edge are smaller.
 pub fn windows(h: usize, w: usize, side: usize) -> Vec<Vec<usize>> {
@@ -190,20 +161,22 @@ impl VisionTower {
     /// output, `[f, n, e]` in window order; pass `|_| ()`.
     pub fn forward(
         &self,
+        config: &Config,
         pixel_values: Tensor<2>,
         grid_thw: [usize; 3],
         mut observe: impl FnMut(&Tensor<3>),
     ) -> Tensor<2> {
         let [f, h, w] = grid_thw;
-        let merge = self.shape.merge_size;
-        let (blocks_h, blocks_w, unit) = (h / merge, w / merge, merge * merge);
-        let plan = match self.shape.window {
+        let (vision, window) = (&config.vision, config.window());
+        let (merge, unit) = (vision.spatial_merge_size, vision.merge_unit());
+        let (blocks_h, blocks_w) = (h / merge, w / merge);
+        let plan = match window {
             Some(side) => WindowPlan::new(blocks_h, blocks_w, side),
             None => WindowPlan::whole(blocks_h * blocks_w),
         };
         let device = pixel_values.device();
         let rotary = Rotary::vision(
-            self.shape.head_dim,
+            vision.embed_dim / vision.num_heads,
             &patch_positions(&plan.order, blocks_w, merge),
             &device,
         );
@@ -217,7 +190,7 @@ impl VisionTower {
         let whole = [(h * w, 1)];
         let windows: Vec<_> = plan.groups.iter().map(|(len, count)| (len * unit, *count)).collect();
         for (i, block) in self.blocks.iter().enumerate() {
-            let full = self.shape.window.is_none() || self.shape.fullatt_block_indexes.contains(&i);
+            let full = window.is_none() || vision.fullatt_block_indexes.contains(&i);
             x = block.forward(x, &rotary, if full { &whole } else { &windows }, train);
             observe(&x);
         }

@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Param;
-use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
-use half::f16;
+use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
@@ -20,7 +19,7 @@ use super::qwen_vl::QwenVl;
 use super::tensor_files::{TensorFiles, numbers, wrong_type};
 use super::vision::{
     MergerMlp, Norm, PatchEmbed, PatchMerger, QuickGeluMlp, VisionAttention, VisionBlock,
-    VisionMlp, VisionShape, VisionTower,
+    VisionMlp, VisionTower,
 };
 use crate::error::{Error, Result};
 
@@ -252,7 +251,6 @@ impl Loader<'_> {
                     )?,
                 },
             },
-            shape: VisionShape::new(vision, config.family == Family::Qwen2_5Vl),
         })
     }
 

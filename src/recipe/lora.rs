@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Part;
+
 /// `[lora]`: as PEFT's `LoraConfig`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -77,16 +79,4 @@ impl TargetModules {
     pub fn is_regex(&self) -> bool {
         matches!(self, Self::Pattern(pattern) if pattern != "all-linear")
     }
-}
-
-/// A part of the model that can be frozen or trained by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// Embedding, decoder layers, final norm and `lm_head`.
-    Language,
-    /// Patch embedding and blocks of the vision tower.
-    Vision,
-    /// The layers that turn vision features into the language model's tokens.
-    Merger,
 }

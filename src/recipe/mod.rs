@@ -9,6 +9,7 @@ mod eval;
 mod image;
 mod lora;
 mod model;
+mod source;
 mod train;
 mod values;
 mod video;
@@ -17,12 +18,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use self::check::Source;
 pub use self::data::{Data, Split};
 pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
 pub use self::image::Image;
-pub use self::lora::{Lora, Part, TargetModules};
-pub use self::model::{Dtype, Model};
+pub use self::lora::{Lora, TargetModules};
+pub use self::model::{Dtype, Model, Part};
+use self::source::Source;
 pub use self::train::{Best, Loss, Schedule, Train};
 pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing};
 pub use self::video::Video;

@@ -44,6 +44,18 @@ pub enum Dtype {
     Bf16,
 }
 
+/// A part of the model that can be frozen or trained by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Embedding, decoder layers, final norm and `lm_head`.
+    Language,
+    /// Patch embedding and blocks of the vision tower.
+    Vision,
+    /// The layers that turn vision features into the language model's tokens.
+    Merger,
+}
+
 fn auto() -> String {
     "auto".into()
 }

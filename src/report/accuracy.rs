@@ -43,6 +43,19 @@ pub fn interval(metric: &Metric) -> String {
     format!("{:.1} [{low:.1}, {high:.1}]{small}", 100.0 * metric.accuracy)
 }
 
+/// `38.2 ±5.6 (n 275)`: percent and half the interval's width; `0.0 [0.0, 70.8] (n 6)` where the
+/// interval reaches more than twice as far to one side, and ± would mislead.
+pub fn percent(metric: &Metric) -> String {
+    let [value, low, high] =
+        [metric.accuracy, metric.ci95[0], metric.ci95[1]].map(|share| 100.0 * share);
+    let (below, above) = (value - low, high - value);
+    let interval = match 2.0 * below.min(above) < below.max(above) {
+        true => format!("[{low:.1}, {high:.1}]"),
+        false => format!("±{:.1}", (high - low) / 2.0),
+    };
+    format!("{value:.1} {interval} (n {})", metric.n)
+}
+
 /// `+4.2 [-18.8, +23.8]`: what changed, in points.
 pub fn points(change: &Paired) -> String {
     let [low, high] = change.ci95.map(|share| 100.0 * share);

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use super::number::thousands;
 use super::svg::text;
-use super::table::{Table, escape, legible};
+use super::table::Table;
+use super::text::{escape, legible};
 use crate::data::stats::{Count, Stats, Subset};
 use crate::data::terms::{Counts, TERMS};
+use crate::number::thousands;
 
 /// The picture's file in a run's folder.
 pub const PICTURE: &str = "data.svg";

@@ -6,7 +6,6 @@ use std::path::Path;
 use super::accuracy;
 use super::controls::{self, Stage};
 use super::data;
-use super::number::{seconds, thousands};
 use super::split;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
@@ -14,6 +13,7 @@ use crate::eval::metrics::{FormatMetrics, matched, paired};
 use crate::eval::predict::Prediction;
 use crate::eval::stats::Paired;
 use crate::files;
+use crate::number::{seconds, thousands};
 use crate::recipe::Recipe;
 use crate::train::log;
 

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use super::table::escape;
+use super::text::escape;
 
 /// Width of every chart.
 const WIDTH: f64 = 560.0;

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::accuracy::points;
+use super::accuracy::{percent, points};
 use super::finished::Finished;
-use super::number::{clock, gibibytes, percent, seconds, short, size, thousands};
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::medium::{self, Kind, Medium};
@@ -22,6 +21,7 @@ use crate::eval::metrics::{Metrics, overall, paired};
 use crate::eval::predict::Prediction;
 use crate::features::Videos;
 use crate::model::parameters::PartCount;
+use crate::number::{clock, gibibytes, seconds, short, size, thousands};
 use crate::recipe::{Best, Part, Recipe};
 use crate::train::log::Record;
 use crate::train::schedule::Course;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
-use super::evaluate::evaluate;
 use super::prepare::{Purpose, prepare};
+use super::stage::evaluate;
 use super::{adopt_pins, check_same_inputs, folder, is_finished, write_inputs};
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;

@@ -3,13 +3,12 @@
 //! All input is read and checked before the run's folder is made. What a run has already written
 //! is not done again: started once more, it goes on from its last checkpoint.
 
-mod evaluate;
 mod evaluation;
 mod out_of_memory;
-pub mod places;
 pub mod plan;
 mod prepare;
 mod report;
+mod stage;
 mod train;
 
 use std::collections::BTreeMap;
@@ -17,10 +16,10 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
-use self::evaluate::evaluate;
 pub use self::evaluation::evaluation;
 pub use self::out_of_memory::explained;
 use self::prepare::{Prepared, Purpose, adopt_adapter, prepare};
+use self::stage::evaluate;
 use self::train::train;
 use crate::data::entry;
 use crate::data::hub::Repo;
@@ -33,6 +32,7 @@ use crate::eval::predict::Prediction;
 use crate::files::{self, absolute};
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
+use crate::places;
 use crate::recipe::{FOLLOWS, MAY_CHANGE, Recipe, differing};
 use crate::report::data;
 use crate::report::finished::Finished;

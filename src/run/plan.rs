@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
 
+use super::folder;
 use super::prepare::{
     Divided, adopt_adapter, all_shown, divide, plan_samples, read_checkpoint, smaller,
 };
-use super::{folder, places};
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
 use crate::data::medium::Medium;
@@ -28,9 +28,10 @@ use crate::model::parameters::PartCount;
 use crate::model::peft;
 use crate::model::rope::MediaGrid;
 use crate::model::weights;
+use crate::number::{clock, size, thousands};
 use crate::parallel;
+use crate::places;
 use crate::recipe::{Best, Part, Recipe};
-use crate::report::number::{clock, size, thousands};
 use crate::report::terminal::{self, Terminal};
 use crate::train::batches::tokens_at_once;
 use crate::train::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, padded_length};

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
-use super::places::{self, Place};
 use crate::data::augment::{Augment, Samples};
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
@@ -31,6 +30,7 @@ use crate::model::rope::Positions;
 use crate::model::tensor_files::TensorFiles;
 use crate::model::weights;
 use crate::parallel;
+use crate::places::{self, Place};
 use crate::recipe::{Provenance, Recipe};
 use crate::report::terminal::{self, Terminal};
 use crate::train::gradients::Sample;

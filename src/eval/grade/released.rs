@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{Verdict, grade_ff, grade_mc};
+use crate::data::vlm4d::is_false_positive;
 use crate::error::{Error, Result, more};
 use crate::eval::stats::share;
 use crate::files::{json_lines, read_json};
@@ -92,14 +93,11 @@ pub enum Group {
 }
 
 impl Group {
-    /// The column of a synthetic question: false positive if its answer is `no` or begins with
-    /// `no `. Source: VLM4D's evaluation.
+    /// The column of a synthetic question with this answer.
     pub fn synthetic(answer: &str) -> Self {
-        let answer = answer.trim().to_lowercase();
-        if answer == "no" || answer.starts_with("no ") {
-            Self::FalsePositive
-        } else {
-            Self::Directional
+        match is_false_positive(answer) {
+            true => Self::FalsePositive,
+            false => Self::Directional,
         }
     }
 

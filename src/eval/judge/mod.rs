@@ -105,7 +105,7 @@ impl<'a> Judge<'a> {
     pub fn apply(
         &self,
         predictions: &mut [Prediction],
-        progress: impl FnMut(usize) + Send,
+        progress: impl FnMut(usize),
     ) -> Result<Cost> {
         let open = |p: &&mut Prediction| {
             p.format == Format::Ff && !p.correct && !p.response.trim().is_empty()

@@ -1,8 +1,8 @@
 //! A judge behind an OpenAI-compatible endpoint (`POST …/chat/completions`): OpenAI itself, vLLM,
 //! llama.cpp's server, Ollama and others.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -129,43 +129,31 @@ impl OpenAi {
     pub fn rule(
         &self,
         cases: &[Case],
-        progress: impl FnMut(usize) + Send,
+        mut progress: impl FnMut(usize),
     ) -> Result<(Vec<Ruling>, Cost)> {
-        let next = AtomicUsize::new(0);
-        let done = Mutex::new((vec![None; cases.len()], Cost::default(), progress));
-        let failed: Mutex<Option<Error>> = Mutex::new(None);
-        let work = || {
-            while failed.lock().is_ok_and(|failed| failed.is_none()) {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(case) = cases.get(i) else { break };
-                match self.rule_on(case) {
-                    Ok((ruling, cost)) => {
-                        let Ok(mut done) = done.lock() else { break };
-                        let (rulings, total, progress) = &mut *done;
-                        rulings[i] = Some(ruling);
-                        total.add(&cost);
-                        progress(total.asked + total.cached);
-                    }
-                    Err(error) => {
-                        if let Ok(mut failed) = failed.lock() {
-                            failed.get_or_insert(error);
-                        }
-                    }
-                }
+        let failed = AtomicBool::new(false);
+        let rule_on = |&(i, case): &(usize, &Case)| {
+            // What is begun may be tried for minutes.
+            if failed.load(Ordering::Relaxed) {
+                return (i, Ok(None));
             }
+            let ruled = self.rule_on(case);
+            failed.fetch_or(ruled.is_err(), Ordering::Relaxed);
+            (i, ruled.map(Some))
         };
-        std::thread::scope(|scope| {
-            let threads = 0..self.config.concurrency.min(cases.len());
-            threads.into_iter().try_for_each(|_| parallel::spawn(scope, work))
+        let (mut rulings, mut total) = (BTreeMap::new(), Cost::default());
+        let numbered: Vec<(usize, &Case)> = cases.iter().enumerate().collect();
+        let threads = self.config.concurrency.min(cases.len());
+        parallel::each_ahead(&numbered, threads, 0, rule_on, |done, (i, ruled)| {
+            if let Some((ruling, cost)) = ruled? {
+                rulings.insert(i, ruling);
+                total.add(&cost);
+                progress(done);
+            }
+            Ok(())
         })?;
-        let broken = || Error::run("a thread of the judge broke");
-        if let Some(error) = failed.into_inner().map_err(|_| broken())? {
-            return Err(error);
-        }
-        let (rulings, mut cost, _) = done.into_inner().map_err(|_| broken())?;
-        cost.price = self.price(&cost);
-        let rulings: Option<Vec<Ruling>> = rulings.into_iter().collect();
-        Ok((rulings.ok_or_else(broken)?, cost))
+        total.price = self.price(&total);
+        Ok((rulings.into_values().collect(), total))
     }
 
     fn price(&self, cost: &Cost) -> Option<f64> {

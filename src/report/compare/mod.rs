@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use self::settings::{label, of_evaluation};
 use super::accuracy;
 use super::finished::Finished;
-use super::number::thousands;
 use super::published::{self, Published};
 use super::split;
 use crate::data::vlm4d::Format;
@@ -24,6 +23,7 @@ use crate::error::{Error, Result, more};
 use crate::eval::metrics::{outcome, pairs};
 use crate::eval::predict::Prediction;
 use crate::eval::stats::{self, Metric, Outcome, Pair, Paired};
+use crate::number::thousands;
 use crate::recipe::{Values, differing};
 
 /// Name of the row that holds the model before training.

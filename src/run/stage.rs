@@ -1,4 +1,5 @@
-//! Asking the test questions, plainly and under each control.
+//! A stage of a run, or an evaluation alone: the test questions, asked plainly and under each
+//! control.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

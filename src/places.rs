@@ -8,7 +8,7 @@ use crate::data::entry::Entry;
 use crate::data::hub::{Hub, RemoteFile, Repo, Snapshot};
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::report::number::{size, thousands};
+use crate::number::{size, thousands};
 use crate::report::terminal::Terminal;
 
 const A_CHECKPOINT: &str = "model.path is a checkpoint folder in hub layout";

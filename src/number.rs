@@ -2,21 +2,6 @@
 
 use std::time::Duration;
 
-use crate::eval::stats::Metric;
-
-/// `38.2 ±5.6 (n 275)`: percent and half the interval's width; `0.0 [0.0, 70.8] (n 6)` where the
-/// interval reaches more than twice as far to one side, and ± would mislead.
-pub fn percent(metric: &Metric) -> String {
-    let [value, low, high] =
-        [metric.accuracy, metric.ci95[0], metric.ci95[1]].map(|share| 100.0 * share);
-    let (below, above) = (value - low, high - value);
-    let interval = match 2.0 * below.min(above) < below.max(above) {
-        true => format!("[{low:.1}, {high:.1}]"),
-        false => format!("±{:.1}", (high - low) / 2.0),
-    };
-    format!("{value:.1} {interval} (n {})", metric.n)
-}
-
 /// `1,371`.
 pub fn thousands(n: usize) -> String {
     let digits = n.to_string();
@@ -30,7 +15,7 @@ pub fn thousands(n: usize) -> String {
 }
 
 /// `8.29 B`, `20.2 M`, `472.6 k`.
-pub(super) fn short(n: usize) -> String {
+pub fn short(n: usize) -> String {
     let x = n as f64;
     match n {
         0..1_000 => n.to_string(),
@@ -41,7 +26,7 @@ pub(super) fn short(n: usize) -> String {
 }
 
 /// `21G` or `0.3G`.
-pub(super) fn gibibytes(bytes: u64) -> String {
+pub fn gibibytes(bytes: u64) -> String {
     let gib = bytes as f64 / f64::from(1 << 30);
     if gib < 10.0 { format!("{gib:.1}G") } else { format!("{gib:.0}G") }
 }
@@ -56,7 +41,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// `0.4 s`, `12 s` or `2:03`.
-pub(super) fn seconds(s: f64) -> String {
+pub fn seconds(s: f64) -> String {
     match s {
         ..10.0 => format!("{s:.1} s"),
         ..60.0 => format!("{s:.0} s"),

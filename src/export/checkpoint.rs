@@ -1,5 +1,6 @@
-//! Checkpoint + adapter → checkpoint, one tensor at a time in the order of hub names: spelling and
-//! types as in the source, the merged weights computed in f32 and rounded once.
+//! Checkpoint → checkpoint, with an adapter merged where there is one: one tensor at a time in the
+//! order of hub names, spelling and types as in the source, merged weights computed in f32 and
+//! rounded once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +25,7 @@ use crate::report::terminal::Terminal;
 ///
 /// # Errors
 /// Where the two do not fit, a file is damaged, or the disk refuses.
-pub fn merge(
+pub fn write(
     checkpoint: &Path,
     adapter: Option<&Path>,
     to: &Path,
