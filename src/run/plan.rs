@@ -39,8 +39,11 @@ use crate::train::lanes;
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
 
-/// What the program holds before any weight is loaded: code, libraries, question files.
-const BASE_BYTES: usize = 80 << 20;
+/// What the program holds beside all that is counted: code, libraries, question files, and what the
+/// allocator keeps of what was freed.
+const BASE_BYTES: usize = 115 << 20;
+/// What the allocator keeps of what one more thread frees.
+const LANE_BYTES: usize = 40 << 20;
 /// Bytes in memory of one byte of `tokenizer.json`.
 const TOKENIZER: usize = 8;
 /// Share of the speed of one large matrix product that a whole pass reaches on the CPU.
@@ -448,6 +451,8 @@ impl Facts {
         let dropout = self.recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
         let lanes = lanes::number(self.in_f32_on_cpu(), dropout, train.samples_per_step());
         let mut terms = self.held();
+        let kept = (lanes - 1) * LANE_BYTES;
+        terms.push(Term { what: "the second sample's thread", bytes: kept, lower: "" });
         terms.extend(self.learned_terms(lanes));
         terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
         terms.extend(self.pass_terms(lanes));
