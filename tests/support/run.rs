@@ -114,6 +114,8 @@ pub struct RunFolder<'a> {
     pub right: [usize; 2],
     /// Number of the first test question.
     pub first: usize,
+    /// Hashes of question files and videos.
+    pub made_from: [&'a str; 2],
 }
 
 impl Default for RunFolder<'_> {
@@ -126,6 +128,7 @@ impl Default for RunFolder<'_> {
             extra: "",
             right: [3, 6],
             first: 0,
+            made_from: ["data", "videos"],
         }
     }
 }
@@ -147,8 +150,8 @@ impl RunFolder<'_> {
             version: "0".into(),
             device: "cpu".into(),
             model_sha256: format!("hash of {}", self.model),
-            data_sha256: "data".into(),
-            videos_sha256: "videos".into(),
+            data_sha256: self.made_from[0].into(),
+            videos_sha256: self.made_from[1].into(),
             adapter_sha256: None,
         });
         for (stage, right) in ["before", "after"].into_iter().zip(self.right) {
