@@ -58,6 +58,31 @@ fn the_table_is_the_papers() {
 }
 
 #[test]
+fn the_papers_numbers_stand_beside_what_was_tested_alike() {
+    for (extra, split, paper, humans) in [
+        ("", None, true, true),
+        ("[eval]\nprompt = \"cot\"", None, false, true),
+        ("[eval]\nscoring = \"logprob\"", None, false, true),
+        (
+            "",
+            Some(r#"{"real": {"seed": 1, "by": "video", "train": [], "val": [], "test": ["a"]}}"#),
+            false,
+            false,
+        ),
+    ] {
+        let root = TempDir::new().unwrap();
+        let dir = RunFolder { extra, ..RunFolder::default() }.write(root.path(), "run");
+        split.iter().for_each(|split| std::fs::write(dir.join("split.json"), split).unwrap());
+        let comparison = compared(&[dir]);
+        let found = comparison.rows.iter().map(|row| row.published.is_some());
+        assert_eq!(found.collect::<Vec<_>>(), [paper; 2], "{extra}");
+        comparison.write(root.path()).unwrap();
+        let text = std::fs::read_to_string(root.path().join("compare.md")).unwrap();
+        assert_eq!(text.contains("human, VLM4D"), humans, "{text}");
+    }
+}
+
+#[test]
 fn seeds_are_pooled_with_a_deviation() {
     let root = TempDir::new().unwrap();
     let dirs: Vec<PathBuf> = [(1, 5), (2, 6), (3, 7)]
@@ -109,7 +134,7 @@ fn other_settings_make_another_row() {
 fn other_questions_and_videos_make_another_row() {
     let root = TempDir::new().unwrap();
     let write = |name: &str, made_from: [&'static str; 2], train: &[&str]| {
-        RunFolder { made_from, train, ..RunFolder::default() }.write(root.path(), name)
+        RunFolder { train, made_from, ..RunFolder::default() }.write(root.path(), name)
     };
     let old = write("old", ["old-question-files", "v"], &["real"]);
     for (name, made_from, want) in [

@@ -47,6 +47,8 @@ pub struct Comparison {
     pub tested_on: String,
     /// Accuracy of guessing in multiple choice, as a share.
     pub chance: Option<f64>,
+    /// Whether the questions are VLM4D's own.
+    pub is_vlm4d: bool,
     /// What a reader has to know.
     pub notes: Vec<String>,
 }
@@ -205,6 +207,7 @@ impl Comparison {
         Ok(Self {
             tested_on: tested_on(&grouped)?,
             chance: mc.and_then(|mc| mc.overall.chance),
+            is_vlm4d: runs.iter().all(|run| published::is_vlm4d(&run.dir)),
             notes: notes(&grouped, &rows, &differences),
             rows,
             differences,
@@ -285,10 +288,7 @@ fn labels(rows: &[RowRuns]) -> Vec<String> {
 
 fn score(row: &RowRuns, settings: &str) -> Row {
     let scores = FORMATS.into_iter().filter(|f| row.has(*f)).map(|f| (f, score_in(row, f)));
-    let tested_as_published = row.stages.iter().all(|stage| {
-        let recipe = &stage.run.recipe;
-        recipe.data.test_subsets() == ["real"]
-    });
+    let tested_alike = row.stages.iter().all(|stage| published::is_tested_alike(stage.run));
     let published = published::table_2(&row.model, &row.trained_on);
     Row {
         model: row.model.clone(),
@@ -296,7 +296,7 @@ fn score(row: &RowRuns, settings: &str) -> Row {
         settings: settings.to_owned(),
         runs: row.stages.iter().map(|stage| stage.run.dir.clone()).collect(),
         scores: scores.collect(),
-        published: published.filter(|_| tested_as_published),
+        published: published.filter(|_| tested_alike),
     }
 }
 
