@@ -332,8 +332,17 @@ fn an_export_is_whole_or_absent() {
         std::fs::write(foreign.join(file), content).unwrap();
         refused(&forced(&foreign), "holds other things than an export");
     }
+    // Nor what lies beside one: files of a checkpoint's kinds neither.
+    for own in ["notes.txt", "results.json", "model-mine-of-all.safetensors"] {
+        std::fs::write(to.join(own), "").unwrap();
+        for merge in [false, true] {
+            let wanted = format!("holds other things than an export: `{own}`");
+            refused(&Options { merge, ..forced(&to) }, &wanted);
+        }
+        std::fs::remove_file(to.join(own)).unwrap();
+    }
     std::fs::create_dir_all(to.join("papers")).unwrap();
-    refused(&forced(&to), "holds other things than an export");
+    refused(&forced(&to), "holds other things than an export: `papers`");
     assert!(to.join("papers").is_dir() && foreign.join("config.json").is_file());
     for nameless in [Path::new("."), &run.root.path().join("free/..")] {
         refused(&forced(nameless), "has no name");

@@ -18,6 +18,7 @@ use self::merge::merge;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::hash;
+use crate::model::hub;
 use crate::recipe::Recipe;
 use crate::report::finished::Finished;
 use crate::report::terminal::Terminal;
@@ -42,6 +43,30 @@ pub struct Options {
 
 /// Folders of a run that no export may take the place of.
 const PARTS: [&str; 5] = ["adapter", "model", "before", "after", "checkpoints"];
+
+/// What exports hold beside shards. Of a checkpoint's small files these are the usual ones: that
+/// of a run may have others.
+const FILES: [&str; 19] = [
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "model.safetensors",
+    hub::INDEX,
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+];
 
 /// What an export holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +106,9 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
     };
     if kind == Kind::Merged {
         check_target(&options.to, options.force, std::slice::from_ref(&checkpoint))?;
+    }
+    check_replaced(&options.to, &checkpoint)?;
+    if kind == Kind::Merged {
         check_checkpoint(&run.recipe, &checkpoint)?;
     }
     let temporary = options.to.with_added_extension("partial");
@@ -127,8 +155,8 @@ impl Kind {
     }
 }
 
-/// The target must be free, or an earlier export that may be replaced, and lie apart from what
-/// must be `kept`.
+/// The target must be free, or a folder that may be replaced, and lie apart from what must be
+/// `kept`.
 fn check_target(to: &Path, force: bool, kept: &[PathBuf]) -> Result<()> {
     let shown = to.display();
     let made = "--to is a folder to make";
@@ -143,20 +171,47 @@ fn check_target(to: &Path, force: bool, kept: &[PathBuf]) -> Result<()> {
         return Err(Error::input(format!("{shown}: would overlap {kept}, which must stay"))
             .help("choose another folder for --to"));
     }
-    let entries: Vec<PathBuf> =
-        std::fs::read_dir(to).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    if entries.is_empty() {
-        return Ok(());
-    }
-    if !force {
+    if !force && !entries(to).is_empty() {
         return Err(Error::input(format!("{shown}: is there already"))
             .help("choose another folder for --to, or replace this one with --force"));
     }
-    match card::is_in(to) && entries.iter().all(|path| path.is_file()) {
-        true => Ok(()),
-        false => Err(Error::input(format!("{shown}: holds other things than an export"))
-            .help("--force replaces an earlier export only: choose another folder for --to")),
-    }
+    Ok(())
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    entries.sort();
+    entries
+}
+
+/// What the target holds must be an earlier export and nothing else: files that every one has, or
+/// that came from `checkpoint`.
+fn check_replaced(to: &Path, checkpoint: &Path) -> Result<()> {
+    let exported = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_copied =
+            hub::COPIED.iter().any(|end| name.ends_with(end)) && checkpoint.join(&*name).is_file();
+        path.is_file() && (FILES.contains(&&*name) || is_shard(&name) || is_copied)
+    };
+    let entries = entries(to);
+    let foreign = match card::is_in(to) {
+        true => entries.iter().find(|path| !exported(path)),
+        false => entries.first(),
+    };
+    foreign.map_or(Ok(()), |foreign| {
+        let name = foreign.file_name().unwrap_or_default().display();
+        let shown = to.display();
+        Err(Error::input(format!("{shown}: holds other things than an export: `{name}`"))
+            .help("--force replaces an earlier export only: choose another folder for --to"))
+    })
+}
+
+/// Whether a file has the name of a shard: `model-00001-of-00002.safetensors`.
+fn is_shard(name: &str) -> bool {
+    let numbers = name.strip_prefix("model-").and_then(|name| name.strip_suffix(".safetensors"));
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    numbers.and_then(|of| of.split_once("-of-")).is_some_and(|(i, n)| is_number(i) && is_number(n))
 }
 
 /// Whether one of two folders lies in the other.
