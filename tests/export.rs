@@ -17,6 +17,7 @@ use vlm4d_train::data::split::By;
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::eval::predict;
 use vlm4d_train::export::{KeySpelling, Options, export};
+use vlm4d_train::files::replace_dir;
 use vlm4d_train::hash;
 use vlm4d_train::model::hub;
 use vlm4d_train::model::linear::cast;
@@ -370,7 +371,8 @@ fn an_export_is_whole_or_absent() {
 #[test]
 fn what_a_killed_export_left_is_not_published() {
     let run = trained("tiny-qwen2-vl", "");
-    for (left, merge) in [("out.partial", false), ("out.partial.partial", true)] {
+    let left = [("out.partial", false), ("out.partial.partial", true), ("out.old.partial", false)];
+    for (left, merge) in left {
         let left = run.root.path().join(left);
         std::fs::create_dir_all(&left).unwrap();
         std::fs::write(left.join("model-00001-of-99999.safetensors"), "half").unwrap();
@@ -378,6 +380,20 @@ fn what_a_killed_export_left_is_not_published() {
         assert!(!to.join("model-00001-of-99999.safetensors").exists(), "merge {merge}");
         assert!(!left.exists());
     }
+}
+
+#[test]
+fn a_folder_goes_only_when_another_has_its_place() {
+    let root = TempDir::new().unwrap();
+    let [new, to] = ["new", "to"].map(|name| root.path().join(name));
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(to.join("old"), "").unwrap();
+    replace_dir(&new, &to).unwrap_err();
+    assert!(to.join("old").is_file());
+    std::fs::create_dir(&new).unwrap();
+    replace_dir(&new, &to).unwrap();
+    assert!(!to.join("old").exists());
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
 }
 
 #[test]
