@@ -31,10 +31,10 @@ pub struct Options {
     pub to: PathBuf,
     /// A whole checkpoint instead of the adapter.
     pub merge: bool,
-    /// How the adapter's keys are spelled.
-    pub key_spelling: KeySpelling,
-    /// Most bytes of one shard.
-    pub shard_bytes: usize,
+    /// How an adapter's keys are spelled; the new way where nothing is said.
+    pub key_spelling: Option<KeySpelling>,
+    /// Most bytes of one shard of a whole checkpoint; transformers' default where none is given.
+    pub shard_bytes: Option<usize>,
     /// The weights' type in a whole checkpoint; as they are where none is given.
     pub dtype: Option<Dtype>,
     /// Whether an earlier export under the same name may be replaced.
@@ -91,10 +91,7 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
         (true, true) => Kind::Merged,
         (true, false) => Kind::Adapter,
     };
-    if kind == Kind::Adapter && options.dtype.is_some() {
-        return Err(Error::input("--dtype is for whole checkpoints: the adapter stays in f32")
-            .help("add --merge, or leave --dtype out"));
-    }
+    check_options(kind, options)?;
     let mut kept: Vec<PathBuf> = PARTS.iter().map(|part| dir.join(part)).collect();
     kept.push(PathBuf::from(&run.recipe.model.path));
     check_target(&options.to, options.force, &kept)?;
@@ -123,14 +120,14 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
                     &dir.join("adapter"),
                     &temporary,
                     &run.recipe,
-                    options.key_spelling,
+                    options.key_spelling.unwrap_or_default(),
                 )?;
             }
             Kind::Merged | Kind::Full => {
                 let adapter = dir.join("adapter");
                 let adapter = (kind == Kind::Merged).then_some(&*adapter);
-                let Options { shard_bytes, dtype, .. } = *options;
-                merge(&checkpoint, adapter, &temporary, shard_bytes, dtype, terminal)?;
+                let shard_bytes = options.shard_bytes.unwrap_or(hub::SHARD_BYTES);
+                merge(&checkpoint, adapter, &temporary, shard_bytes, options.dtype, terminal)?;
             }
         }
         files::write(&temporary.join("README.md"), card::card(&run, kind)?)?;
@@ -142,6 +139,24 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
     }
     written?;
     terminal.line(&format!("{} {}", kind.name(), options.to.display()));
+    Ok(())
+}
+
+/// Refuses what has no part in this kind of export.
+fn check_options(kind: Kind, options: &Options) -> Result<()> {
+    let is_adapter = kind == Kind::Adapter;
+    if is_adapter && options.dtype.is_some() {
+        return Err(Error::input("--dtype is for whole checkpoints: the adapter stays in f32")
+            .help("add --merge, or leave --dtype out"));
+    }
+    if is_adapter && options.shard_bytes.is_some() {
+        return Err(Error::input("--shard-size is for whole checkpoints: an adapter is one file")
+            .help("add --merge, or leave --shard-size out"));
+    }
+    if !is_adapter && options.key_spelling.is_some() {
+        return Err(Error::input("--key-spelling is for adapters: this is a whole checkpoint")
+            .help("leave --key-spelling out: a checkpoint's names stay as they are"));
+    }
     Ok(())
 }
 
