@@ -670,10 +670,10 @@ fn freeform_answers_count_if_unambiguously_equivalent() {
 #[test]
 fn what_was_asked_decides_on_a_side_to_come_from_and_on_none() {
     let towards = "What direction is the ball moving towards from the camera's perspective?";
-    let from = "What direction did the ball come from?";
+    let from = "Which direction did that ball come from?";
     let side = "From which side does he take the book?";
     let cars = "How many cars are moving to the left?";
-    let branch = "Which side of the branch does he cut first?";
+    let branch = "Which side of a branch does he cut first?";
     let hair = "Which way did he move to switch the side they were cutting hair from?";
     for (question, gold, response, expected) in [
         (towards, "left", "from right to left", true),
@@ -692,7 +692,7 @@ fn what_was_asked_decides_on_a_side_to_come_from_and_on_none() {
         (cars, "0", "No other cars", false),
         (cars, "1", "None of the cars", false),
         (cars, "1", "One car is moving to the left, one to the right.", false),
-        ("How many people are not moving?", "0", "No people are moving.", false),
+        ("How many of the people are not moving?", "0", "No people are moving.", false),
         (branch, "left", "He cuts the branch from the left side first.", true),
         ("With which hand does he shoot?", "right hand", "He shoots from his right hand.", true),
         (hair, "left", "from the right to the left", true),
