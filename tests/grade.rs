@@ -888,6 +888,16 @@ fn wrong_files_are_refused_with_their_place() {
     let path = write(folder.path(), "b.json", &json!([item("v9", "A", "up")]));
     let error = grade::grade_file(&path, None).unwrap_err();
     assert!(error.to_string().contains("`v9`: the answer `up` is no choice"), "{error}");
+    for choices in [json!({"A": "left", "C": "right"}), json!({"B": "left", "C": "right"})] {
+        let mut gap = item("v10", "C", "right");
+        gap["choices"] = choices;
+        let path = write(folder.path(), "c.json", &json!([gap]));
+        let error = grade::grade_file(&path, None).unwrap_err();
+        assert!(
+            error.to_string().contains("c.json: `v10`: the choices have the keys `"),
+            "{error}"
+        );
+    }
     assert_eq!(error.kind(), Kind::Input);
 }
 
