@@ -603,6 +603,33 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
         ],
     ),
     (
+        "21",
+        &["twenty-one", "twenty–one", "Twenty one.", "There are twenty-one cars."],
+        &["twenty", "one", "twenty, one", "twenty-two", "twenty-first", "thirty-one"],
+    ),
+    (
+        "30",
+        &["thirty", "Thirty cars.", "30"],
+        &[
+            "thirty-first",
+            "thirty-odd",
+            "thirty odd",
+            "about thirty",
+            "thirty thousand",
+            "half of thirty",
+            "3",
+        ],
+    ),
+    (
+        "100",
+        &["a hundred", "one hundred", "There are a hundred cars."],
+        &["several hundred", "hundreds", "a hundred thousand", "a hundred and five", "two hundred"],
+    ),
+    ("200", &["two hundred"], &["two", "a hundred", "two thousand"]),
+    ("2", &["two"], &["two hundred", "two dozen", "2 thousand"]),
+    ("clockwise", &["cw", "CW."], &["ccw", "counter-cw"]),
+    ("counter-clockwise", &["ccw", "CCW.", "anti-cw"], &["cw"]),
+    (
         "Upper left.",
         &["upper left", "the upper-left corner", "top left"],
         &["left", "lower left", "upper right"],
