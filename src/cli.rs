@@ -95,12 +95,12 @@ enum Command {
         /// Write a whole checkpoint with the adapter merged into it
         #[arg(long)]
         merge: bool,
-        /// Which transformers the adapter's keys are spelled for
-        #[arg(long, value_enum, default_value_t, conflicts_with = "merge")]
-        key_spelling: KeySpelling,
-        /// Largest shard of a merged checkpoint
-        #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
-        shard_size: usize,
+        /// Which transformers the adapter's keys are spelled for [default: new]
+        #[arg(long, value_enum, conflicts_with = "merge")]
+        key_spelling: Option<KeySpelling>,
+        /// Largest shard of a whole checkpoint [default: 5GB]
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        shard_size: Option<usize>,
         /// Type of a whole checkpoint's weights: bf16, f16 or f32; as they are where left out
         #[arg(long, value_name = "TYPE", value_parser = dtype)]
         dtype: Option<Dtype>,

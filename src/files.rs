@@ -145,13 +145,23 @@ pub fn check_free(dir: &Path) -> Result<()> {
     }
 }
 
-/// Puts the finished folder `from` in the place of `to`.
+/// Puts the finished folder `from` in the place of `to`, whose content goes last: a process that is
+/// killed in between leaves it beside `to`.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// Where the disk refuses; `to` is then as it was.
 pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
-    remove_dir(to)?;
-    std::fs::rename(from, to).map_err(|e| failed(to, &e))
+    let old = to.with_added_extension("old.partial");
+    remove_dir(&old)?;
+    match std::fs::rename(to, &old) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(to, &e)),
+        _ => {}
+    }
+    std::fs::rename(from, to).map_err(|e| {
+        let _ = std::fs::rename(&old, to);
+        failed(to, &e)
+    })?;
+    remove_dir(&old)
 }
 
 /// The path from the root on, where the working directory is known.

@@ -58,6 +58,31 @@ fn the_table_is_the_papers() {
 }
 
 #[test]
+fn the_papers_numbers_stand_beside_what_was_tested_alike() {
+    for (extra, split, paper, humans) in [
+        ("", None, true, true),
+        ("[eval]\nprompt = \"cot\"", None, false, true),
+        ("[eval]\nscoring = \"logprob\"", None, false, true),
+        (
+            "",
+            Some(r#"{"real": {"seed": 1, "by": "video", "train": [], "val": [], "test": ["a"]}}"#),
+            false,
+            false,
+        ),
+    ] {
+        let root = TempDir::new().unwrap();
+        let dir = RunFolder { extra, ..RunFolder::default() }.write(root.path(), "run");
+        split.iter().for_each(|split| std::fs::write(dir.join("split.json"), split).unwrap());
+        let comparison = compared(&[dir]);
+        let found = comparison.rows.iter().map(|row| row.published.is_some());
+        assert_eq!(found.collect::<Vec<_>>(), [paper; 2], "{extra}");
+        comparison.write(root.path()).unwrap();
+        let text = std::fs::read_to_string(root.path().join("compare.md")).unwrap();
+        assert_eq!(text.contains("human, VLM4D"), humans, "{text}");
+    }
+}
+
+#[test]
 fn seeds_are_pooled_with_a_deviation() {
     let root = TempDir::new().unwrap();
     let dirs: Vec<PathBuf> = [(1, 5), (2, 6), (3, 7)]
@@ -82,8 +107,9 @@ fn seeds_are_pooled_with_a_deviation() {
 #[test]
 fn all_test_sets_are_told() {
     let root = TempDir::new().unwrap();
-    let dirs = [(1, 0), (2, 20)].map(|(seed, first)| {
-        RunFolder { seed, first, split: "", ..RunFolder::default() }
+    let dirs = [(1, 0, "v1"), (2, 20, "v2")].map(|(seed, first, videos)| {
+        let made_from = ["data", videos];
+        RunFolder { seed, first, split: "", made_from, ..RunFolder::default() }
             .write(root.path(), &format!("seed_{seed}"))
     });
     let comparison = compared(&dirs);
@@ -102,6 +128,31 @@ fn other_settings_make_another_row() {
     let settings: Vec<&str> = comparison.rows.iter().map(|row| &*row.settings).collect();
     assert_eq!(settings, ["", "lr 0.0001", "lr 0.0002"]);
     assert!(comparison.notes.iter().any(|note| note.contains("differ in `train.lr`")));
+}
+
+#[test]
+fn other_questions_and_videos_make_another_row() {
+    let root = TempDir::new().unwrap();
+    let write = |name: &str, made_from: [&'static str; 2], train: &[&str]| {
+        RunFolder { train, made_from, ..RunFolder::default() }.write(root.path(), name)
+    };
+    let old = write("old", ["old-question-files", "v"], &["real"]);
+    for (name, made_from, want) in [
+        ("questions", ["new", "v"], ["data_sha256 new", "data_sha256 old-ques"]),
+        ("videos", ["old-question-files", "w"], ["videos_sha256 v", "videos_sha256 w"]),
+    ] {
+        let comparison = compared(&[old.clone(), write(name, made_from, &["real"])]);
+        let trained = comparison.rows.iter().filter(|row| row.trained_on == "R");
+        let mut settings: Vec<&str> = trained.map(|row| &*row.settings).collect();
+        settings.sort_unstable();
+        assert_eq!(settings, want, "{name}");
+        let told = |note: &String| note.starts_with("The runs differ in `provenance.");
+        assert!(comparison.notes.iter().any(told), "{:?}", comparison.notes);
+    }
+    // Other subsets have other files, which is no difference.
+    let comparison = compared(&[old, write("synthetic", ["synthetic", "s"], &["synthetic"])]);
+    assert!(comparison.rows.iter().all(|row| row.settings.is_empty()));
+    assert!(!comparison.notes.iter().any(|note| note.starts_with("The runs differ in")));
 }
 
 #[test]
@@ -197,6 +248,10 @@ fn what_cannot_be_compared_is_refused() {
         &["a", "b", "--out", "out"],
         "a and b: not tested on the same questions: 80 and 80 in mc, 60 in common; `real/validation_0` is only in a",
     );
+    // Nor are these two seeds, each with its own split.
+    RunFolder { first: 20, split: "seed = 7", ..RunFolder::default() }.write(root.path(), "split");
+    refused(&["a", "split"], "their splits have the seeds 42 and 7");
+    std::fs::remove_dir_all(root.path().join("split")).unwrap();
     refused(&["nowhere"], "nowhere: no such folder");
     std::fs::create_dir(root.path().join("empty")).unwrap();
     refused(&["empty"], "empty: no run: it has no recipe.toml");
@@ -216,12 +271,15 @@ fn what_cannot_be_compared_is_refused() {
     // Another gold answer under the same id is another question.
     let path = root.path().join("a/after/predictions.jsonl");
     RunFolder { train: &["synthetic"], ..RunFolder::default() }.write(root.path(), "c");
+    RunFolder { seed: 7, ..RunFolder::default() }.write(root.path(), "seed");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replacen("\"gold\":\"left\"", "\"gold\":\"up\"", 1)).unwrap();
-    refused(
-        &["a", "c"],
-        "`real/validation_0` has another question, other choices or another answer",
-    );
+    for other in ["c", "seed"] {
+        refused(
+            &["a", other],
+            "`real/validation_0` has another question, other choices or another answer",
+        );
+    }
 }
 
 /// Beside a given split the recipe knows neither what was kept together nor a seed.

@@ -343,6 +343,14 @@ fn terms_are_printed_and_drawn() {
     assert!(text.contains("real_mc, %") && text.contains("synthetic_mc: "), "{text}");
     let picture = check_svg(&dir.path().join("terms.svg"));
     assert_eq!(picture.matches("<rect").count(), 2 * TERMS.len());
+    for arguments in [["terms", files[0], "--out", "t.png"], ["stats", "demo", "--out", "t.png"]] {
+        let output = data(dir.path(), &arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains("a picture is written as .svg"), "{}", stderr(&output));
+        assert!(stdout(&output).is_empty() && !dir.path().join("t.png").exists());
+    }
+    let output = data(dir.path(), &["terms", files[0], "--out", "/dev/stdout"]);
+    assert!(stdout(&output).starts_with("<svg"), "{}", stdout(&output));
     let output = data(dir.path(), &["terms", "gone.json"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("gone.json: no such file"), "{}", stderr(&output));

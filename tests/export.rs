@@ -17,6 +17,7 @@ use vlm4d_train::data::split::By;
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::eval::predict;
 use vlm4d_train::export::{KeySpelling, Options, export};
+use vlm4d_train::files::replace_dir;
 use vlm4d_train::hash;
 use vlm4d_train::model::hub;
 use vlm4d_train::model::linear::cast;
@@ -98,8 +99,8 @@ fn options(to: &Path) -> Options {
     Options {
         to: to.to_owned(),
         merge: false,
-        key_spelling: KeySpelling::New,
-        shard_bytes: 100_000,
+        key_spelling: None,
+        shard_bytes: None,
         dtype: None,
         force: false,
     }
@@ -109,6 +110,9 @@ fn written(run: &Trained, to: &str, change: impl FnOnce(&mut Options)) -> PathBu
     let to = run.root.path().join(to);
     let mut options = options(&to);
     change(&mut options);
+    if options.merge {
+        options.shard_bytes.get_or_insert(100_000);
+    }
     export(&run.dir, &options, &Terminal).unwrap_or_else(|e| panic!("{e}"));
     to
 }
@@ -190,7 +194,7 @@ fn merged_checkpoints_are_laid_out_as_on_the_hub() {
         let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
         assert!(read(&merged) == read(&run.checkpoint), "{file}");
     }
-    let one = written(&run, "one", |o| (o.merge, o.shard_bytes) = (true, 5_000_000_000));
+    let one = written(&run, "one", |o| (o.merge, o.shard_bytes) = (true, Some(5_000_000_000)));
     assert!(one.join("model.safetensors").is_file());
     assert!(!one.join("model.safetensors.index.json").exists());
 }
@@ -218,13 +222,16 @@ fn a_whole_checkpoint_comes_in_the_type_asked_for() {
     of_adapter.dtype = Some(Dtype::BF16);
     let error = export(&run.dir, &of_adapter, &Terminal).unwrap_err();
     assert!(error.to_string().contains("--dtype is for whole checkpoints"), "{error}");
+    (of_adapter.dtype, of_adapter.shard_bytes) = (None, Some(100_000));
+    let error = export(&run.dir, &of_adapter, &Terminal).unwrap_err();
+    assert!(error.to_string().contains("--shard-size is for whole checkpoints"), "{error}");
 }
 
 #[test]
 fn adapters_are_spelled_both_ways() {
     let run = trained("tiny-qwen2-vl", "scope = [\"language\", \"vision\"]");
     let new = written(&run, "new", |_| ());
-    let old = written(&run, "old", |o| o.key_spelling = KeySpelling::Old);
+    let old = written(&run, "old", |o| o.key_spelling = Some(KeySpelling::Old));
     let starts = |dir: &Path| -> Vec<bool> {
         let names = tensors(dir);
         [
@@ -332,8 +339,17 @@ fn an_export_is_whole_or_absent() {
         std::fs::write(foreign.join(file), content).unwrap();
         refused(&forced(&foreign), "holds other things than an export");
     }
+    // Nor what lies beside one: files of a checkpoint's kinds neither.
+    for own in ["notes.txt", "results.json", "model-mine-of-all.safetensors"] {
+        std::fs::write(to.join(own), "").unwrap();
+        for merge in [false, true] {
+            let wanted = format!("holds other things than an export: `{own}`");
+            refused(&Options { merge, ..forced(&to) }, &wanted);
+        }
+        std::fs::remove_file(to.join(own)).unwrap();
+    }
     std::fs::create_dir_all(to.join("papers")).unwrap();
-    refused(&forced(&to), "holds other things than an export");
+    refused(&forced(&to), "holds other things than an export: `papers`");
     assert!(to.join("papers").is_dir() && foreign.join("config.json").is_file());
     for nameless in [Path::new("."), &run.root.path().join("free/..")] {
         refused(&forced(nameless), "has no name");
@@ -361,7 +377,8 @@ fn an_export_is_whole_or_absent() {
 #[test]
 fn what_a_killed_export_left_is_not_published() {
     let run = trained("tiny-qwen2-vl", "");
-    for (left, merge) in [("out.partial", false), ("out.partial.partial", true)] {
+    let left = [("out.partial", false), ("out.partial.partial", true), ("out.old.partial", false)];
+    for (left, merge) in left {
         let left = run.root.path().join(left);
         std::fs::create_dir_all(&left).unwrap();
         std::fs::write(left.join("model-00001-of-99999.safetensors"), "half").unwrap();
@@ -369,6 +386,20 @@ fn what_a_killed_export_left_is_not_published() {
         assert!(!to.join("model-00001-of-99999.safetensors").exists(), "merge {merge}");
         assert!(!left.exists());
     }
+}
+
+#[test]
+fn a_folder_goes_only_when_another_has_its_place() {
+    let root = TempDir::new().unwrap();
+    let [new, to] = ["new", "to"].map(|name| root.path().join(name));
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(to.join("old"), "").unwrap();
+    replace_dir(&new, &to).unwrap_err();
+    assert!(to.join("old").is_file());
+    std::fs::create_dir(&new).unwrap();
+    replace_dir(&new, &to).unwrap();
+    assert!(!to.join("old").exists());
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
 }
 
 #[test]
@@ -388,11 +419,12 @@ fn case(root: &Path, name: &str, kind: &str, lora: &str) -> PathBuf {
     let run = trained(name, lora);
     let dir = root.join(format!("{name}-{kind}"));
     for (to, merge, key_spelling) in [
-        ("new", false, KeySpelling::New),
-        ("old", false, KeySpelling::Old),
-        ("merged", true, KeySpelling::New),
+        ("new", false, Some(KeySpelling::New)),
+        ("old", false, Some(KeySpelling::Old)),
+        ("merged", true, None),
     ] {
-        let options = Options { merge, key_spelling, ..options(&dir.join(to)) };
+        let shard_bytes = merge.then_some(100_000);
+        let options = Options { merge, key_spelling, shard_bytes, ..options(&dir.join(to)) };
         export(&run.dir, &options, &Terminal).unwrap();
     }
     let inputs = golden(&format!("{name}/forward_video.safetensors"));
@@ -460,6 +492,9 @@ fn a_fully_fine_tuned_run_exports_what_it_trained() {
     let mut recipe = Recipe::from_file(&path).unwrap();
     recipe.lora = None;
     std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
+    let spelled = Options { key_spelling: Some(KeySpelling::Old), ..options(&run.dir.join("no")) };
+    let error = export(&run.dir, &spelled, &Terminal).unwrap_err();
+    assert!(error.to_string().contains("--key-spelling is for adapters"), "{error}");
     let to = written(&run, "full", |_| ());
     assert_eq!(logits(&load_as(&to, DType::F32), name), logits(&model, name));
     let card = std::fs::read_to_string(to.join("README.md")).unwrap();

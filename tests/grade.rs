@@ -603,6 +603,33 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
         ],
     ),
     (
+        "21",
+        &["twenty-one", "twenty–one", "Twenty one.", "There are twenty-one cars."],
+        &["twenty", "one", "twenty, one", "twenty-two", "twenty-first", "thirty-one"],
+    ),
+    (
+        "30",
+        &["thirty", "Thirty cars.", "30"],
+        &[
+            "thirty-first",
+            "thirty-odd",
+            "thirty odd",
+            "about thirty",
+            "thirty thousand",
+            "half of thirty",
+            "3",
+        ],
+    ),
+    (
+        "100",
+        &["a hundred", "one hundred", "There are a hundred cars."],
+        &["several hundred", "hundreds", "a hundred thousand", "a hundred and five", "two hundred"],
+    ),
+    ("200", &["two hundred"], &["two", "a hundred", "two thousand"]),
+    ("2", &["two"], &["two hundred", "two dozen", "2 thousand"]),
+    ("clockwise", &["cw", "CW."], &["ccw", "counter-cw"]),
+    ("counter-clockwise", &["ccw", "CCW.", "anti-cw"], &["cw"]),
+    (
         "Upper left.",
         &["upper left", "the upper-left corner", "top left"],
         &["left", "lower left", "upper right"],
@@ -670,10 +697,10 @@ fn freeform_answers_count_if_unambiguously_equivalent() {
 #[test]
 fn what_was_asked_decides_on_a_side_to_come_from_and_on_none() {
     let towards = "What direction is the ball moving towards from the camera's perspective?";
-    let from = "What direction did the ball come from?";
+    let from = "Which direction did that ball come from?";
     let side = "From which side does he take the book?";
     let cars = "How many cars are moving to the left?";
-    let branch = "Which side of the branch does he cut first?";
+    let branch = "Which side of a branch does he cut first?";
     let hair = "Which way did he move to switch the side they were cutting hair from?";
     for (question, gold, response, expected) in [
         (towards, "left", "from right to left", true),
@@ -692,7 +719,7 @@ fn what_was_asked_decides_on_a_side_to_come_from_and_on_none() {
         (cars, "0", "No other cars", false),
         (cars, "1", "None of the cars", false),
         (cars, "1", "One car is moving to the left, one to the right.", false),
-        ("How many people are not moving?", "0", "No people are moving.", false),
+        ("How many of the people are not moving?", "0", "No people are moving.", false),
         (branch, "left", "He cuts the branch from the left side first.", true),
         ("With which hand does he shoot?", "right hand", "He shoots from his right hand.", true),
         (hair, "left", "from the right to the left", true),
@@ -888,6 +915,16 @@ fn wrong_files_are_refused_with_their_place() {
     let path = write(folder.path(), "b.json", &json!([item("v9", "A", "up")]));
     let error = grade::grade_file(&path, None).unwrap_err();
     assert!(error.to_string().contains("`v9`: the answer `up` is no choice"), "{error}");
+    for choices in [json!({"A": "left", "C": "right"}), json!({"B": "left", "C": "right"})] {
+        let mut gap = item("v10", "C", "right");
+        gap["choices"] = choices;
+        let path = write(folder.path(), "c.json", &json!([gap]));
+        let error = grade::grade_file(&path, None).unwrap_err();
+        assert!(
+            error.to_string().contains("c.json: `v10`: the choices have the keys `"),
+            "{error}"
+        );
+    }
     assert_eq!(error.kind(), Kind::Input);
 }
 

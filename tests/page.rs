@@ -20,6 +20,7 @@ use vlm4d_train::report::html::run::write;
 use vlm4d_train::report::html::strip::{frames_per_video, strip};
 use vlm4d_train::report::markdown;
 
+use crate::support::run::write_vlm4d_split;
 use crate::support::skipped;
 
 /// Questions as many as VLM4D has, on as many videos.
@@ -137,7 +138,6 @@ fn recipe() -> Recipe {
 }
 
 fn page_in(dir: &Path, before: &[Prediction], after: &[Prediction]) {
-    let recipe = recipe();
     let record = |step: usize| {
         let x = step as f64 / 400.0;
         let loss = 2.0 * (-3.0 * x).exp() + 0.3 + 0.1 * (step as f64 * 12.9).sin();
@@ -148,6 +148,13 @@ fn page_in(dir: &Path, before: &[Prediction], after: &[Prediction]) {
         )
     };
     std::fs::write(dir.join("log.jsonl"), (1..=400).map(record).collect::<String>()).unwrap();
+    write_vlm4d_split(dir, &["real", "synthetic"]);
+    page_anew(dir, before, after);
+}
+
+/// Writes the page alone.
+fn page_anew(dir: &Path, before: &[Prediction], after: &[Prediction]) {
+    let recipe = recipe();
     let media = Media {
         frames: &|name: &str| -> Result<Frames> { Ok(frames(name)) },
         href: &|name: &str| format!("../../data/vlm4d/{name}"),
@@ -263,6 +270,11 @@ fn humans_stand_beside_all_where_all_was_asked() {
         let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
         assert_eq!(html.contains("all (n 40), human, VLM4D: 98.3"), whole, "{groups:?}");
         assert!(html.contains(&format!("{} (n ", groups[0])) && html.contains("human, VLM4D: "));
+        // Other questions have such groups too, as the demo set.
+        write_vlm4d_split(dir.path(), &["real", "demo"]);
+        page_anew(dir.path(), &all, &all);
+        let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+        assert!(html.contains(&format!("{} (n ", groups[0])) && !html.contains("human, VLM4D"));
     }
 }
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Makes everything of this checkpoint but its weights: tokenizer, chat template and configuration.
+"""Makes everything of such a checkpoint but its weights: tokenizer, chat template and configuration.
 
     pip install tokenizers==0.23.3
     vlm4d-train data demo --out demo --seed 1 --real-videos 400 --synthetic-videos 300 --size 56x56
     vlm4d-train data lessons --out lessons --seed 1 --videos 1000
-    python data/nano/make.py demo lessons
+    python data/nano/make.py demo lessons --out nano
+
+That is for a training from the start (`vlm4d-train init nano`): the vocabulary is a new one, and the
+weights that stand here know another.
 
 The byte-level BPE learns its merges from the words of the demo set and of the lessons as a model reads
 them: in VLM4D's prompts and Qwen's chat template. What belongs to Qwen2.5-VL's family (special tokens,
@@ -18,8 +21,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-HERE = Path(__file__).resolve().parent
-FAMILY = HERE.parents[1] / "tests/golden/ckpt/tiny-qwen2.5-vl"
+FAMILY = Path(__file__).resolve().parents[2] / "tests/golden/ckpt/tiny-qwen2.5-vl"
 # At most: merges end where every word is one token.
 VOCAB = 1000
 # VLM4D's prompts, as src/data/vlm4d.rs has them.
@@ -54,8 +56,8 @@ def family(name):
     return json.loads((FAMILY / name).read_text())
 
 
-def write(name, value):
-    (HERE / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+def write(path, value):
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def turns(demo, lessons):
@@ -109,7 +111,7 @@ def train(texts, pattern):
     return vocab, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
 
 
-def write_tokenizer(demo, lessons):
+def write_tokenizer(demo, lessons, out):
     """Writes the tokenizer's files; returns the ids of the special tokens."""
     tokenizer, config = family("tokenizer.json"), family("tokenizer_config.json")
     pattern = tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
@@ -119,16 +121,16 @@ def write_tokenizer(demo, lessons):
     tokenizer["model"].update(vocab=vocab, merges=merges)
     flags = [token.copy() for token in tokenizer["added_tokens"]]
     config["added_tokens_decoder"] = {str(flag.pop("id")): flag for flag in flags}
-    write("tokenizer.json", tokenizer)
-    write("tokenizer_config.json", config)
-    write("vocab.json", vocab)
-    (HERE / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    write(out / "tokenizer.json", tokenizer)
+    write(out / "tokenizer_config.json", config)
+    write(out / "vocab.json", vocab)
+    (out / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
     for name in ("chat_template.jinja", "chat_template.json", "preprocessor_config.json"):
-        (HERE / name).write_bytes((FAMILY / name).read_bytes())
+        (out / name).write_bytes((FAMILY / name).read_bytes())
     return {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
 
 
-def write_config(ids):
+def write_config(ids, out):
     """Qwen2.5-VL's config.json on a small scale; and greedy decoding."""
     config = family("config.json")
     config.update({key: ids[f"<|{token}|>"] for key, token in TOKENS.items()})
@@ -158,10 +160,10 @@ def write_config(ids):
         window_size=56,
         fullatt_block_indexes=[1, 3],
     )
-    write("config.json", config)
+    write(out / "config.json", config)
     pad, end = ids["<|endoftext|>"], ids["<|im_end|>"]
     write(
-        "generation_config.json",
+        out / "generation_config.json",
         dict(bos_token_id=pad, pad_token_id=pad, eos_token_id=[end, pad], do_sample=False),
     )
 
@@ -170,8 +172,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("demo", type=Path, help="a folder that `vlm4d-train data demo` made")
     parser.add_argument("lessons", type=Path, help="one that `vlm4d-train data lessons` made")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
     args = parser.parse_args()
-    write_config(write_tokenizer(args.demo, args.lessons))
+    if args.out.exists():
+        parser.error(f"{args.out} is there already")
+    args.out.mkdir(parents=True)
+    write_config(write_tokenizer(args.demo, args.lessons, args.out), args.out)
 
 
 if __name__ == "__main__":

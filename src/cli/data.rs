@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
 use crate::data::check::check;
@@ -24,7 +25,7 @@ pub(super) enum DataCommand {
         #[command(flatten)]
         data: DataArgs,
         /// Write the same as a picture
-        #[arg(long, value_name = "FILE.svg")]
+        #[arg(long, value_name = "FILE.svg", value_parser = svg())]
         out: Option<PathBuf>,
     },
     /// List what is wrong, file by file; ends with 2 where something is
@@ -43,7 +44,7 @@ pub(super) enum DataCommand {
         #[arg(long = "field", value_name = "KEY", value_delimiter = ',')]
         fields: Vec<String>,
         /// Write a heat map
-        #[arg(long, value_name = "FILE.svg")]
+        #[arg(long, value_name = "FILE.svg", value_parser = svg())]
         out: Option<PathBuf>,
     },
     /// Render a small data set in VLM4D's layout
@@ -115,6 +116,15 @@ pub(super) struct LessonsArgs {
     /// Further videos to examine on
     #[arg(long, default_value_t = LessonOptions::default().exam_videos)]
     exam_videos: usize,
+}
+
+/// A file for a picture: with another ending others would take it for one of another kind. Pipes have
+/// none.
+fn svg() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.extension() {
+        Some(ending) if !ending.eq_ignore_ascii_case("svg") => Err("a picture is written as .svg"),
+        _ => Ok(path),
+    })
 }
 
 fn size(text: &str) -> Result<(u32, u32), String> {

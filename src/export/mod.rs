@@ -16,6 +16,7 @@ pub use self::adapter::KeySpelling;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::hash;
+use crate::model::hub;
 use crate::places;
 use crate::recipe::Recipe;
 use crate::report::finished::Finished;
@@ -28,10 +29,10 @@ pub struct Options {
     pub to: PathBuf,
     /// A whole checkpoint instead of the adapter.
     pub merge: bool,
-    /// How the adapter's keys are spelled.
-    pub key_spelling: KeySpelling,
-    /// Most bytes of one shard.
-    pub shard_bytes: usize,
+    /// How an adapter's keys are spelled; the new way where nothing is said.
+    pub key_spelling: Option<KeySpelling>,
+    /// Most bytes of one shard of a whole checkpoint; transformers' default where none is given.
+    pub shard_bytes: Option<usize>,
     /// The weights' type in a whole checkpoint; as they are where none is given.
     pub dtype: Option<Dtype>,
     /// Whether an earlier export under the same name may be replaced.
@@ -40,6 +41,30 @@ pub struct Options {
 
 /// Folders of a run that no export may take the place of.
 const PARTS: [&str; 5] = ["adapter", "model", "before", "after", "checkpoints"];
+
+/// What exports hold beside shards. Of a checkpoint's small files these are the usual ones: that
+/// of a run may have others.
+const FILES: [&str; 19] = [
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "model.safetensors",
+    hub::INDEX,
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+];
 
 /// What an export holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +89,7 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
         (true, true) => Kind::Merged,
         (true, false) => Kind::Adapter,
     };
-    if kind == Kind::Adapter && options.dtype.is_some() {
-        return Err(Error::input("--dtype is for whole checkpoints: the adapter stays in f32")
-            .help("add --merge, or leave --dtype out"));
-    }
+    check_options(kind, options)?;
     let mut kept: Vec<PathBuf> = PARTS.iter().map(|part| dir.join(part)).collect();
     kept.push(PathBuf::from(&run.recipe.model.path));
     check_target(&options.to, options.force, &kept)?;
@@ -79,6 +101,9 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
     };
     if kind == Kind::Merged {
         check_target(&options.to, options.force, std::slice::from_ref(&checkpoint))?;
+    }
+    check_replaced(&options.to, &checkpoint)?;
+    if kind == Kind::Merged {
         check_checkpoint(&run.recipe, &checkpoint)?;
     }
     let temporary = options.to.with_added_extension("partial");
@@ -93,13 +118,14 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
                     &dir.join("adapter"),
                     &temporary,
                     &run.recipe,
-                    options.key_spelling,
+                    options.key_spelling.unwrap_or_default(),
                 )?;
             }
             Kind::Merged | Kind::Full => {
                 let adapter = dir.join("adapter");
                 let adapter = (kind == Kind::Merged).then_some(&*adapter);
-                let Options { shard_bytes, dtype, .. } = *options;
+                let shard_bytes = options.shard_bytes.unwrap_or(hub::SHARD_BYTES);
+                let dtype = options.dtype;
                 checkpoint::write(&checkpoint, adapter, &temporary, shard_bytes, dtype, terminal)?;
             }
         }
@@ -115,6 +141,24 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
     Ok(())
 }
 
+/// Refuses what has no part in this kind of export.
+fn check_options(kind: Kind, options: &Options) -> Result<()> {
+    let is_adapter = kind == Kind::Adapter;
+    if is_adapter && options.dtype.is_some() {
+        return Err(Error::input("--dtype is for whole checkpoints: the adapter stays in f32")
+            .help("add --merge, or leave --dtype out"));
+    }
+    if is_adapter && options.shard_bytes.is_some() {
+        return Err(Error::input("--shard-size is for whole checkpoints: an adapter is one file")
+            .help("add --merge, or leave --shard-size out"));
+    }
+    if !is_adapter && options.key_spelling.is_some() {
+        return Err(Error::input("--key-spelling is for adapters: this is a whole checkpoint")
+            .help("leave --key-spelling out: a checkpoint's names stay as they are"));
+    }
+    Ok(())
+}
+
 impl Kind {
     fn name(self) -> &'static str {
         match self {
@@ -125,8 +169,8 @@ impl Kind {
     }
 }
 
-/// The target must be free, or an earlier export that may be replaced, and lie apart from what
-/// must be `kept`.
+/// The target must be free, or a folder that may be replaced, and lie apart from what must be
+/// `kept`.
 fn check_target(to: &Path, force: bool, kept: &[PathBuf]) -> Result<()> {
     let shown = to.display();
     let made = "--to is a folder to make";
@@ -141,20 +185,47 @@ fn check_target(to: &Path, force: bool, kept: &[PathBuf]) -> Result<()> {
         return Err(Error::input(format!("{shown}: would overlap {kept}, which must stay"))
             .help("choose another folder for --to"));
     }
-    let entries: Vec<PathBuf> =
-        std::fs::read_dir(to).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    if entries.is_empty() {
-        return Ok(());
-    }
-    if !force {
+    if !force && !entries(to).is_empty() {
         return Err(Error::input(format!("{shown}: is there already"))
             .help("choose another folder for --to, or replace this one with --force"));
     }
-    match card::is_in(to) && entries.iter().all(|path| path.is_file()) {
-        true => Ok(()),
-        false => Err(Error::input(format!("{shown}: holds other things than an export"))
-            .help("--force replaces an earlier export only: choose another folder for --to")),
-    }
+    Ok(())
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    entries.sort();
+    entries
+}
+
+/// What the target holds must be an earlier export and nothing else: files that every one has, or
+/// that came from `checkpoint`.
+fn check_replaced(to: &Path, checkpoint: &Path) -> Result<()> {
+    let exported = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_copied =
+            hub::COPIED.iter().any(|end| name.ends_with(end)) && checkpoint.join(&*name).is_file();
+        path.is_file() && (FILES.contains(&&*name) || is_shard(&name) || is_copied)
+    };
+    let entries = entries(to);
+    let foreign = match card::is_in(to) {
+        true => entries.iter().find(|path| !exported(path)),
+        false => entries.first(),
+    };
+    foreign.map_or(Ok(()), |foreign| {
+        let name = foreign.file_name().unwrap_or_default().display();
+        let shown = to.display();
+        Err(Error::input(format!("{shown}: holds other things than an export: `{name}`"))
+            .help("--force replaces an earlier export only: choose another folder for --to"))
+    })
+}
+
+/// Whether a file has the name of a shard: `model-00001-of-00002.safetensors`.
+fn is_shard(name: &str) -> bool {
+    let numbers = name.strip_prefix("model-").and_then(|name| name.strip_suffix(".safetensors"));
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    numbers.and_then(|of| of.split_once("-of-")).is_some_and(|(i, n)| is_number(i) && is_number(n))
 }
 
 /// Whether one of two folders lies in the other.

@@ -20,8 +20,9 @@ use crate::files::{self, failed, io_reason};
 pub const SHARD_BYTES: usize = 5_000_000_000;
 
 /// Ends of the names of files that belong to a checkpoint beside its weights.
-const COPIED: [&str; 4] = [".json", ".txt", ".jinja", ".model"];
-const INDEX: &str = "model.safetensors.index.json";
+pub const COPIED: [&str; 4] = [".json", ".txt", ".jinja", ".model"];
+/// Which shard holds a tensor.
+pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Writes the checkpoint `to` with the given tensors and the small files of the checkpoint
 /// `source`; `config.json` names `dtype` as the weights' type where one is given. `bytes` is asked

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::accuracy::{interval, reading, small, title};
 use super::controls;
-use super::published::{HUMAN_OVERALL, RANDOM_OVERALL, human};
+use super::published::{HUMAN_OVERALL, RANDOM_OVERALL, human, is_vlm4d};
 use super::table::Table;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
@@ -23,8 +23,10 @@ pub fn write(dir: &Path, of: &str, recipe: &Recipe) -> Result<String> {
     let stages = [("accuracy", controls::read(dir, &plain, recipe.seed)?)];
     let [(_, all)] = &stages;
     let mut tables = String::new();
+    let is_vlm4d = is_vlm4d(dir);
     for (format, metrics) in &all.formats {
-        let _ = write!(tables, "## {}\n\n{}\n", title(*format), accuracies(metrics, *format));
+        let table = accuracies(metrics, *format, is_vlm4d);
+        let _ = write!(tables, "## {}\n\n{table}\n", title(*format));
         let section = controls::section(&stages, *format);
         if !section.is_empty() {
             let _ = writeln!(tables, "{section}");
@@ -35,9 +37,10 @@ pub fn write(dir: &Path, of: &str, recipe: &Recipe) -> Result<String> {
     Ok(format!("\n{tables}{note}"))
 }
 
-/// One row for all and for each part; beside multiple choice the accuracy of guessing and, by the
-/// paper's groups, of humans.
-fn accuracies(of: &FormatMetrics, format: Format) -> String {
+/// One row for all and for each part; beside multiple choice the accuracy of guessing and, on
+/// VLM4D's questions, by its groups, of humans.
+fn accuracies(of: &FormatMetrics, format: Format, is_vlm4d: bool) -> String {
+    let human = |name: &str| human(format, name).filter(|_| is_vlm4d);
     let percent =
         |share: Option<f64>| share.map_or_else(String::new, |s| format!("{:.1}", 100.0 * s));
     let mut table = Table::new(1, ["questions", "n", "accuracy", "guessing", "humans"]);
@@ -49,11 +52,11 @@ fn accuracies(of: &FormatMetrics, format: Format) -> String {
             metric.n.to_string(),
             interval(metric),
             percent(metric.chance),
-            percent(human(format, name)),
+            percent(human(name)),
         ]);
     }
     let mut text = table.without_empty_columns().markdown();
-    if of.breakdown.group.keys().any(|group| human(format, group).is_some()) {
+    if of.breakdown.group.keys().any(|group| human(group).is_some()) {
         let _ = writeln!(
             text,
             "\nHumans: the VLM4D paper, {:.1} over all its questions; guessing got {:.1} there.",

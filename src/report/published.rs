@@ -5,7 +5,14 @@
 //! revised version. Hyperparameters, seed, split and the wording of the freeform questions are
 //! not published, so the numbers are a guide, not a target.
 
-use crate::data::vlm4d::Format;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::finished::Finished;
+use crate::data::split::Split;
+use crate::data::vlm4d::{Format, PromptStyle};
+use crate::files;
+use crate::recipe::Scoring;
 
 /// Where the numbers stand.
 pub const SOURCE: &str = "VLM4D, arXiv 2508.02095, Table 2; the paper's seed, split and freeform wording are unpublished, and its evaluation draws answers at temperature 1";
@@ -37,6 +44,30 @@ const fn row(ff: f64, mc: f64, mc_revised: f64) -> Published {
     Published { ff, mc, mc_revised }
 }
 
+/// How many questions each subset of VLM4D has.
+const QUESTIONS: [(&str, usize); 2] = [("real", 1_371), ("synthetic", 445)];
+
+/// Whether the run or evaluation in `dir` is on VLM4D's own questions. Others may have its subsets
+/// and groups, as the demo set, but hardly as many questions in each.
+pub fn is_vlm4d(dir: &Path) -> bool {
+    let split = files::read_json::<BTreeMap<String, Split>>(&dir.join("split.json"));
+    split.is_ok_and(|split| {
+        split.iter().all(|(subset, Split { train, val, test, .. })| {
+            QUESTIONS.contains(&(subset, train.len() + val.len() + test.len()))
+        })
+    })
+}
+
+/// Whether `run` was tested as the models of Table 2: on VLM4D's real videos, without a chain of
+/// thought, by what it answered. It must have begun with the checkpoint itself.
+pub fn is_tested_alike(run: &Finished) -> bool {
+    let (data, eval) = (&run.recipe.data, &run.recipe.eval);
+    is_vlm4d(&run.dir)
+        && data.test_subsets() == ["real"]
+        && (eval.prompt, eval.scoring) == (PromptStyle::Do, Scoring::Text)
+        && run.recipe.lora.as_ref().is_none_or(|lora| lora.from.is_none())
+}
+
 /// The row of Table 2 for a checkpoint and what it was trained on (`original`, `R`, `S`, `R+S`).
 pub fn table_2(model: &str, trained_on: &str) -> Option<Published> {
     let found = TABLE_2.iter().find(|(name, on, _)| (*name, *on) == (model, trained_on));
@@ -54,7 +85,7 @@ impl Published {
     }
 }
 
-/// What human accuracies are called: other data of the same groups stand beside them too.
+/// What human accuracies are called; they stand beside VLM4D's own questions alone.
 pub const HUMAN: &str = "human, VLM4D";
 
 /// Human accuracy by group, as a share.

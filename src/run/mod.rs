@@ -39,7 +39,8 @@ use crate::report::finished::Finished;
 use crate::report::terminal::{self, Terminal};
 use crate::train::log::Log;
 
-/// Folder of a run: `runs/` and the recipe's path without `recipes/` and `.toml`.
+/// Folder of a run: `runs/` and the recipe's path without `recipes/` and `.toml`; of a recipe that
+/// lies in no `recipes/`, its file's name alone.
 pub fn folder(runs: &Path, recipe: &Path) -> PathBuf {
     let stem = recipe.with_extension("");
     let parts: Vec<_> = stem.components().map(|c| c.as_os_str().to_owned()).collect();

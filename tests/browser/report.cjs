@@ -1,5 +1,5 @@
 // Opens a report.html in headless Chromium and checks it as a reader would use it.
-//   node browser.cjs report.html FOLDER-FOR-PICTURES
+//   node report.cjs report.html FOLDER-FOR-PICTURES
 // Needs playwright-core (NODE_PATH) and a Chromium (CHROMIUM). Prints what it saw; ends 1 on the
 // first thing that is wrong, 77 where something it needs is missing.
 "use strict";

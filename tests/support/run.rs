@@ -1,5 +1,6 @@
 //! The program as its users start it, what it is started on, and made-up runs of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -7,6 +8,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tempfile::TempDir;
 use vlm4d_train::data::demo::{self, DemoOptions};
+use vlm4d_train::data::split::{By, Split};
 use vlm4d_train::data::vlm4d::{Format, PromptStyle};
 use vlm4d_train::eval::predict::{self, Prediction};
 use vlm4d_train::recipe::{Provenance, Recipe};
@@ -101,7 +103,19 @@ pub fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// A finished run's folder, without the weights.
+/// Writes a `split.json` into `dir` for as many questions as VLM4D has.
+pub fn write_vlm4d_split(dir: &Path, subsets: &[&str]) {
+    let split = |subset: &&str| {
+        let n = if *subset == "real" { 1_371 } else { 445 };
+        let train: Vec<String> = (0..n).map(|i| format!("{subset}/validation_{i}")).collect();
+        let split = Split { seed: 42, by: By::Video, train, val: vec![], test: vec![] };
+        ((*subset).to_owned(), split)
+    };
+    let all: BTreeMap<String, Split> = subsets.iter().map(split).collect();
+    std::fs::write(dir.join("split.json"), serde_json::to_string(&all).unwrap()).unwrap();
+}
+
+/// A finished run's folder, without the weights, on VLM4D's questions.
 pub struct RunFolder<'a> {
     pub model: &'a str,
     pub train: &'a [&'a str],
@@ -114,6 +128,8 @@ pub struct RunFolder<'a> {
     pub right: [usize; 2],
     /// Number of the first test question.
     pub first: usize,
+    /// Hashes of question files and videos.
+    pub made_from: [&'a str; 2],
 }
 
 impl Default for RunFolder<'_> {
@@ -126,6 +142,7 @@ impl Default for RunFolder<'_> {
             extra: "",
             right: [3, 6],
             first: 0,
+            made_from: ["data", "videos"],
         }
     }
 }
@@ -147,8 +164,8 @@ impl RunFolder<'_> {
             version: "0".into(),
             device: "cpu".into(),
             model_sha256: format!("hash of {}", self.model),
-            data_sha256: "data".into(),
-            videos_sha256: "videos".into(),
+            data_sha256: self.made_from[0].into(),
+            videos_sha256: self.made_from[1].into(),
             adapter_sha256: None,
         });
         for (stage, right) in ["before", "after"].into_iter().zip(self.right) {
@@ -157,6 +174,7 @@ impl RunFolder<'_> {
             predict::write(&dir.join(stage).join("predictions.jsonl"), &predictions).unwrap();
         }
         std::fs::write(dir.join("recipe.toml"), recipe.to_toml().unwrap()).unwrap();
+        write_vlm4d_split(&dir, &[self.train, &["real"]].concat());
         dir
     }
 

@@ -61,8 +61,8 @@ const FAMILIES: &[&[&str]] = &[
     &["ABOVE", "BELOW"],
 ];
 
-/// Number words; digits stand for themselves.
-const NUMBERS: [&str; 21] = [
+/// Number words up to nineteen; digits stand for themselves.
+const NUMBERS: [&str; 20] = [
     "zero",
     "one",
     "two",
@@ -83,8 +83,14 @@ const NUMBERS: [&str; 21] = [
     "seventeen",
     "eighteen",
     "nineteen",
-    "twenty",
 ];
+
+/// Words for ten times their place.
+const TENS: [&str; 10] =
+    ["", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+
+/// What makes another number of the one before it.
+const MAGNITUDES: [&str; 5] = ["hundred", "thousand", "million", "billion", "dozen"];
 
 /// An answer in normal form.
 struct Form {
@@ -261,17 +267,42 @@ fn without_contrasts(text: &str) -> String {
     CONTRAST.replace_all(text, said).into_owned()
 }
 
+/// The number that is said by `twenty`, `twenty-one` or `twenty one`.
+fn number(word: &str) -> Option<usize> {
+    let unit = |word: &str| NUMBERS.iter().position(|number| *number == word);
+    let tens = |word: &str| Some(10 * TENS.iter().position(|tens| *tens == word)?);
+    match word.split_once(['-', ' ']) {
+        Some((ten, one)) => Some(tens(ten)? + unit(one).filter(|one| (1..10).contains(one))?),
+        None => unit(word).or_else(|| tens(word)),
+    }
+}
+
 /// Words in small letters with number words as digits and signs as words; ` | ` where a clause ends.
 fn tokens(text: &str) -> Vec<String> {
+    // What is joined to tens is of one word with them: `thirty-one`, but `thirty-first` too.
     static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
-        rule(r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n/&+]")
+        rule(concat!(
+            r"\b(?:twen|thir|for|fif|six|seven|eigh|nine)ty",
+            r"(?: (?:one|two|three|four|five|six|seven|eight|nine)\b|-[a-z]+)|",
+            r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n/&+]",
+        ))
     });
-    let text = text.to_lowercase().replace(['’', '‘'], "'");
+    let text = text.to_lowercase().replace(['’', '‘'], "'").replace(['‑', '–'], "-");
     let mut found: Vec<String> = Vec::new();
     for token in TOKEN.find_iter(&text) {
         let word = token.as_str();
-        let number = NUMBERS.iter().position(|&number| number == word);
-        if let Some(verb) = word.strip_suffix("n't") {
+        let number = number(word);
+        let many = |of: &&mut String| is_number(of) || (*of == "a" && word == "hundred");
+        if MAGNITUDES.contains(&word)
+            && let Some(before) = found.last_mut().filter(many)
+        {
+            // `A hundred` and `two hundred` are numbers, `two thousand` is only not 2.
+            *before = match (before.as_str(), before.parse::<usize>()) {
+                ("a", _) => "100".into(),
+                (_, Ok(n @ 1..=9)) if word == "hundred" => (100 * n).to_string(),
+                (number, _) => format!("{number}{word}"),
+            };
+        } else if let Some(verb) = word.strip_suffix("n't") {
             found.extend([verb.to_owned(), "not".to_owned()]);
         } else if let Some(owner) = word.strip_suffix("'s") {
             found.push(owner.to_owned());

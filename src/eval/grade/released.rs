@@ -164,7 +164,8 @@ fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 /// folder, which in the release begin with `real` or `synthetic`.
 ///
 /// # Errors
-/// If the file cannot be read, is not in that format, or an answer is none of its choices.
+/// If the file cannot be read, is not in that format, or an answer is none of its choices, or
+/// these have no letters in order.
 pub fn grade_file(path: &Path, questions: Option<&Questions>) -> Result<GradedFile> {
     let released: Vec<Released> = read_list(path)?;
     let subset = subset(path);
@@ -187,6 +188,13 @@ fn grade(item: &Released, path: &Path) -> Result<Verdict> {
     let response = item.response.as_deref().unwrap_or_default();
     if item.choices.is_empty() {
         return Ok(grade_ff(&item.question, response, &item.ground_truth_answer));
+    }
+    let letters = ('A'..='Z').map(String::from).take(item.choices.len());
+    if !item.choices.keys().cloned().eq(letters) {
+        let (path, id) = (path.display(), &item.id);
+        let keys = item.choices.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        return Err(Error::input(format!("{path}: `{id}`: the choices have the keys {keys}"))
+            .help("`choices` stand under the letters A, B, C, … without a gap"));
     }
     let choices: Vec<String> = item.choices.values().cloned().collect();
     let is = |same: &dyn Fn(&str) -> bool| -> Vec<usize> {

@@ -51,8 +51,8 @@ const WORDS: &[(&str, &str)] = &[
 
 /// Rotation and rest, before the words that they are made of.
 const REST: &[(&str, &str)] = &[
-    (r"\b(?:counter|anti)[ -]?clock ?wise\b", "COUNTERCLOCKWISE"),
-    (r"\bclock ?wise\b", "CLOCKWISE"),
+    (r"\b(?:counter|anti)[ -]?(?:clock ?wise|cw)\b|\bccw\b", "COUNTERCLOCKWISE"),
+    (r"\b(?:clock ?wise|cw)\b", "CLOCKWISE"),
     // Less than expected is not nothing.
     (
         r"\bnot (?:moving|move|moved|spinning|spin|rotating|rotate|turning|turn) (?:very |so )?(?:fast|quickly|much|far|in same)\b",
@@ -179,7 +179,8 @@ pub const DOUBTS: &str = concat!(
     r"\b(?:or|either|cannot|unable|unclear|unknown|uncertain|sorry|maybe|perhaps|possibly|",
     r"(?:not|ABSENT) (?:sure|clear|possible|enough|certain)|(?:hard|difficult) to (?:tell|say|see|know|determine)|",
     r"(?:at (?:least|most)|more than|less than|fewer than|about|around|approximately|roughly|",
-    r"almost|nearly|UP to|(?:minimum|maximum)(?: of)?) \d|\d+ (?:plus|at (?:least|most)))|",
+    r"almost|nearly|half of|several|few|UP to|(?:minimum|maximum)(?: of)?) \d|",
+    r"\d+ (?:plus|odd|at (?:least|most)))|",
     // `over` and `under` a thing are places.
     r"(?:^|\b(?:is|are|was|were|does|do|did) )(?:well |just )?(?:over|under|BELOW) \d",
 );

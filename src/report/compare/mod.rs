@@ -2,7 +2,8 @@
 //! and the differences on the questions that they share.
 //!
 //! Runs that differ in nothing but the seed make one row: the accuracy over the answers of all ± the
-//! standard deviation over the runs. Runs that were not tested on the same questions are refused.
+//! standard deviation over the runs. Runs that were not tested on the same questions are refused,
+//! unless each seed drew its own split.
 
 mod questions;
 mod settings;
@@ -13,7 +14,7 @@ pub use self::write::{common_folder, compare};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use self::settings::{label, of_evaluation};
+use self::settings::{DATA, label, of_evaluation};
 use super::accuracy;
 use super::finished::Finished;
 use super::published::{self, Published};
@@ -46,6 +47,8 @@ pub struct Comparison {
     pub tested_on: String,
     /// Accuracy of guessing in multiple choice, as a share.
     pub chance: Option<f64>,
+    /// Whether the questions are VLM4D's own.
+    pub is_vlm4d: bool,
     /// What a reader has to know.
     pub notes: Vec<String>,
 }
@@ -204,6 +207,7 @@ impl Comparison {
         Ok(Self {
             tested_on: tested_on(&grouped)?,
             chance: mc.and_then(|mc| mc.overall.chance),
+            is_vlm4d: runs.iter().all(|run| published::is_vlm4d(&run.dir)),
             notes: notes(&grouped, &rows, &differences),
             rows,
             differences,
@@ -234,8 +238,7 @@ fn rows<'a>(runs: &'a [Finished]) -> Result<Vec<RowRuns<'a>>> {
             }
         }
     };
-    for (run, model) in runs.iter().zip(&names) {
-        let settings = settings::settings(&run.recipe)?;
+    for ((run, model), settings) in runs.iter().zip(&names).zip(settings::settings(runs)?) {
         let from = run.recipe.lora.as_ref().and_then(|lora| lora.from.as_ref());
         let start = match from {
             Some(dir) => format!("{ORIGINAL} + {}", dir.display()),
@@ -285,10 +288,7 @@ fn labels(rows: &[RowRuns]) -> Vec<String> {
 
 fn score(row: &RowRuns, settings: &str) -> Row {
     let scores = FORMATS.into_iter().filter(|f| row.has(*f)).map(|f| (f, score_in(row, f)));
-    let tested_as_published = row.stages.iter().all(|stage| {
-        let recipe = &stage.run.recipe;
-        recipe.data.test_subsets() == ["real"]
-    });
+    let tested_alike = row.stages.iter().all(|stage| published::is_tested_alike(stage.run));
     let published = published::table_2(&row.model, &row.trained_on);
     Row {
         model: row.model.clone(),
@@ -296,7 +296,7 @@ fn score(row: &RowRuns, settings: &str) -> Row {
         settings: settings.to_owned(),
         runs: row.stages.iter().map(|stage| stage.run.dir.clone()).collect(),
         scores: scores.collect(),
-        published: published.filter(|_| tested_as_published),
+        published: published.filter(|_| tested_alike),
     }
 }
 
@@ -450,7 +450,11 @@ fn test_sets(rows: &[RowRuns]) -> usize {
 fn unequal(rows: &[RowRuns]) -> Vec<String> {
     let trained: Vec<&RowRuns> = rows.iter().filter(|row| !row.is_original()).collect();
     let all: Vec<&Values> = trained.iter().map(|row| &row.settings).collect();
-    let keys = differing(&all).into_iter();
+    let on_other_data = |a: &RowRuns, b: &RowRuns| {
+        a.trained_on == b.trained_on && a.settings.get(DATA) != b.settings.get(DATA)
+    };
+    let other_data = trained.iter().any(|a| trained.iter().any(|b| on_other_data(a, b)));
+    let keys = differing(&all).into_iter().filter(|key| key != DATA || other_data);
     let note = |key: String| {
         let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for row in &trained {

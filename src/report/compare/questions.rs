@@ -23,7 +23,7 @@ pub fn same(a: &[Prediction], b: &[Prediction], format: Format) -> bool {
 }
 
 /// Every row must rest on the same test questions. A row of several seeds may rest on several test
-/// sets; the others must then rest on all of them too.
+/// sets, if each seed drew a split of its own; the others must then rest on all of them too.
 ///
 /// # Errors
 /// Names two runs that were tested on other questions than each other, and in what these differ.
@@ -31,6 +31,15 @@ pub fn check(rows: &[RowRuns]) -> Result<()> {
     for format in Format::ALL {
         let trained = rows.iter().filter(|row| !row.is_original());
         let tested: Vec<&RowRuns> = trained.filter(|row| row.has(format)).collect();
+        for stages in tested.iter().map(|row| &row.stages) {
+            let pairs = stages.iter().flat_map(|a| stages.iter().map(move |b| (a, b)));
+            let unequal = |(a, b): &(&Stage, &Stage)| {
+                !drew_alone(a, b) && !same(a.predictions, b.predictions, format)
+            };
+            if let Some((one, other)) = pairs.into_iter().find(unequal) {
+                return Err(refusal(one, other, format));
+            }
+        }
         for (one, other) in tested.iter().flat_map(|a| tested.iter().map(move |b| (a, b))) {
             let alone = one.stages.iter().find(|stage| {
                 !other.stages.iter().any(|s| same(stage.predictions, s.predictions, format))
@@ -41,6 +50,12 @@ pub fn check(rows: &[RowRuns]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether two seeds of one training were to draw a split each.
+fn drew_alone(a: &Stage, b: &Stage) -> bool {
+    let (a, b) = (&a.run.recipe, &b.run.recipe);
+    a.data.split.file.is_none() && a.seed != b.seed && a.split_seed() != b.split_seed()
 }
 
 fn refusal(one: &Stage, other: &Stage, format: Format) -> Error {

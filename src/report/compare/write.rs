@@ -129,7 +129,7 @@ impl Comparison {
             );
             table.rows.push(cells);
         }
-        let human = |name: &String| published::human(format, name);
+        let human = |name: &String| published::human(format, name).filter(|_| self.is_vlm4d);
         if names.iter().any(|name| human(name).is_some()) {
             let mut cells = vec![published::HUMAN.to_owned(), String::new(), String::new()];
             cells.extend(

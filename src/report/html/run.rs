@@ -66,7 +66,8 @@ fn page(
             controls => controls::table(stages, format).map(|table| table.html()),
             worth => controls::worth(stages, format),
         });
-        charts.push(by_group(format, &early.breakdown, &late.breakdown));
+        let is_vlm4d = published::is_vlm4d(dir);
+        charts.push(by_group(format, &early.breakdown, &late.breakdown, is_vlm4d));
         for (name, predictions) in [("before", before), ("after", after)] {
             if let Some(c) = confusion(predictions, format) {
                 let title = format!("{} {name}", format.name().to_uppercase());
@@ -114,14 +115,13 @@ fn title(dir: &Path) -> String {
     parts[parts.len().saturating_sub(2)..].join("/")
 }
 
-/// Accuracy by group, before and after, against guessing and humans.
-fn by_group(format: Format, early: &Breakdown, late: &Breakdown) -> String {
-    let human = |group: &str| published::human(format, group);
-    // Of all questions only where they are all of VLM4D's: its figure is over both subsets.
-    let of_vlm4d = format == Format::Mc && published::is_whole(late.group.keys());
+/// Accuracy by group, before and after, against guessing and, on VLM4D's questions, humans.
+fn by_group(format: Format, early: &Breakdown, late: &Breakdown, is_vlm4d: bool) -> String {
+    // Of all questions only where they are of all groups: its figure is over both subsets.
+    let is_whole = format == Format::Mc && published::is_whole(late.group.keys());
     let of_humans = |name: &str| match name {
-        "all" => of_vlm4d.then_some(published::HUMAN_OVERALL),
-        name => human(name),
+        "all" => is_whole.then_some(published::HUMAN_OVERALL),
+        name => published::human(format, name),
     };
     let mark = |series, metric: &Metric| {
         let [low, high] = metric.ci95;
@@ -130,7 +130,11 @@ fn by_group(format: Format, early: &Breakdown, late: &Breakdown) -> String {
     let row = |(name, before, after): (&str, Metric, Metric)| Interval {
         label: format!("{name} (n {})", after.n),
         marks: vec![mark(0, &before), mark(1, &after)],
-        references: of_humans(name).map(|share| (published::HUMAN, share)).into_iter().collect(),
+        references: of_humans(name)
+            .filter(|_| is_vlm4d)
+            .map(|share| (published::HUMAN, share))
+            .into_iter()
+            .collect(),
     };
     let rows: Vec<Interval> = accuracy::rows(early, late).into_iter().map(row).collect();
     svg::intervals(accuracy::title(format), &["before", "after"], &rows, late.overall.chance)
