@@ -111,7 +111,8 @@ fn a_run_that_diverges_says_where() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("error: step ") && stderr.contains("`real/validation_"), "{stderr}");
-    assert!(stderr.contains("the last good checkpoint is runs/r/checkpoints/step-"), "{stderr}");
+    let help = "checkpoints/step-1 (step 1), whose weights gave this; lower train.lr";
+    assert!(stderr.contains(help), "{stderr}");
 }
 
 #[test]
