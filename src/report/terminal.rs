@@ -20,7 +20,7 @@ use crate::error::{Error, Result, more};
 use crate::eval::judge::Cost;
 use crate::eval::metrics::{Metrics, overall, paired};
 use crate::eval::predict::Prediction;
-use crate::features::Videos;
+use crate::features::{Summary, Videos, readers};
 use crate::model::parameters::PartCount;
 use crate::recipe::{Best, Part, Recipe};
 use crate::train::log::Record;
@@ -310,14 +310,11 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
         Some(dir) => format!("{} from {dir}, {} made", thousands(s.from_cache), thousands(made)),
         None => format!("{} made", thousands(made)),
     };
-    // What the run would spend, did each use decode its video and run the vision tower.
-    let each = s.cost_s / s.videos.max(1) as f64;
-    let saved = (each * uses as f64 - s.elapsed_s).max(0.0);
     terminal.line(&format!(
         "videos {found} in {}; each is used {:.0} times: about {} saved",
         seconds(s.elapsed_s),
         (uses as f64 / s.videos.max(1) as f64).max(1.0),
-        seconds(saved)
+        seconds(saved(s, uses))
     ));
     if let Some(first) = s.sideways.first() {
         let more = more(s.sideways.len() - 1);
@@ -341,6 +338,13 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
             size(s.bytes as u64)
         ));
     }
+}
+
+/// Seconds that a run saves that does not read its videos anew for each of so many `uses`.
+pub fn saved(s: &Summary, uses: usize) -> f64 {
+    // What was kept cost seconds of readers that worked at once.
+    let all = if s.from_cache == 0 { s.elapsed_s } else { s.cost_s / readers() as f64 };
+    (all / s.videos.max(1) as f64 * uses as f64 - s.elapsed_s).max(0.0)
 }
 
 /// Prints how many training questions can be mirrored, and why the others are left alone.
