@@ -119,13 +119,19 @@ fn a_run_that_diverges_says_where() {
 fn a_run_is_validated_while_it_trains() {
     let held_back = recipe(&tiny(), demo_data(), "max_steps = 4\neval_steps = 2\npatience = 3")
         .replace("[video]", "split = { val = 0.2 }\n[video]");
-    let place = Workplace::new(&held_back);
+    let place = Workplace::new(&(held_back + "judge = { kind = \"base\" }\n"));
     let output = place.run();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
-    for word in
-        ["  val ", "validation loss", "best so far", "best   step ", "by validation accuracy"]
-    {
+    let by_rules = "note   validations are graded by the rules alone, without eval.judge";
+    for word in [
+        "  val ",
+        by_rules,
+        "validation loss",
+        "best so far",
+        "best   step ",
+        "by validation accuracy",
+    ] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
     }
     let lines = std::fs::read_to_string(place.path("validation.jsonl")).unwrap();

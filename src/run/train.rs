@@ -12,7 +12,7 @@ use crate::eval::stats::share;
 use crate::eval::view::View;
 use crate::features::Videos;
 use crate::model::qwen_vl::QwenVl;
-use crate::recipe::Best;
+use crate::recipe::{Best, JudgeKind};
 use crate::report::terminal::{self, Terminal};
 use crate::train::checkpoint::{self, TrainerState};
 use crate::train::log::Log;
@@ -86,6 +86,12 @@ pub fn train(
         (model, TrainerState { optimiser: AdamW::new(weight_decay), track: Track::default() })
     };
     let held_back = HeldBack { prepared, terminal };
+    if !prepared.val.is_empty()
+        && recipe.train.best() == Best::Accuracy
+        && recipe.eval.judge.kind != JudgeKind::Rules
+    {
+        terminal.note("validations are graded by the rules alone, without eval.judge");
+    }
     let setup = Setup {
         train: &recipe.train,
         seed: recipe.seed,
