@@ -347,9 +347,13 @@ pub fn saved(s: &Summary, uses: usize) -> f64 {
     (all / s.videos.max(1) as f64 * uses as f64 - s.elapsed_s).max(0.0)
 }
 
-/// Prints how many training questions can be mirrored, and why the others are left alone.
-pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
-    let (can, left_alone) = mirrorable(entries);
+/// Prints how many of `learned` can be mirrored, where that is asked for, and why the others are left
+/// alone.
+pub fn mirrored(recipe: &Recipe, learned: &[Entry], terminal: &Terminal) {
+    if recipe.data.mirror == 0.0 || learned.is_empty() {
+        return;
+    }
+    let (can, left_alone) = mirrorable(learned);
     let reasons: Vec<String> =
         left_alone.iter().map(|(why, n)| format!("{why} {}", thousands(*n))).collect();
     terminal.note(&match reasons.is_empty() {
@@ -357,7 +361,7 @@ pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
         false => format!(
             "{} of {} training questions can be mirrored; left alone: {}",
             thousands(can),
-            thousands(entries.len()),
+            thousands(learned.len()),
             reasons.join(", ")
         ),
     });

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 
-use super::prepare::{Examples, Prepared};
+use super::encoder::Examples;
+use super::prepare::Prepared;
 use crate::error::Result;
 use crate::eval::predict::{Ask, Prediction};
 use crate::eval::stats::share;
@@ -85,13 +86,13 @@ pub fn train(
     } else {
         (model, TrainerState { optimiser: AdamW::new(weight_decay), track: Track::default() })
     };
-    let held_back = HeldBack { prepared, terminal };
     if !prepared.val.is_empty()
         && recipe.train.best() == Best::Accuracy
         && recipe.eval.judge.kind != JudgeKind::Rules
     {
         terminal.note("validations are graded by the rules alone, without eval.judge");
     }
+    let held_back = HeldBack { prepared, terminal };
     let setup = Setup {
         train: &recipe.train,
         seed: recipe.seed,
