@@ -15,7 +15,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::data::cache::{Cache, Key};
-use crate::data::medium::Medium;
+use crate::data::medium::{Kind, Medium};
 use crate::data::reader::{Reader, Sampled};
 use crate::data::variant::{Shown, Variant};
 use crate::data::video::Frames;
@@ -33,6 +33,14 @@ pub const IN_MEMORY: usize = 2 << 30;
 /// How many videos are decoded at a time.
 pub fn readers() -> usize {
     parallel::cores().min(AHEAD)
+}
+
+/// The error of a file of the data folder `dir`, with how to find all such.
+pub fn of_many(e: Error, dir: &Path, kind: Kind) -> Error {
+    let Some(fix) = e.fix() else { return e };
+    let (dir, kind) = (dir.display(), kind.name());
+    let help = format!("{fix}; `vlm4d-train data check {dir}` names all such {kind}s");
+    e.help(help)
 }
 
 /// What the cache says about an entry of frames.
@@ -314,14 +322,8 @@ impl Videos {
 
     fn decode(&self, medium: &Medium, content: &str, key: &Key) -> Result<Sampled> {
         let path = self.dir.join(&medium.path);
-        let sampled = self.reader.read(&path, medium.kind).map_err(|e| match e.fix() {
-            Some(fix) => {
-                let (dir, kind) = (self.dir.display(), medium.kind.name());
-                let help = format!("{fix}; `vlm4d-train data check {dir}` names all such {kind}s");
-                e.help(help)
-            }
-            None => e,
-        })?;
+        let sampled = self.reader.read(&path, medium.kind);
+        let sampled = sampled.map_err(|e| of_many(e, &self.dir, medium.kind))?;
         if hash::file(&path)? != content {
             return Err(Error::run(format!("{}: has changed during the run", path.display()))
                 .help("start the same command again"));

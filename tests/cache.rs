@@ -9,11 +9,12 @@ use vlm4d_train::data::cache::{Cache, Key};
 use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::variant::{Shown, Variant};
-use vlm4d_train::features::Videos;
+use vlm4d_train::features::{Summary, Videos, readers};
 use vlm4d_train::model::host::host;
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::recipe::{Image, Lora, TargetModules, Video};
+use vlm4d_train::report::terminal::saved;
 
 use crate::support::model::load;
 use crate::support::{golden, max_difference};
@@ -203,6 +204,14 @@ fn features_are_the_same_from_wherever_they_come() {
     assert!(features(&warm, &model) == expected);
     let warm = read(&model, &data, &video(), cache());
     assert_eq!((warm.summary.from_cache, warm.summary.damaged), (4, 0));
+}
+
+#[test]
+fn what_keeping_saves_is_time_that_passes() {
+    let made = Summary { videos: 10, cost_s: 40.0, elapsed_s: 20.0, ..Summary::default() };
+    assert_eq!(saved(&made, 30), 40.0, "twice more what it took");
+    let kept = Summary { from_cache: 10, elapsed_s: 1.0, ..made };
+    assert_eq!(saved(&kept, 30), 120.0 / readers() as f64 - 1.0, "as many at once as read");
 }
 
 #[test]

@@ -111,20 +111,27 @@ fn a_run_that_diverges_says_where() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("error: step ") && stderr.contains("`real/validation_"), "{stderr}");
-    assert!(stderr.contains("the last good checkpoint is runs/r/checkpoints/step-"), "{stderr}");
+    let help = "checkpoints/step-1 (step 1), whose weights gave this; lower train.lr";
+    assert!(stderr.contains(help), "{stderr}");
 }
 
 #[test]
 fn a_run_is_validated_while_it_trains() {
     let held_back = recipe(&tiny(), demo_data(), "max_steps = 4\neval_steps = 2\npatience = 3")
         .replace("[video]", "split = { val = 0.2 }\n[video]");
-    let place = Workplace::new(&held_back);
+    let place = Workplace::new(&(held_back + "judge = { kind = \"base\" }\n"));
     let output = place.run();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
-    for word in
-        ["  val ", "validation loss", "best so far", "best   step ", "by validation accuracy"]
-    {
+    let by_rules = "note   validations are graded by the rules alone, without eval.judge";
+    for word in [
+        "  val ",
+        by_rules,
+        "validation loss",
+        "best so far",
+        "best   step ",
+        "by validation accuracy",
+    ] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
     }
     let lines = std::fs::read_to_string(place.path("validation.jsonl")).unwrap();
@@ -283,7 +290,9 @@ fn damaged_checkpoints_are_refused() {
         config.replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2"),
     )
     .unwrap();
-    refused(&recipe, "the checkpoint has `model.layers.2.");
+    let left_over =
+        "model.safetensors: `model.layers.2.input_layernorm.weight` is [64], and config.json";
+    refused(&recipe, left_over);
     let other = |from: &str, to: &str| {
         assert!(config.contains(from), "{from}");
         std::fs::write(model.join("config.json"), config.replacen(from, to, 1)).unwrap();
@@ -342,10 +351,32 @@ fn files_of_different_models_are_refused() {
 }
 
 #[test]
-fn a_token_without_an_embedding_is_named() {
+fn a_question_that_does_not_fit_is_named_before_weights_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     copy_dir(&golden("ckpt/tiny-qwen2-vl"), &model);
+    std::fs::remove_file(model.join("model.safetensors")).unwrap();
+    let recipe = recipe(&model, demo_data(), "");
+    let refused = |recipe: &str, wanted: &str| {
+        refused(recipe, wanted);
+        let planned = Workplace::new(recipe).with(&["plan", "recipes/r.toml"]);
+        assert!(text(&planned.stderr).contains(wanted), "{}", text(&planned.stderr));
+    };
+    let lower = "lower video.max_pixels or video.max_frames; or leave the question out";
+    let long = recipe.replace("max_new_tokens = 4", "max_new_tokens = 40_000");
+    refused(
+        &long,
+        &format!("the model takes 32768\n  help: lower eval.max_new_tokens; or {lower}"),
+    );
+    let config = model.join("config.json");
+    let own = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(
+        &config,
+        own.replace("\"max_position_embeddings\": 32768", "\"max_position_embeddings\": 9"),
+    )
+    .unwrap();
+    refused(&recipe, &format!("tokens, the model takes 9\n  help: {lower}"));
+    std::fs::write(&config, own).unwrap();
     let path = model.join("tokenizer.json");
     let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let added = json["added_tokens"].as_array_mut().unwrap();
@@ -358,7 +389,7 @@ fn a_token_without_an_embedding_is_named() {
     }
     std::fs::write(&path, json.to_string()).unwrap();
     let wanted = "the token `Question:` has the id 704, and the model's embedding 704 rows";
-    refused(&recipe(&model, demo_data(), ""), wanted);
+    refused(&recipe, wanted);
 }
 
 #[test]
@@ -373,6 +404,7 @@ fn damaged_data_is_refused() {
     let name = video.file_name().unwrap().to_string_lossy().into_owned();
     std::fs::write(&video, &bytes[..bytes.len() / 2]).unwrap();
     refused(&recipe, &name);
+    refused(&recipe, "names all such videos");
     std::fs::write(&video, "no video at all").unwrap();
     refused(&recipe, &name);
     std::fs::remove_file(&video).unwrap();
@@ -382,6 +414,21 @@ fn damaged_data_is_refused() {
     refused(&recipe, "real_mc.json:1:");
     std::fs::remove_file(data.join("QA/real_mc.json")).unwrap();
     refused(&recipe, "real_mc.json");
+}
+
+#[test]
+fn a_video_whose_header_counts_hidden_frames_is_taken_as_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    copy_dir(demo_data(), &data);
+    let video = std::fs::read_dir(data.join("videos_real/davis")).unwrap().next().unwrap().unwrap();
+    let mut bytes = std::fs::read(golden("llamafactory/data/a.mp4")).unwrap();
+    let duration = bytes.windows(4).position(|w| w == b"elst").unwrap() + 12;
+    bytes[duration..duration + 4].copy_from_slice(&2000_u32.to_be_bytes());
+    std::fs::write(video.path(), bytes).unwrap();
+    let recipe = recipe(&tiny(), &data, "max_steps = 1");
+    let output = Workplace::new(&recipe.replace("max_frames = 4", "max_frames = 8")).run();
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 #[test]

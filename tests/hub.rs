@@ -482,6 +482,7 @@ fn errors_say_what_to_do() {
     for (path, wanted, help) in [
         ("hf://org/none", "no such repository on http://127", "may read it"),
         ("hf://org/gated", "its owner must let you in", "accept the conditions on http://127"),
+        ("hf://datasets/org/gated", "its owner must let you in", "/datasets/org/gated, then set"),
         ("hf://org/tiny@v9", "the repository has no revision `v9`", "behind `@`"),
     ] {
         let (code, text) = of(&hub, path);

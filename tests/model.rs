@@ -395,6 +395,25 @@ fn a_head_that_is_tied_must_be_the_embedding() {
 }
 
 #[test]
+fn a_weight_that_is_missing_or_there_twice_is_named_with_its_file() {
+    let sharded = TensorFiles::from_dir(&golden("ckpt/tiny-qwen2.5-vl")).unwrap();
+    let error = sharded.bytes("model.no").unwrap_err().to_string();
+    assert!(
+        error.contains("model.safetensors.index.json: the checkpoint has no `model.no`"),
+        "{error}"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("weights.safetensors");
+    let both = ["model.norm.weight", "model.language_model.norm.weight"];
+    let tensors = both.map(|name| Outline::f32(name, &[1]));
+    write_file(&file, &tensors, |_| Ok(vec![0; 4])).unwrap();
+    let error = TensorFiles::open([file]).err().unwrap().to_string();
+    let wanted =
+        format!("weights.safetensors: `{}` is the same weight as `{}` of ", both[1], both[0]);
+    assert!(error.contains(&wanted), "{error}");
+}
+
+#[test]
 fn weights_of_another_type_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("weights.safetensors");

@@ -28,6 +28,8 @@ pub(super) struct Shard {
 
 /// The tensors of a safetensors file or a set of shards, by hub name.
 pub struct TensorFiles {
+    /// The file, or the index of several.
+    path: PathBuf,
     shards: Vec<Shard>,
     /// Hub name → shard and the name in it.
     names: BTreeMap<String, (usize, String)>,
@@ -57,7 +59,8 @@ impl TensorFiles {
                 ))
                 .help("download the missing shard"));
             }
-            Self::open(shards.iter().map(|name| dir.join(name)))
+            let files = Self::open(shards.iter().map(|name| dir.join(name)))?;
+            Ok(Self { path: index, ..files })
         } else {
             Err(Error::input(format!(
                 "{}: no model.safetensors and no model.safetensors.index.json",
@@ -70,14 +73,22 @@ impl TensorFiles {
     /// Opens safetensors files.
     ///
     /// # Errors
-    /// As [`TensorFiles::from_dir`].
+    /// As [`TensorFiles::from_dir`], or where a weight is there twice.
     pub fn open(paths: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
         let shards = paths.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
-        let names = shards.iter().enumerate().flat_map(|(i, shard)| {
-            let names = shard.metadata.offset_keys().into_iter();
-            names.map(move |name| (hub_name(&name), (i, name)))
-        });
-        Ok(Self { names: names.collect(), shards })
+        let mut names = BTreeMap::<String, (usize, String)>::new();
+        for (i, shard) in shards.iter().enumerate() {
+            for name in shard.metadata.offset_keys() {
+                if let Some((j, other)) = names.get(&hub_name(&name)) {
+                    let [path, of] = [i, *j].map(|i| shards[i].path.display());
+                    let what = format!("`{name}` is the same weight as `{other}` of {of}");
+                    return Err(Error::input(format!("{path}: {what}")).help("keep one of the two"));
+                }
+                names.insert(hub_name(&name), (i, name));
+            }
+        }
+        let path = shards.first().map_or_else(PathBuf::new, |shard| shard.path.clone());
+        Ok(Self { path, shards, names })
     }
 
     /// Hub names of all tensors, sorted.
@@ -132,9 +143,8 @@ impl TensorFiles {
 
     pub(super) fn find(&self, name: &str) -> Result<Found<'_>> {
         let missing = || {
-            let file =
-                self.shards.first().map_or_else(String::new, |s| s.path.display().to_string());
-            Error::input(format!("{file}: the checkpoint has no `{name}`")).help(
+            let what = format!("{}: the checkpoint has no `{name}`", self.path.display());
+            Error::input(what).help(
                 "config.json and the weights come from different models, or a shard is missing",
             )
         };

@@ -16,7 +16,7 @@ use super::language::{DecoderLayer, Embedding, LanguageModel, Mlp, SelfAttention
 use super::linear::Linear;
 use super::norm::{LayerNorm, RmsNorm};
 use super::qwen_vl::QwenVl;
-use super::tensor_files::{TensorFiles, numbers, wrong_type};
+use super::tensor_files::{Found, TensorFiles, numbers, wrong_type};
 use super::vision::{
     MergerMlp, Norm, PatchEmbed, PatchMerger, QuickGeluMlp, VisionAttention, VisionBlock,
     VisionMlp, VisionTower,
@@ -77,13 +77,11 @@ pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device)
     let ignored =
         |name: &str| name.ends_with(".inv_freq") || (config.tie_word_embeddings && name == LM_HEAD);
     let left_over = files.names().find(|name| !loader.taken.contains_key(*name) && !ignored(name));
-    match left_over {
-        None => Ok(model),
-        Some(name) => Err(Error::input(format!(
-            "the checkpoint has `{name}`, which config.json has no place for"
-        ))
-        .help("config.json and the weights come from different models")),
-    }
+    let Some(name) = left_over else { return Ok(model) };
+    let Found { shard, info } = files.find(name)?;
+    let what = format!("`{name}` is {:?}, and config.json has no place for it", info.shape);
+    Err(Error::input(format!("{}: {what}", shard.path.display()))
+        .help("config.json and the weights come from different models"))
 }
 
 /// Checks that a tied head is the embedding, where the files have both: two that differ are not

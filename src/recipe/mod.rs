@@ -138,7 +138,8 @@ impl Recipe {
         self.data.split.seed.unwrap_or(self.seed)
     }
 
-    /// The recipe as TOML with every default written out.
+    /// The recipe as TOML with every default written out that is a value of its own, not another
+    /// key's or the sampling rule's.
     ///
     /// # Errors
     /// Never on a recipe that was read.

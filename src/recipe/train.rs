@@ -119,7 +119,8 @@ impl Train {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Best {
-    /// The highest mean of the formats' accuracies; of equal ones the smallest loss.
+    /// The highest mean of the formats' accuracies, graded by the rules, whatever `eval.judge` says;
+    /// of equal ones the smallest loss.
     Accuracy,
     /// The smallest loss.
     Loss,

@@ -19,7 +19,7 @@ use crate::error::{Error, Result, more};
 use crate::eval::judge::Cost;
 use crate::eval::metrics::{Metrics, overall, paired};
 use crate::eval::predict::Prediction;
-use crate::features::Videos;
+use crate::features::{Summary, Videos, readers};
 use crate::model::parameters::PartCount;
 use crate::number::{clock, gibibytes, seconds, short, size, thousands};
 use crate::recipe::{Best, Part, Recipe};
@@ -310,14 +310,11 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
         Some(dir) => format!("{} from {dir}, {} made", thousands(s.from_cache), thousands(made)),
         None => format!("{} made", thousands(made)),
     };
-    // What the run would spend, did each use decode its video and run the vision tower.
-    let each = s.cost_s / s.videos.max(1) as f64;
-    let saved = (each * uses as f64 - s.elapsed_s).max(0.0);
     terminal.line(&format!(
         "videos {found} in {}; each is used {:.0} times: about {} saved",
         seconds(s.elapsed_s),
         (uses as f64 / s.videos.max(1) as f64).max(1.0),
-        seconds(saved)
+        seconds(saved(s, uses))
     ));
     for kind in [Kind::Video, Kind::Image] {
         let mut sideways = s.sideways.iter().filter(|medium| medium.kind == kind);
@@ -350,9 +347,20 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
     }
 }
 
-/// Prints how many training questions can be mirrored, and why the others are left alone.
-pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
-    let (can, left_alone) = mirrorable(entries);
+/// Seconds that a run saves that does not read its videos anew for each of so many `uses`.
+pub fn saved(s: &Summary, uses: usize) -> f64 {
+    // What was kept cost seconds of readers that worked at once.
+    let all = if s.from_cache == 0 { s.elapsed_s } else { s.cost_s / readers() as f64 };
+    (all / s.videos.max(1) as f64 * uses as f64 - s.elapsed_s).max(0.0)
+}
+
+/// Prints how many of `learned` can be mirrored, where that is asked for, and why the others are left
+/// alone.
+pub fn mirrored(recipe: &Recipe, learned: &[Entry], terminal: &Terminal) {
+    if recipe.data.mirror == 0.0 || learned.is_empty() {
+        return;
+    }
+    let (can, left_alone) = mirrorable(learned);
     let reasons: Vec<String> =
         left_alone.iter().map(|(why, n)| format!("{why} {}", thousands(*n))).collect();
     terminal.note(&match reasons.is_empty() {
@@ -360,7 +368,7 @@ pub fn mirrored(entries: &[Entry], terminal: &Terminal) {
         false => format!(
             "{} of {} training questions can be mirrored; left alone: {}",
             thousands(can),
-            thousands(entries.len()),
+            thousands(learned.len()),
             reasons.join(", ")
         ),
     });

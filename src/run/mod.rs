@@ -3,6 +3,7 @@
 //! All input is read and checked before the run's folder is made. What a run has already written
 //! is not done again: started once more, it goes on from its last checkpoint.
 
+mod encoder;
 mod evaluation;
 mod out_of_memory;
 pub mod plan;

@@ -2,25 +2,19 @@
 //!
 //! Neither weights nor frames are read, and no accelerator is touched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
 
+use super::encoder::{Encoder, Examples, held_back, outlines, smaller};
 use super::folder;
-use super::prepare::{
-    Divided, adopt_adapter, all_shown, divide, plan_samples, read_checkpoint, smaller,
-};
-use crate::data::chat::Chat;
-use crate::data::entry::{self, Entry};
-use crate::data::medium::Medium;
-use crate::data::reader::Reader;
-use crate::data::variant::Shown;
-use crate::data::vlm4d::Format;
+use super::prepare::{Divided, adopt_adapter, all_shown, divide, plan_samples, read_checkpoint};
+use crate::data::entry;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::eval::predict::{Ask, groups, media_tokens};
+use crate::eval::predict::groups;
 use crate::eval::rounds::{Round, rounds};
 use crate::features::{AHEAD, IN_MEMORY, readers};
 use crate::model::config::Config;
@@ -29,7 +23,6 @@ use crate::model::peft;
 use crate::model::rope::MediaGrid;
 use crate::model::weights;
 use crate::number::{clock, size, thousands};
-use crate::parallel;
 use crate::places;
 use crate::recipe::{Best, Part, Recipe};
 use crate::report::terminal::{self, Terminal};
@@ -235,31 +228,25 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let device = if on_cpu { "cpu" } else { "a GPU" };
     terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
-    let media = used().flat_map(|e| e.media.clone()).collect();
-    let (grids, frames) = outlines(&reader, &data, media, terminal)?;
-    let media = |shown: &[Shown]| -> Vec<usize> {
-        let grids: Vec<MediaGrid> = shown.iter().map(|shown| grids[&shown.medium]).collect();
-        media_tokens(&config.vision, &grids)
-    };
+    terminal::mirrored(&recipe, &train, terminal);
+    let rounds = rounds(&recipe, &test, &train)?;
+    let planned = plan_samples(&recipe, &train)?;
+    let shown = all_shown(&planned, &rounds, &val);
+    let (grids, frames) = outlines(&reader, &data, &shown, terminal)?;
+    let encoder =
+        Encoder { recipe: &recipe, config: &config, chat: &chat, grids: &grids, terminal };
     let together = |round: &Round| -> Result<Vec<Together>> {
-        let prompt = |ask: &Ask| {
-            let tokens = media(&round.view.shown(&ask.entry));
-            let encoded = ask.encode(&round.view, recipe.eval.prompt, &chat, &tokens);
-            encoded.map_err(|e| e.of(&ask.entry.id))
-        };
         let groups = groups(&round.asks, &round.view, recipe.eval.batch_size).into_iter();
         let together = |group: Vec<usize>| {
-            let prompts = group.iter().map(|i| prompt(&round.asks[*i]));
+            let prompts = group.iter().map(|i| encoder.prompt(round, &round.asks[*i]));
             Ok(Together::new(&prompts.collect::<Result<Vec<_>>>()?))
         };
         groups.map(together).collect()
     };
-    let rounds = rounds(&recipe, &test, &train)?;
     let asked: Vec<Vec<Together>> = rounds.iter().map(together).collect::<Result<_>>()?;
     let validation = together(&Round::plain(&val, &recipe.eval.formats))?;
-    let planned = plan_samples(&recipe, &train, terminal)?;
-    let shown = all_shown(&planned, &rounds, &val);
-    let training = sequences(&planned.distinct, &chat, media)?;
+    let training = sequences(&encoder, &encoder.samples(&planned.distinct)?);
+    encoder.samples(&held_back(&recipe, &val))?;
     let file = std::fs::metadata(checkpoint.join("tokenizer.json"));
     Ok(Facts {
         tokenizer_bytes: file.map_or(0, |file| file.len() as usize),
@@ -278,40 +265,15 @@ fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     })
 }
 
-/// The grid of each of `media` in the folder `data`, and the bytes of the largest one's sampled
-/// frames, as decoded and as resized.
-fn outlines(
-    reader: &Reader,
-    data: &Path,
-    media: BTreeSet<Medium>,
-    terminal: &Terminal,
-) -> Result<(BTreeMap<Medium, MediaGrid>, [usize; 2])> {
-    let bar = terminal.bar("headers", media.len());
-    let (mut grids, mut frames) = (BTreeMap::new(), [0; 2]);
-    for medium in media {
-        let (grid, bytes) = reader.outline(&data.join(&medium.path), medium.kind)?;
-        frames = [0, 1].map(|i| frames[i].max(bytes[i]));
-        grids.insert(medium, grid);
-        bar.set(grids.len());
-    }
-    bar.finish();
-    Ok((grids, frames))
-}
-
-/// The sizes of the training `samples`, whose `media` take so many tokens.
-fn sequences(
-    samples: &[(Entry, Format)],
-    chat: &Chat,
-    media: impl Fn(&[Shown]) -> Vec<usize> + Sync,
-) -> Result<Vec<Sequence>> {
-    parallel::map(samples, |(entry, format)| {
-        let media = media(&entry.shown());
-        let encoded = chat.encode_sft(&entry.training(*format), &media);
-        let encoded = encoded.map_err(|e| e.of(&entry.id))?;
-        let labels = label_tokens(&encoded.labels);
-        let tokens = encoded.input_ids.len();
-        Ok(Sequence { tokens, labels, video_tokens: media.iter().sum() })
-    })
+/// The sizes of training samples.
+fn sequences(encoder: &Encoder, examples: &Examples) -> Vec<Sequence> {
+    let both = examples.samples.iter().zip(&examples.videos);
+    let sequences = both.map(|(sample, shown)| Sequence {
+        tokens: sample.input_ids.len(),
+        labels: label_tokens(&sample.labels),
+        video_tokens: encoder.tokens(shown).iter().sum(),
+    });
+    sequences.collect()
 }
 
 /// Parameters of each part, an adapter's too, from shapes alone.

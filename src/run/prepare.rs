@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
+use super::encoder::{Encoder, Examples, Grids, held_back, outlines};
 use crate::data::augment::{Augment, Samples};
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
-use crate::data::medium::{Kind, Medium};
 use crate::data::reader::Reader;
 use crate::data::split::{self, Split};
 use crate::data::stats::Stats;
@@ -17,23 +17,19 @@ use crate::data::variant::Shown;
 use crate::data::vlm4d::Format;
 use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
-use crate::eval::predict::{Ask, Evaluator, media_tokens};
+use crate::eval::predict::Evaluator;
 use crate::eval::rounds::{Round, rounds};
 use crate::features::Videos;
 use crate::hash;
-use crate::interrupt;
 use crate::model::config::Config;
 use crate::model::parameters::count_by_part;
 use crate::model::peft::{self, AdapterConfig};
 use crate::model::qwen_vl::QwenVl;
-use crate::model::rope::Positions;
 use crate::model::tensor_files::TensorFiles;
 use crate::model::weights;
-use crate::parallel;
 use crate::places::{self, Place};
 use crate::recipe::{Provenance, Recipe};
 use crate::report::terminal::{self, Terminal};
-use crate::train::gradients::Sample;
 use crate::train::schedule::Course;
 
 /// Everything that is read before a run starts, but the model.
@@ -70,13 +66,6 @@ impl Prepared {
             eos_token_ids: self.eos_token_ids.clone(),
         }
     }
-}
-
-/// Samples with their labels, and the videos of each.
-#[derive(Default)]
-pub struct Examples {
-    pub samples: Vec<Sample>,
-    pub videos: Vec<Vec<Shown>>,
 }
 
 /// What the preparation is for.
@@ -128,25 +117,37 @@ pub fn prepare(
     };
     place.videos(used(), terminal)?;
     entry::check_media(&data, used())?;
+    let planned = match purpose {
+        Purpose::Run => plan_samples(&recipe, &train)?,
+        Purpose::Evaluation(_) => Samples::default(),
+    };
+    let validation = Round::plain(validating, &recipe.eval.formats);
+    let encode = |grids: &Grids| -> Result<[Examples; 2]> {
+        let encoder = Encoder { recipe: &recipe, config: &config, chat: &chat, grids, terminal };
+        encoder.check_prompts(rounds.iter().chain([&validation]))?;
+        let held_back = held_back(&recipe, validating);
+        Ok([encoder.samples(&planned.distinct)?, encoder.samples(&held_back)?])
+    };
+    let shown = all_shown(&planned, &rounds, validating);
+    let (outlined, _) = outlines(&reader, &data, &shown, terminal)?;
+    let mut examples = encode(&outlined)?;
     let (model, adapter) = load(&recipe, purpose, &config, &checkpoint, &chosen, terminal)?;
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
     notes.iter().for_each(|note| terminal.note(note));
-    let planned = match purpose {
-        Purpose::Run => plan_samples(&recipe, &train, terminal)?,
-        Purpose::Evaluation(_) => Samples { distinct: vec![], epochs: vec![] },
-    };
-    let unique = all_shown(&planned, &rounds, validating);
-    let bar = terminal.bar("videos", unique.len());
+    terminal::mirrored(&recipe, learned, terminal);
+    let bar = terminal.bar("videos", shown.len());
     let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
-    let videos = Videos::read(&model, &reader, &data, &unique, cache, |done| bar.set(done));
+    let videos = Videos::read(&model, &reader, &data, &shown, cache, |done| bar.set(done));
     bar.finish();
     let videos = videos?;
-    let Samples { distinct, epochs } = planned;
-    let training = encode(&distinct, &config, &chat, &videos, terminal)?;
-    let held_back = Augment::default().samples(validating, &recipe.data.formats, 1).distinct;
-    let held_back = encode(&held_back, &config, &chat, &videos, terminal)?;
-    let validation = Round::plain(validating, &recipe.eval.formats);
-    check_prompts(&recipe, &config, &chat, &videos, rounds.iter().chain([&validation]), terminal)?;
+    // Where a header is wrong, what was read counts.
+    let media = shown.iter().map(|shown| shown.medium.clone());
+    let read: Grids = media.zip(videos.grids(&shown)?).collect();
+    if read != outlined {
+        examples = encode(&read)?;
+    }
+    let [training, held_back] = examples;
+    let epochs = planned.epochs;
     let per_epoch = epochs.first().map_or(0, Vec::len);
     terminal::videos(&videos, uses(&recipe, per_epoch, &rounds), terminal);
     let provenance = provenance(&recipe, purpose, chosen.name, &checkpoint, &data, &videos)?;
@@ -365,16 +366,13 @@ fn check_adapter(dir: &Path) -> Result<()> {
 }
 
 /// What the run will train on, epoch by epoch.
-pub fn plan_samples(recipe: &Recipe, entries: &[Entry], terminal: &Terminal) -> Result<Samples> {
+pub fn plan_samples(recipe: &Recipe, entries: &[Entry]) -> Result<Samples> {
     let data = &recipe.data;
     let (shuffle_choices, mirror) = (data.shuffle_choices, data.mirror);
     let augment = Augment { seed: recipe.seed, shuffle_choices, mirror };
     if shuffle_choices && entries.iter().all(|entry| entry.choices.is_empty()) {
         return Err(Error::input("data.shuffle_choices: no training question has choices")
             .help("leave it out: a data set of conversations has no choices to put in order"));
-    }
-    if mirror > 0.0 {
-        terminal::mirrored(entries, terminal);
     }
     let per_epoch = entries.iter().map(|entry| entry.formats(&data.formats).len()).sum();
     if per_epoch == 0 {
@@ -385,96 +383,6 @@ pub fn plan_samples(recipe: &Recipe, entries: &[Entry], terminal: &Terminal) -> 
     let course = Course::new(&recipe.train, per_epoch);
     let epochs = course.steps.div_ceil(course.steps_per_epoch);
     Ok(augment.samples(entries, &data.formats, epochs))
-}
-
-/// Questions with their answers as labels, ready for the model.
-fn encode(
-    questions: &[(Entry, Format)],
-    config: &Config,
-    chat: &Chat,
-    videos: &Videos,
-    terminal: &Terminal,
-) -> Result<Examples> {
-    let bar = terminal.bar("samples", questions.len());
-    let example = |(entry, format): &(Entry, Format)| {
-        interrupt::check("the reading of the questions")?;
-        let shown = entry.shown();
-        let grids = videos.grids(&shown)?;
-        let tokens = media_tokens(&config.vision, &grids);
-        let encoded = chat.encode_sft(&entry.training(*format), &tokens);
-        let encoded = encoded.map_err(|e| e.of(&entry.id))?;
-        check_tokens(config, chat, entry, &encoded.input_ids, 0)?;
-        let positions = Positions::new(config, &encoded.input_ids, &grids)?;
-        let (input_ids, labels) = (encoded.input_ids, encoded.labels);
-        bar.one_more();
-        Ok((Sample { id: entry.id.clone(), input_ids, labels, positions }, shown))
-    };
-    let examples = parallel::map(questions, example);
-    bar.finish();
-    let (samples, videos) = examples?.into_iter().unzip();
-    Ok(Examples { samples, videos })
-}
-
-/// Every prompt must fit before the run starts.
-fn check_prompts<'a>(
-    recipe: &Recipe,
-    config: &Config,
-    chat: &Chat,
-    videos: &Videos,
-    rounds: impl Iterator<Item = &'a Round>,
-    terminal: &Terminal,
-) -> Result<()> {
-    let asks: Vec<(&Round, &Ask)> =
-        rounds.flat_map(|round| round.asks.iter().map(move |ask| (round, ask))).collect();
-    let bar = terminal.bar("prompts", asks.len());
-    let check = |(round, ask): &(&Round, &Ask)| {
-        interrupt::check("the reading of the questions")?;
-        let grids = videos.grids(&round.view.shown(&ask.entry))?;
-        let tokens = media_tokens(&config.vision, &grids);
-        let input_ids = ask.encode(&round.view, recipe.eval.prompt, chat, &tokens);
-        let input_ids = input_ids.map_err(|e| e.of(&ask.entry.id))?;
-        bar.one_more();
-        check_tokens(config, chat, &ask.entry, &input_ids, recipe.eval.max_new_tokens())
-    };
-    let checked = parallel::map(&asks, check);
-    bar.finish();
-    checked.map(drop)
-}
-
-/// Checks that the model has an embedding for each token of the question `entry`, and room for them
-/// and a response.
-fn check_tokens(
-    config: &Config,
-    chat: &Chat,
-    entry: &Entry,
-    input_ids: &[u32],
-    response: usize,
-) -> Result<()> {
-    let id = &entry.id;
-    let rows = config.text.vocab_size;
-    if let Some(&token) = input_ids.iter().find(|token| **token as usize >= rows) {
-        let text = chat.tokenizer.decode(&[token], false)?;
-        return Err(Error::input(format!(
-            "`{id}`: the token `{text}` has the id {token}, and the model's embedding {rows} rows"
-        ))
-        .help("resize the model's embedding for the tokens that were added to its tokenizer"));
-    }
-    let (tokens, most) = (input_ids.len() + response, config.text.max_position_embeddings);
-    if tokens <= most {
-        return Ok(());
-    }
-    Err(Error::input(format!("`{id}`: needs {tokens} tokens, the model takes {most}"))
-        .help(format!("{}; nothing is ever cut off", smaller(&entry.media))))
-}
-
-/// What makes `media` take fewer tokens.
-pub fn smaller<'a>(media: impl IntoIterator<Item = &'a Medium>) -> &'static str {
-    let kinds: BTreeSet<Kind> = media.into_iter().map(|medium| medium.kind).collect();
-    match (kinds.contains(&Kind::Image), kinds.contains(&Kind::Video)) {
-        (false, _) => "lower video.max_pixels or video.max_frames",
-        (true, false) => "lower image.max_pixels",
-        (true, true) => "lower video.max_pixels, video.max_frames or image.max_pixels",
-    }
 }
 
 /// Tokens that end a response: `generation_config.json`'s, else the tokenizer's.

@@ -5,14 +5,15 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 
-use super::prepare::{Examples, Prepared};
+use super::encoder::Examples;
+use super::prepare::Prepared;
 use crate::error::Result;
 use crate::eval::predict::{Ask, Prediction};
 use crate::eval::stats::share;
 use crate::eval::view::View;
 use crate::features::Videos;
 use crate::model::qwen_vl::QwenVl;
-use crate::recipe::Best;
+use crate::recipe::{Best, JudgeKind};
 use crate::report::terminal::{self, Terminal};
 use crate::train::checkpoint::{self, TrainerState};
 use crate::train::log::Log;
@@ -85,6 +86,12 @@ pub fn train(
     } else {
         (model, TrainerState { optimiser: AdamW::new(weight_decay), track: Track::default() })
     };
+    if !prepared.val.is_empty()
+        && recipe.train.best() == Best::Accuracy
+        && recipe.eval.judge.kind != JudgeKind::Rules
+    {
+        terminal.note("validations are graded by the rules alone, without eval.judge");
+    }
     let held_back = HeldBack { prepared, terminal };
     let setup = Setup {
         train: &recipe.train,

@@ -345,7 +345,8 @@ impl Setup<'_> {
         let last = checkpoint::newest(&self.checkpoints).ok().flatten();
         Error::run(format!("step {}: {what}", step + 1)).help(match last {
             Some((at, dir)) => {
-                format!("the last good checkpoint is {} (step {at}); {advice}", dir.display())
+                let whose = if at == step { ", whose weights gave this" } else { "" };
+                format!("the last checkpoint is {} (step {at}){whose}; {advice}", dir.display())
             }
             None => format!("no checkpoint was saved yet; {advice}"),
         })

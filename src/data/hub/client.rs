@@ -381,7 +381,8 @@ impl Client {
 
     fn refused(&self, url: &str, status: u16, answer: &Response<Body>) -> Error {
         let code = answer.headers().get("x-error-code").and_then(|code| code.to_str().ok());
-        let (name, page) = (self.name(), format!("{}/{}", self.hub.endpoint, self.repo.id));
+        let (endpoint, Repo { id, .. }) = (&self.hub.endpoint, &self.repo);
+        let (name, page) = (self.name(), format!("{endpoint}/{}{id}", self.repo.prefix()));
         let with_token = match &self.hub.token {
             Some(_) => "check the name, and that your HF_TOKEN may read it",
             None => "check the name; for a private repository set HF_TOKEN or run `hf auth login`",
