@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use safetensors::SafeTensors;
 use vlm4d_train::data::chat::Chat;
 use vlm4d_train::data::medium::Kind;
-use vlm4d_train::data::processor::PreprocessorConfig;
+use vlm4d_train::data::preprocessor::PreprocessorConfig;
 use vlm4d_train::data::sharegpt;
 use vlm4d_train::error::Result;
 use vlm4d_train::model::parameters;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use vlm4d_train::data::medium::Kind;
-use vlm4d_train::data::processor::{PixelBudget, PreprocessorConfig, fit, patchify};
+use vlm4d_train::data::preprocessor::{PixelBudget, PreprocessorConfig};
+use vlm4d_train::data::processor::{fit, patchify};
 use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::video::{self, Sampling, VideoOptions};
 use vlm4d_train::model::config::Config;

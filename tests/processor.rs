@@ -5,7 +5,8 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use vlm4d_train::data::medium::Kind;
-use vlm4d_train::data::processor::{self, Patches, PixelBudget, PreprocessorConfig};
+use vlm4d_train::data::preprocessor::{PixelBudget, PreprocessorConfig};
+use vlm4d_train::data::processor::{self, Patches};
 use vlm4d_train::data::video::{self, Frames, Sampling, VideoOptions};
 
 use crate::support::golden;

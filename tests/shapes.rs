@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device};
 use serde_json::Value;
 use vlm4d_train::data::chat::{Chat, ChatTemplate, Content, Message};
 use vlm4d_train::data::medium::Kind;
-use vlm4d_train::data::processor::PreprocessorConfig;
+use vlm4d_train::data::preprocessor::PreprocessorConfig;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::tensor_files::TensorFiles;

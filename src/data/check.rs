@@ -7,7 +7,7 @@ use super::entry::{self, Entry};
 use super::fault::Inspected;
 use super::medium::{self, Kind, Medium};
 use super::video::{self, Sampling, VideoOptions};
-use super::{image, sharegpt, vlm4d};
+use super::{dataset_info, image, sharegpt, vlm4d};
 use crate::error::{Result, more};
 use crate::{interrupt, parallel};
 
@@ -60,7 +60,7 @@ pub fn check(
         }
         sharegpt::name_files(dir, &mut conversations);
         entries.extend(conversations.into_iter().map(Entry::from_conversation));
-        let (_, elsewhere) = sharegpt::names(dir)?;
+        let (_, elsewhere) = dataset_info::names(dir)?;
         if !elsewhere.is_empty() {
             checked
                 .notes

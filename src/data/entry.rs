@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::chat::{Content, Message};
+use super::dataset_info;
 use super::medium::Medium;
 use super::mirror::{Why, mirror};
 use super::sharegpt::{self, Conversation};
@@ -72,7 +73,7 @@ pub fn sha256(dir: &Path, subsets: &[String]) -> Result<String> {
     let mut parts = String::new();
     for subset in subsets {
         let (about, file) = match is_sharegpt(dir) {
-            true => sharegpt::source(dir, subset)?,
+            true => dataset_info::source(dir, subset)?,
             false => (String::new(), vlm4d::find(dir, subset)?),
         };
         let _ = writeln!(parts, "{subset} {about} {}", hash::file(&file)?);
@@ -82,7 +83,7 @@ pub fn sha256(dir: &Path, subsets: &[String]) -> Result<String> {
 
 /// Whether the data folder `dir` is one of LLaMA-Factory's.
 pub fn is_sharegpt(dir: &Path) -> bool {
-    dir.join(sharegpt::INFO).is_file()
+    dir.join(dataset_info::INFO).is_file()
 }
 
 /// `subsets`, or all that the data folder `dir` has where none are named.
@@ -95,7 +96,7 @@ pub fn subsets_or_all(dir: &Path, subsets: &[String]) -> Result<Vec<String>> {
         return Ok(subsets.to_vec());
     }
     let all = match is_sharegpt(dir) {
-        true => sharegpt::names(dir)?.0,
+        true => dataset_info::names(dir)?.0,
         false => vlm4d::subsets(dir),
     };
     if all.is_empty() {

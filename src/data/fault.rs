@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::chat::spelled_pad;
 use crate::error::{Error, Result};
-use crate::files::io_reason;
+use crate::files::{io_reason, json_place, json_reason};
 
 /// One thing wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,4 +95,15 @@ impl<T> Inspected<T> {
             None => Ok(self.items),
         }
     }
+}
+
+/// Parses a file, or the line `first_line` of one.
+pub(super) fn parse_json<T: serde::de::DeserializeOwned>(
+    text: &str,
+    first_line: usize,
+) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|e| {
+        let (line, column) = json_place(&e);
+        Fault { place: Some((first_line + line - 1, column)), what: json_reason(&e), help: "" }
+    })
 }

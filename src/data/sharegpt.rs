@@ -15,15 +15,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::data::chat::{Content, Message};
-use crate::data::fault::{Fault, Inspected, fault, read_text};
-use crate::data::medium::{Kind, Medium};
-use crate::data::names::{name_alike, name_in};
+use super::chat::{Content, Message};
+use super::dataset_info::{INFO, Info, infos};
+use super::fault::{Fault, Inspected, fault, parse_json, read_text};
+use super::medium::{Kind, Medium};
+use super::names::{name_alike, name_in};
 use crate::error::{Error, Result};
-use crate::files::{json_place, json_reason};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,136 +75,6 @@ pub fn inspect(data_dir: &Path, name: &str) -> Result<Inspected<Conversation>> {
         Ok(info) => DataSet { name, data_dir, info }.read(),
         Err(fault) => Inspected::lost(info_path, fault.of(&format!("data set `{name}`"))),
     })
-}
-
-/// The data sets of a folder that have a file in it, in the order of the alphabet, and those that
-/// stand elsewhere.
-///
-/// # Errors
-/// Where `dataset_info.json` cannot be read.
-pub fn names(data_dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
-    let infos = infos(data_dir)?;
-    let is_here = |name: &String| infos[name].get("file_name").is_some_and(|file| !file.is_null());
-    Ok(infos.keys().cloned().partition(is_here))
-}
-
-/// The file that describes a folder's data sets.
-pub const INFO: &str = "dataset_info.json";
-const SUPPORTED: &str =
-    "conversations with videos and images, formatting = \"sharegpt\", are supported";
-
-/// What `dataset_info.json` says of the data set `name`, and the file of its rows.
-pub(super) fn source(data_dir: &Path, name: &str) -> Result<(String, PathBuf)> {
-    let info = infos(data_dir)?.remove(name).unwrap_or_default();
-    let file = info.get("file_name").and_then(Value::as_str).unwrap_or_default();
-    Ok((info.to_string(), data_dir.join(file)))
-}
-
-fn infos(data_dir: &Path) -> Result<Map<String, Value>> {
-    let path = data_dir.join(INFO);
-    let read = read_text(&path).and_then(|text| parse_json(&text, 1));
-    read.map_err(|fault| fault.in_file(&path))
-}
-
-/// A data set's entry in `dataset_info.json`. What is unknown here would change
-/// the data, so it is refused.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Info {
-    file_name: String,
-    #[serde(default)]
-    columns: Columns,
-    #[serde(default)]
-    tags: Tags,
-}
-
-impl Info {
-    fn new(info: &Value) -> Result<Self, Fault> {
-        let mut info = info.clone();
-        remove_idle(&mut info);
-        if info.get("file_name").is_none() {
-            return Err(fault("has no `file_name`", "download the data set, and name its file"));
-        }
-        // LLaMA-Factory's default
-        let formatting = info.as_object_mut().and_then(|info| info.remove("formatting"));
-        match formatting.as_ref().map_or(Some("alpaca"), Value::as_str) {
-            Some("sharegpt") => {}
-            other => {
-                let what = format!("`formatting` is `{}`", other.unwrap_or_default());
-                return Err(fault(what, "only \"sharegpt\" is supported"));
-            }
-        }
-        Self::deserialize(info).map_err(|e| {
-            let text = e.to_string();
-            match text.strip_prefix("unknown field ").and_then(|rest| rest.split_once(", ")) {
-                Some((key, _)) => {
-                    fault(format!("{key} is not supported"), "remove it from dataset_info.json")
-                }
-                None => fault(text, SUPPORTED),
-            }
-        })
-    }
-}
-
-/// Removes what changes nothing of a data set in a file: what is null, as it is where it is left
-/// out, LLaMA-Factory's defaults, and how roles are called that conversations here do not have.
-fn remove_idle(info: &mut Value) {
-    let Value::Object(info) = info else { return };
-    info.retain(|key, value| {
-        remove_idle(value);
-        let is_idle = match &**key {
-            "ranking" => *value == json!(false),
-            "split" => *value == json!("train"),
-            "observation_tag" | "function_tag" => true,
-            _ => false,
-        };
-        !is_idle && !value.is_null()
-    });
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Columns {
-    messages: String,
-    system: Option<String>,
-    tools: Option<String>,
-    images: Option<String>,
-    videos: Option<String>,
-}
-
-impl Default for Columns {
-    fn default() -> Self {
-        Self {
-            messages: "conversations".into(),
-            system: None,
-            tools: None,
-            images: None,
-            videos: None,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(clippy::struct_field_names)]
-struct Tags {
-    role_tag: String,
-    content_tag: String,
-    user_tag: String,
-    assistant_tag: String,
-    system_tag: String,
-}
-
-impl Default for Tags {
-    fn default() -> Self {
-        Self {
-            role_tag: "from".into(),
-            content_tag: "value".into(),
-            user_tag: "human".into(),
-            assistant_tag: "gpt".into(),
-            system_tag: "system".into(),
-        }
-    }
 }
 
 /// A data set while its file is read.
@@ -469,12 +338,4 @@ fn parts(text: &str) -> Vec<Content> {
         parts.push(Content::Text(rest.to_owned()));
     }
     parts
-}
-
-/// Parses a file, or the line `first_line` of one.
-fn parse_json<T: serde::de::DeserializeOwned>(text: &str, first_line: usize) -> Result<T, Fault> {
-    serde_json::from_str(text).map_err(|e| {
-        let (line, column) = json_place(&e);
-        Fault { place: Some((first_line + line - 1, column)), what: json_reason(&e), help: "" }
-    })
 }

@@ -25,7 +25,7 @@ use super::matter::{Form, INSTRUCTION, Lesson, Matter, Skill};
 use super::scene::Scene;
 use super::stage::{Look, Stage, pick};
 use super::{DemoOptions, DemoSummary, Draft, Film};
-use crate::data::sharegpt;
+use crate::data::dataset_info;
 use crate::data::split::{By, Split};
 use crate::error::Result;
 use crate::files::write_json;
@@ -286,7 +286,7 @@ fn write(draft: &Draft, sets: &Sets, seed: u64) -> Result<()> {
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }
-    write_json(&draft.folder.join(sharegpt::INFO), &infos)?;
+    write_json(&draft.folder.join(dataset_info::INFO), &infos)?;
     write_json(&draft.folder.join("split.json"), &splits)
 }
 

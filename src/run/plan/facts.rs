@@ -1,0 +1,184 @@
+//! What an estimate is made from: sizes of the model, of the videos and of the questions.
+
+use std::collections::BTreeMap;
+
+use crate::data::entry;
+use crate::device;
+use crate::error::Result;
+use crate::eval::predict::groups;
+use crate::eval::rounds::{Round, rounds};
+use crate::model::config::Config;
+use crate::model::parameters::PartCount;
+use crate::model::peft;
+use crate::model::rope::MediaGrid;
+use crate::model::weights;
+use crate::number::thousands;
+use crate::places;
+use crate::recipe::{Part, Recipe};
+use crate::report::terminal::{self, Terminal};
+use crate::run::encoder::{Encoder, Examples, held_back, outlines, smaller};
+use crate::run::prepare::{Divided, all_shown, divide, plan_samples, read_checkpoint};
+use crate::train::loss::label_tokens;
+use crate::train::schedule::Course;
+
+/// Prompts that are answered together: on the same videos, or without any.
+pub struct Together {
+    /// First tokens that all share, those of the videos among them; they are read once.
+    pub common: usize,
+    /// Tokens of each behind them.
+    pub rest: Vec<usize>,
+}
+
+impl Together {
+    pub fn new(prompts: &[Vec<u32>]) -> Self {
+        let first = prompts.first().map_or(&[][..], |ids| ids);
+        let shared = |ids: &Vec<u32>| ids.iter().zip(first).take_while(|(a, b)| a == b).count();
+        let common = prompts.iter().map(shared).min().unwrap_or_default();
+        Self { common, rest: prompts.iter().map(|ids| ids.len() - common).collect() }
+    }
+
+    /// Tokens of the longest behind the common ones.
+    pub fn longest(&self) -> usize {
+        self.rest.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// One training sample: its tokens, those with a label, and those of its videos.
+pub struct Sequence {
+    pub tokens: usize,
+    pub labels: usize,
+    pub video_tokens: usize,
+}
+
+/// Everything that the estimate is made from.
+pub struct Facts {
+    pub recipe: Recipe,
+    pub config: Config,
+    pub counts: BTreeMap<Part, PartCount>,
+    pub on_cpu: bool,
+    /// Bytes of one weight and of one number of an activation.
+    pub width: usize,
+    pub tokenizer_bytes: usize,
+    /// What makes the media take fewer tokens.
+    pub smaller: &'static str,
+    /// Of every video and image, once for each way in which it is shown.
+    pub grids: Vec<MediaGrid>,
+    /// Bytes of the largest video's sampled frames, as decoded and as resized.
+    pub frames: [usize; 2],
+    pub course: Course,
+    pub training: Vec<Sequence>,
+    pub validation: Vec<Together>,
+    /// What is asked before and after, in all rounds.
+    pub asked: Vec<Together>,
+}
+
+pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
+    let (on_cpu, dtype) = device::planned(&recipe.model)?;
+    let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
+    recipe.model.path = place.path;
+    let checkpoint = place.dir;
+    let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe)?;
+    let place = places::questions(&recipe.data.path, terminal)?;
+    let data = place.dir.clone();
+    let (entries, _) = entry::read(&data, &recipe.data.subsets())?;
+    let Divided { train, val, test, .. } = divide(&recipe, &entries)?;
+    let used = || train.iter().chain(&val).chain(&test);
+    place.videos(used(), terminal)?;
+    entry::check_media(&data, used())?;
+    let counts = counts(&recipe, &config)?;
+    let device = if on_cpu { "cpu" } else { "a GPU" };
+    terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
+    terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
+    terminal::mirrored(&recipe, &train, terminal);
+    let rounds = rounds(&recipe, &test, &train)?;
+    let planned = plan_samples(&recipe, &train)?;
+    let shown = all_shown(&planned, &rounds, &val);
+    let (grids, frames) = outlines(&reader, &data, &shown, terminal)?;
+    let encoder =
+        Encoder { recipe: &recipe, config: &config, chat: &chat, grids: &grids, terminal };
+    let together = |round: &Round| -> Result<Vec<Together>> {
+        let groups = groups(&round.asks, &round.view, recipe.eval.batch_size).into_iter();
+        let together = |group: Vec<usize>| {
+            let prompts = group.iter().map(|i| encoder.prompt(round, &round.asks[*i]));
+            Ok(Together::new(&prompts.collect::<Result<Vec<_>>>()?))
+        };
+        groups.map(together).collect()
+    };
+    let asked: Vec<Vec<Together>> = rounds.iter().map(together).collect::<Result<_>>()?;
+    let validation = together(&Round::plain(&val, &recipe.eval.formats))?;
+    let training = sequences(&encoder, &encoder.samples(&planned.distinct)?);
+    encoder.samples(&held_back(&recipe, &val))?;
+    let file = std::fs::metadata(checkpoint.join("tokenizer.json"));
+    Ok(Facts {
+        tokenizer_bytes: file.map_or(0, |file| file.len() as usize),
+        width: dtype.size(),
+        config,
+        counts,
+        on_cpu,
+        frames,
+        course: Course::new(&recipe.train, planned.epochs[0].len()),
+        training,
+        validation,
+        asked: asked.into_iter().flatten().collect(),
+        smaller: smaller(used().flat_map(|entry| &entry.media)),
+        grids: shown.iter().map(|shown| grids[&shown.medium]).collect(),
+        recipe,
+    })
+}
+
+/// The sizes of training samples.
+fn sequences(encoder: &Encoder, examples: &Examples) -> Vec<Sequence> {
+    let both = examples.samples.iter().zip(&examples.videos);
+    let sequences = both.map(|(sample, shown)| Sequence {
+        tokens: sample.input_ids.len(),
+        labels: label_tokens(&sample.labels),
+        video_tokens: encoder.tokens(shown).iter().sum(),
+    });
+    sequences.collect()
+}
+
+/// Parameters of each part, an adapter's too, from shapes alone.
+fn counts(recipe: &Recipe, config: &Config) -> Result<BTreeMap<Part, PartCount>> {
+    let mut counts = BTreeMap::<Part, PartCount>::new();
+    let frozen = recipe.train.frozen();
+    for (name, shape) in weights::shapes(config)? {
+        let (part, n) = (Part::of(&name), shape.iter().product::<usize>());
+        let count = counts.entry(part).or_default();
+        count.all += n;
+        let trained = recipe.lora.is_none() && !frozen.contains(&part);
+        count.trained += if trained { n } else { 0 };
+    }
+    let adapter = recipe.lora.as_ref().map(|lora| peft::sizes(lora, config)).transpose()?;
+    for (name, n) in adapter.into_iter().flatten() {
+        let count = counts.entry(Part::of(&name)).or_default();
+        count.all += n;
+        count.trained += n;
+    }
+    Ok(counts)
+}
+
+impl Facts {
+    /// Prints them.
+    pub fn print_sizes(&self, terminal: &Terminal) {
+        let n = self.training.len();
+        let mean = |of: fn(&Sequence) -> usize| {
+            self.training.iter().map(of).sum::<usize>() as f64 / n as f64
+        };
+        let longest = self.training.iter().map(|s| s.tokens).max().unwrap_or(0);
+        terminal.line(&format!(
+            "tokens {:.0} a training sample, {} the longest; {:.0} of them video, {:.1} learned",
+            mean(|s| s.tokens),
+            thousands(longest),
+            mean(|s| s.video_tokens),
+            mean(|s| s.labels)
+        ));
+        let course = self.course;
+        terminal.line(&format!(
+            "steps  {} of {} samples, {} an epoch, {} of warm-up",
+            thousands(course.steps),
+            self.recipe.train.samples_per_step(),
+            thousands(course.steps_per_epoch),
+            course.warmup
+        ));
+    }
+}
