@@ -217,7 +217,7 @@ impl Videos {
     pub fn seen(&self, path: &Path) -> Result<Frames> {
         let plain = |medium| Shown { medium, variant: Variant::Plain };
         let [video, image] = [Medium::video(path), Medium::image(path)].map(plain);
-        let shown = if self.known.contains_key(&image) { image } else { video };
+        let shown = if self.known.contains_key(&video) { video } else { image };
         Ok(self.frames(&shown.medium, &self.known(&shown)?.content)?.0.frames)
     }
 

@@ -109,6 +109,9 @@ fn images_stay_under_every_control() {
     assert_eq!(shown(Control::NoVideo), entries[0].media[..1]);
     assert_eq!(shown(Control::WrongVideo), [image, entries[1].media[1].clone()]);
     assert_eq!(shown(Control::Reversed), entries[0].media);
+    let reversed = View::of(Control::Reversed, entries.iter(), 7).unwrap().shown(&entries[0]);
+    let variants: Vec<Variant> = reversed.iter().map(|shown| shown.variant).collect();
+    assert_eq!(variants, [Variant::Plain, Variant::Reversed]);
     assert_eq!(entries[0].video(), entries[0].media[1].path);
 }
 

@@ -125,8 +125,9 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
         std::thread::sleep(Duration::from_millis(20));
         Reply::Verdict(user.contains("good"))
     });
-    answer(stream, &reply);
+    // Who has read the answer may ask again at once.
     state.lock().unwrap().open -= 1;
+    answer(stream, &reply);
 }
 
 fn answer(mut stream: TcpStream, reply: &Reply) {

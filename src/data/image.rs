@@ -3,10 +3,12 @@
 //! The bytes are those of Pillow's `convert("RGB")`, but for JPEG, where decoders round differently
 //! (within 4 levels). Of several pictures in a file the first is taken, as Pillow does.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage, RgbaImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage, RgbaImage};
 
 use super::video::{Frames, Sampling};
 use crate::error::{Error, Result};
@@ -26,9 +28,9 @@ pub struct ImageInfo {
 /// Reads what the header says.
 ///
 /// # Errors
-/// A file that is missing or no image of a kind that is read.
+/// A file that is missing, no image of a kind that is read, or has more than 8 bits a channel.
 pub fn probe(path: &Path) -> Result<ImageInfo> {
-    let mut decoder = open(path)?;
+    let (mut decoder, _) = open(path)?;
     let (width, height) = decoder.dimensions();
     let orientation = orientation(&mut decoder);
     Ok(ImageInfo {
@@ -39,20 +41,19 @@ pub fn probe(path: &Path) -> Result<ImageInfo> {
 }
 
 /// Decodes the image as one frame, and tells by how many degrees a viewer turns it; `upright` turns
-/// and flips it so. What is transparent shows white with [`Sampling::Qwen`], else the color that the
-/// file has there, as in each tool.
+/// and flips it so. What is transparent by an alpha channel shows white with [`Sampling::Qwen`]; else
+/// it has the color that the file has there, as in each tool.
 ///
 /// # Errors
 /// As [`probe`]; a file that is damaged.
 pub fn read(path: &Path, sampling: Sampling, upright: bool) -> Result<(Frames, usize)> {
-    let mut decoder = open(path)?;
+    let (mut decoder, format) = open(path)?;
     let orientation = orientation(&mut decoder);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, &e))?;
     if upright {
         picture.apply_orientation(orientation);
     }
-    let four_channels = picture.color().channel_count() == 4;
-    let rgb = match sampling == Sampling::Qwen && four_channels {
+    let rgb = match sampling == Sampling::Qwen && is_rgba(path, format, &picture)? {
         true => over_white(&picture.into_rgba8()),
         false => picture.into_rgb8(),
     };
@@ -60,11 +61,36 @@ pub fn read(path: &Path, sampling: Sampling, upright: bool) -> Result<(Frames, u
     Ok((Frames { rgb: rgb.into_raw(), len: 1, height, width }, rotation(orientation)))
 }
 
-fn open(path: &Path) -> Result<impl ImageDecoder> {
+/// The decoder of the file's format, whatever its name, and that format.
+fn open(path: &Path) -> Result<(impl ImageDecoder, Option<ImageFormat>)> {
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
     let reader =
         reader.map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
-    reader.into_decoder().map_err(|e| unreadable(path, &e))
+    let format = reader.format();
+    let decoder = reader.into_decoder().map_err(|e| unreadable(path, &e))?;
+    let color = decoder.color_type();
+    if color.bytes_per_pixel() > color.channel_count() {
+        // Pillow cuts levels of grey off at 255, and halves those of colors.
+        return Err(Error::input(format!("{}: has more than 8 bits a channel", path.display()))
+            .help("save it with 8: tools make different things of more"));
+    }
+    Ok((decoder, format))
+}
+
+/// Whether a picture is RGBA to Pillow: a palette or color that is transparent has no channel for it.
+fn is_rgba(path: &Path, format: Option<ImageFormat>, picture: &DynamicImage) -> Result<bool> {
+    const COLOR_TYPE: usize = 25;
+    const RGBA: u8 = 6;
+    Ok(match format {
+        Some(ImageFormat::WebP) => picture.color().has_alpha(),
+        Some(ImageFormat::Png) => {
+            let mut header = [0; COLOR_TYPE + 1];
+            let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+            read.map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
+            header[COLOR_TYPE] == RGBA
+        }
+        _ => false,
+    })
 }
 
 fn unreadable(path: &Path, error: &image::ImageError) -> Error {

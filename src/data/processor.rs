@@ -110,7 +110,7 @@ fn pass(
 }
 
 /// What LLaMA-Factory does to a video's frames before the processor sees them: an odd number is
-/// made even with the last one, and each frame is brought within the bounds, not to a multiple of
+/// made even with the last one (of one, an image's, cutting into patches makes two), and each frame is brought within the bounds, not to a multiple of
 /// anything.
 ///
 /// Source: `_preprocess_image` and `_regularize_videos` of its `Qwen2VLPlugin`.
@@ -118,7 +118,9 @@ fn pass(
 /// # Errors
 /// As [`resize`].
 pub fn llamafactory_resize(mut frames: Frames, budget: PixelBudget) -> Result<Frames> {
-    frames.pad_to_even();
+    if frames.len > 1 {
+        frames.pad_to_even();
+    }
     for step in LLAMAFACTORY_STEPS {
         let (h, w) = step(frames.height, frames.width, budget);
         if (h, w) != (frames.height, frames.width) {

@@ -182,6 +182,14 @@ impl Reader {
         }
     }
 
+    /// Whether the checkpoint has a processor for this kind.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub(crate) fn takes(&self, kind: Kind) -> Result<()> {
+        self.processor(kind).map(drop)
+    }
+
     fn processor(&self, kind: Kind) -> Result<&Processor> {
         match kind {
             Kind::Image => self.images.as_ref().map_err(Error::clone),

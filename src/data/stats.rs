@@ -67,8 +67,8 @@ impl Subset {
         for entry in entries {
             kinds.entry((entry.source.clone(), entry.group.clone())).or_default().push(entry);
             // one that is shown twice is one
-            for medium in entry.media.iter().collect::<BTreeSet<_>>() {
-                *videos.entry(&medium.path).or_default() += 1;
+            for path in paths(entry).collect::<BTreeSet<_>>() {
+                *videos.entry(path).or_default() += 1;
             }
             if let Some(&gold) = entry.gold_choices.first() {
                 if subset.letters.len() < entry.choices.len() {
@@ -100,6 +100,10 @@ fn medium(entries: &[Entry]) -> &'static str {
 }
 
 fn count(entries: &[&Entry]) -> Count {
-    let videos: BTreeSet<_> = entries.iter().flat_map(|entry| &entry.media).collect();
+    let videos: BTreeSet<_> = entries.iter().copied().flat_map(paths).collect();
     Count { questions: entries.len(), videos: videos.len() }
+}
+
+fn paths(entry: &Entry) -> impl Iterator<Item = &Path> {
+    entry.media.iter().map(|medium| &*medium.path)
 }

@@ -47,14 +47,18 @@ impl View {
 
     /// What is shown with `entry`.
     pub fn shown(&self, entry: &Entry) -> Vec<Shown> {
+        let shown = |medium: &Medium, variant| {
+            // An image has no order.
+            let variant = if medium.is_video() { variant } else { Variant::Plain };
+            Shown { medium: medium.clone(), variant }
+        };
+        let plain = |medium| shown(medium, Variant::Plain);
+        let media = entry.media.iter();
         match self {
-            Self::Videos(variant) => Shown::all(&entry.media, *variant),
-            Self::Nothing => {
-                let images = entry.media.iter().filter(|medium| !medium.is_video()).cloned();
-                Shown::all(&images.collect::<Vec<_>>(), Variant::Plain)
-            }
+            Self::Videos(variant) => media.map(|medium| shown(medium, *variant)).collect(),
+            Self::Nothing => media.filter(|m| !m.is_video()).map(plain).collect(),
             Self::Others(others) => {
-                Shown::all(others.get(&entry.media).unwrap_or(&entry.media), Variant::Plain)
+                others.get(&entry.media).unwrap_or(&entry.media).iter().map(plain).collect()
             }
         }
     }

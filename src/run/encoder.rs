@@ -54,7 +54,7 @@ impl Encoder<'_> {
             let shown = entry.shown();
             let encoded = self.chat.encode_sft(&entry.training(*format), &self.tokens(&shown));
             let encoded = encoded.map_err(|e| e.of(&entry.id))?;
-            self.check(entry, &encoded.input_ids, 0)?;
+            self.check(entry, &shown, &encoded.input_ids, 0)?;
             let positions = Positions::new(self.config, &encoded.input_ids, &self.grids(&shown))?;
             let (input_ids, labels) = (encoded.input_ids, encoded.labels);
             bar.one_more();
@@ -89,10 +89,11 @@ impl Encoder<'_> {
     /// Where it cannot be encoded, or does not fit with its response.
     pub fn prompt(&self, round: &Round, ask: &Ask) -> Result<Vec<u32>> {
         interrupt::check("the reading of the questions")?;
-        let tokens = self.tokens(&round.view.shown(&ask.entry));
+        let shown = round.view.shown(&ask.entry);
+        let tokens = self.tokens(&shown);
         let input_ids = ask.encode(&round.view, self.recipe.eval.prompt, self.chat, &tokens);
         let input_ids = input_ids.map_err(|e| e.of(&ask.entry.id))?;
-        self.check(&ask.entry, &input_ids, self.recipe.eval.max_new_tokens())?;
+        self.check(&ask.entry, &shown, &input_ids, self.recipe.eval.max_new_tokens())?;
         Ok(input_ids)
     }
 
@@ -105,9 +106,15 @@ impl Encoder<'_> {
         shown.iter().map(|shown| self.grids[&shown.medium]).collect()
     }
 
-    /// Checks that the model has an embedding for each token of the question `entry`, and room for
-    /// them and a response.
-    fn check(&self, entry: &Entry, input_ids: &[u32], response: usize) -> Result<()> {
+    /// Checks that the model has an embedding for each token of the question `entry`, beside which
+    /// `shown` stands, and room for them and a response.
+    fn check(
+        &self,
+        entry: &Entry,
+        shown: &[Shown],
+        input_ids: &[u32],
+        response: usize,
+    ) -> Result<()> {
         let id = &entry.id;
         let text = &self.config.text;
         let rows = text.vocab_size;
@@ -123,10 +130,12 @@ impl Encoder<'_> {
         if tokens <= most {
             return Ok(());
         }
-        let shorter = if input_ids.len() < most { "lower eval.max_new_tokens; or " } else { "" };
-        let smaller = smaller(&entry.media);
+        let shorter = (input_ids.len() < most).then_some("lower eval.max_new_tokens");
+        let smaller = smaller(shown.iter().map(|shown| &shown.medium));
+        let ways = shorter.into_iter().chain(smaller).chain(["leave the question out"]);
+        let ways = ways.collect::<Vec<_>>().join("; or ");
         Err(Error::input(format!("`{id}`: needs {tokens} tokens, the model takes {most}"))
-            .help(format!("{shorter}{smaller}; or leave the question out: nothing is cut off")))
+            .help(format!("{ways}: nothing is cut off")))
     }
 }
 
@@ -148,6 +157,7 @@ pub fn outlines(
 ) -> Result<(Grids, [usize; 2])> {
     let media: BTreeSet<&Medium> = shown.iter().map(|shown| &shown.medium).collect();
     let media: Vec<&Medium> = media.into_iter().collect();
+    media.iter().try_for_each(|medium| reader.takes(medium.kind))?;
     let bar = terminal.bar("headers", media.len());
     let outlines = parallel::map(&media, |medium| {
         interrupt::check("the reading of videos")?;
@@ -161,12 +171,13 @@ pub fn outlines(
     Ok((media.into_iter().cloned().zip(grids).collect(), largest))
 }
 
-/// What makes `media` take fewer tokens.
-pub fn smaller<'a>(media: impl IntoIterator<Item = &'a Medium>) -> &'static str {
+/// What makes `media` take fewer tokens, if there are any.
+pub fn smaller<'a>(media: impl IntoIterator<Item = &'a Medium>) -> Option<&'static str> {
     let kinds: BTreeSet<Kind> = media.into_iter().map(|medium| medium.kind).collect();
     match (kinds.contains(&Kind::Image), kinds.contains(&Kind::Video)) {
-        (false, _) => "lower video.max_pixels or video.max_frames",
-        (true, false) => "lower image.max_pixels",
-        (true, true) => "lower video.max_pixels, video.max_frames or image.max_pixels",
+        (false, false) => None,
+        (false, true) => Some("lower video.max_pixels or video.max_frames"),
+        (true, false) => Some("lower image.max_pixels"),
+        (true, true) => Some("lower video.max_pixels, video.max_frames or image.max_pixels"),
     }
 }

@@ -106,6 +106,7 @@ pub fn prepare(
     let Divided { split, train, val, test, notes: of_split } = divide(&recipe, &entries)?;
     notes.extend(of_split);
     notes.extend(freeform_note(&recipe, &entries));
+    notes.extend(controls_note(&recipe, &test));
     let rounds = rounds(&recipe, &test, &train)?;
     let [learned, validating] = match purpose {
         Purpose::Run => [&train[..], &val[..]],
@@ -286,6 +287,13 @@ fn freeform_note(recipe: &Recipe, entries: &[Entry]) -> Option<String> {
     let conversations = entries.iter().any(|e| e.formats(&[Format::Mc]) == [Format::Ff]);
     let note = "conversations are freeform, whatever data.formats and eval.formats say";
     (without && conversations).then(|| note.to_owned())
+}
+
+/// A control changes what the video shows.
+fn controls_note(recipe: &Recipe, test: &[Entry]) -> Option<String> {
+    let idle = !recipe.eval.controls.is_empty() && !test.is_empty();
+    let note = "no test question has a video: eval.controls have nothing to change";
+    (idle && !test.iter().any(Entry::has_video)).then(|| note.to_owned())
 }
 
 /// An adapter to start from decides rank, scale, kind and layers, whatever the recipe says; returns

@@ -60,6 +60,12 @@ def write_files(folder):
     half.putalpha(Image.fromarray(alpha))
     half.save(folder / "half.png")
     half.convert("LA").save(folder / "grey_half.png")
+    # transparent, and without a channel for it
+    indexed = small.convert("P")
+    indexed.save(folder / "clear_palette.png", transparency=indexed.getpixel((0, 0)))
+    small.save(folder / "clear_color.png", transparency=small.getpixel((0, 0)))
+    indexed.save(folder / "clear.gif", transparency=indexed.getpixel((0, 0)))
+    half.save(folder / "half.webp", lossless=True)
 
 
 def read_files(folder):

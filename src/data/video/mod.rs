@@ -40,7 +40,7 @@ pub struct VideoOptions {
 /// What the container says about its first video stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VideoInfo {
-    /// Number of frames: the container's count, or the decoded ones where it has none.
+    /// Number of frames: the container's count, or those that it lists or holds where it has none.
     pub frames: usize,
     /// Average frames per second.
     pub fps: f64,
@@ -147,14 +147,18 @@ impl Clip {
     }
 }
 
-/// Reads what the container says, and counts the frames where it does not.
+/// Reads what the container says, and counts the frames where it does not: those that it lists, or
+/// else those that can be decoded.
 ///
 /// # Errors
 /// A file that is missing, empty, no video, without a video stream or without frames.
 pub fn probe(path: &Path) -> Result<VideoInfo> {
     let mut stream = Stream::open(path)?;
     if stream.info.frames == 0 {
-        let frames = stream.count()?;
+        let frames = match Timeline::read(Stream::open(path)?)? {
+            Some(timeline) => timeline.len(),
+            None => stream.count()?,
+        };
         stream.info.set_frames(frames);
     }
     Ok(stream.info)

@@ -169,8 +169,9 @@
       made.addEventListener("click", act);
       buttons.append(made);
     };
-    if (strip) button("play frames", () => (timer ? showStrip() : animate()));
-    button("play video", () => {
+    const plays = !strip || strip.frames > 1;
+    if (strip && plays) button("play frames", () => (timer ? showStrip() : animate()));
+    if (plays) button("play video", () => {
       stop();
       const player = element("video");
       Object.assign(player, { controls: true, autoplay: true, loop: true, muted: true });

@@ -120,7 +120,7 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         training,
         validation,
         asked: asked.into_iter().flatten().collect(),
-        smaller: smaller(used().flat_map(|entry| &entry.media)),
+        smaller: smaller(used().flat_map(|entry| &entry.media)).unwrap_or_default(),
         grids: shown.iter().map(|shown| grids[&shown.medium]).collect(),
         recipe,
     })

@@ -267,7 +267,7 @@ impl Facts {
         self.tower_is_trained().then(|| Term {
             what: "vision tower",
             bytes: lanes * tokens * vision.merge_unit() * of_patch,
-            lower: "freeze the vision tower, or lower video.max_pixels or video.max_frames",
+            lower: "freeze the vision tower",
         })
     }
 
