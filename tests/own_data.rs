@@ -93,8 +93,7 @@ fn a_split_can_be_given_back() {
     // reports tell how it was made, which the recipe does not know
     let made = format!("by question with seed {}", split(&first)["mine"]["seed"]);
     for file in ["report.md", "report.html"] {
-        assert_eq!(tokens(&image[0]), 4, "45 × 61 pixels as 56 × 56");
-    let report = fs::read_to_string(second.path(file)).unwrap();
+        let report = fs::read_to_string(second.path(file)).unwrap();
         assert!(report.contains(&made), "{file} has no `{made}`");
         assert!(report.contains("with seed 7, tested on"), "{file}");
     }
