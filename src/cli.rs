@@ -96,7 +96,7 @@ enum Command {
         #[arg(long)]
         merge: bool,
         /// Which transformers the adapter's keys are spelled for [default: new]
-        #[arg(long, value_enum, conflicts_with = "merge")]
+        #[arg(long, value_enum)]
         key_spelling: Option<KeySpelling>,
         /// Largest shard of a whole checkpoint [default: 5GB]
         #[arg(long, value_name = "SIZE", value_parser = size)]

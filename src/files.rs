@@ -46,7 +46,7 @@ pub fn write_with(path: &Path, content: impl FnOnce(&mut File) -> Result<()>) ->
 }
 
 /// What `path` leads to, whether that is there or not yet.
-fn target(path: &Path) -> PathBuf {
+pub fn target(path: &Path) -> PathBuf {
     let pending = || Some(path.parent()?.join(path.read_link().ok()?));
     path.canonicalize().ok().or_else(pending).unwrap_or_else(|| path.to_owned())
 }
@@ -145,13 +145,16 @@ pub fn check_free(dir: &Path) -> Result<()> {
     }
 }
 
-/// Puts the finished folder `from` in the place of `to`, whose content goes last: a process that is
-/// killed in between leaves it beside `to`.
+/// Puts the finished folder `from` in the place of `to`, whose content goes last. A process that is
+/// killed in between leaves it beside `to`, where the next one finds it.
 ///
 /// # Errors
 /// Where the disk refuses; `to` is then as it was.
 pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
     let old = to.with_added_extension("old.partial");
+    if !to.exists() {
+        let _ = std::fs::rename(&old, to);
+    }
     remove_dir(&old)?;
     match std::fs::rename(to, &old) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(to, &e)),
@@ -161,7 +164,9 @@ pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
         let _ = std::fs::rename(&old, to);
         failed(to, &e)
     })?;
-    remove_dir(&old)
+    // What cannot be removed now may go the next time.
+    let _ = remove_dir(&old);
+    Ok(())
 }
 
 /// The path from the root on, where the working directory is known.

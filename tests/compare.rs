@@ -133,15 +133,19 @@ fn other_settings_make_another_row() {
 #[test]
 fn other_questions_and_videos_make_another_row() {
     let root = TempDir::new().unwrap();
-    let write = |name: &str, made_from: [&'static str; 2], train: &[&str]| {
+    let write = |name: &str, made_from: [&str; 2], train: &[&str]| {
         RunFolder { train, made_from, ..RunFolder::default() }.write(root.path(), name)
     };
+    let synthetic = write("synthetic", ["synthetic", "s"], &["synthetic"]);
     let old = write("old", ["old-question-files", "v"], &["real"]);
     for (name, made_from, want) in [
         ("questions", ["new", "v"], ["data_sha256 new", "data_sha256 old-ques"]),
         ("videos", ["old-question-files", "w"], ["videos_sha256 v", "videos_sha256 w"]),
     ] {
-        let comparison = compared(&[old.clone(), write(name, made_from, &["real"])]);
+        let new = write(name, made_from, &["real"]);
+        let comparison = compared(&[old.clone(), new, synthetic.clone()]);
+        let first: Vec<_> = comparison.rows.iter().map(|row| &*row.trained_on).collect();
+        assert_eq!(first, ["original", "R", "R", "S"], "{name}");
         let trained = comparison.rows.iter().filter(|row| row.trained_on == "R");
         let mut settings: Vec<&str> = trained.map(|row| &*row.settings).collect();
         settings.sort_unstable();
@@ -149,10 +153,35 @@ fn other_questions_and_videos_make_another_row() {
         let told = |note: &String| note.starts_with("The runs differ in `provenance.");
         assert!(comparison.notes.iter().any(told), "{:?}", comparison.notes);
     }
-    // Other subsets have other files, which is no difference.
-    let comparison = compared(&[old, write("synthetic", ["synthetic", "s"], &["synthetic"])]);
-    assert!(comparison.rows.iter().all(|row| row.settings.is_empty()));
+    // Other subsets have other files, and in another order too, which is no difference.
+    let both = RunFolder { train: &["real", "synthetic"], ..RunFolder::default() };
+    let turned = RunFolder {
+        train: &["synthetic", "real"],
+        made_from: ["turned", "videos"],
+        seed: 7,
+        ..RunFolder::default()
+    };
+    let [both, turned] =
+        [(both, "both"), (turned, "turned")].map(|(run, name)| run.write(root.path(), name));
+    let comparison = compared(&[old, synthetic, both, turned]);
+    let runs: Vec<_> = comparison.rows.iter().map(|r| (&*r.settings, r.runs.len())).collect();
+    assert_eq!(runs, [("", 1), ("", 1), ("", 1), ("", 2)]);
     assert!(!comparison.notes.iter().any(|note| note.starts_with("The runs differ in")));
+}
+
+#[test]
+fn a_model_that_answers_differently_before_is_told() {
+    let root = TempDir::new().unwrap();
+    let write = |name: &str, train: &[&str], before: usize| {
+        RunFolder { train, right: [before, 6], ..RunFolder::default() }.write(root.path(), name)
+    };
+    let dirs = [write("real", &["real"], 3), write("synthetic", &["synthetic"], 4)];
+    let notes = compared(&dirs).notes;
+    let told = |note: &String| {
+        note.starts_with("Qwen2-VL-7B-Instruct original: ")
+            && note.contains("have other answers to the same questions")
+    };
+    assert!(notes.iter().any(told), "{notes:?}");
 }
 
 #[test]

@@ -29,7 +29,7 @@ use vlm4d_train::recipe::{Lora, Recipe};
 use vlm4d_train::report::terminal::Terminal;
 
 use crate::support::model::{Batch, load_as, media, values};
-use crate::support::run::RunFolder;
+use crate::support::run::{RunFolder, copy_dir};
 use crate::support::{Golden, golden, max_difference, pythons, skipped};
 
 /// Kinds of adapters: name and `[lora]`.
@@ -348,6 +348,31 @@ fn an_export_is_whole_or_absent() {
         }
         std::fs::remove_file(to.join(own)).unwrap();
     }
+    // A merged export has small files of the checkpoint's own, and an adapter may take its place.
+    let mut recipe = Recipe::from_file(&run.dir.join("recipe.toml")).unwrap();
+    let own = run.root.path().join("own");
+    copy_dir(checkpoint, &own);
+    std::fs::write(own.join("NOTICE.txt"), "").unwrap();
+    std::fs::write(to.join("NOTICE.txt"), "").unwrap();
+    refused(&forced(&to), &format!("remove {}", to.join("NOTICE.txt").display()));
+    let recorded = recipe.model.path.clone();
+    let with_model = |recipe: &mut Recipe, path: &str| {
+        recipe.model.path = path.to_owned();
+        std::fs::write(run.dir.join("recipe.toml"), recipe.to_toml().unwrap()).unwrap();
+    };
+    with_model(&mut recipe, &own.display().to_string());
+    export(&run.dir, &forced(&to), &Terminal).unwrap();
+    // Told before the checkpoint is looked for.
+    with_model(&mut recipe, "nowhere");
+    let merged = Options { merge: true, ..forced(&foreign) };
+    refused(&merged, "holds other things than an export");
+    with_model(&mut recipe, &recorded);
+    // A link stays, and what it leads to is replaced.
+    let link = run.root.path().join("link");
+    std::os::unix::fs::symlink("out", &link).unwrap();
+    std::fs::remove_file(to.join("adapter_config.json")).unwrap();
+    export(&run.dir, &forced(&link), &Terminal).unwrap();
+    assert!(link.is_symlink() && to.join("adapter_config.json").is_file());
     std::fs::create_dir_all(to.join("papers")).unwrap();
     refused(&forced(&to), "holds other things than an export: `papers`");
     assert!(to.join("papers").is_dir() && foreign.join("config.json").is_file());
@@ -399,6 +424,11 @@ fn a_folder_goes_only_when_another_has_its_place() {
     std::fs::create_dir(&new).unwrap();
     replace_dir(&new, &to).unwrap();
     assert!(!to.join("old").exists());
+    // A process that was killed between the two left the earlier one beside its place.
+    let left = root.path().join("to.old.partial");
+    std::fs::rename(&to, &left).unwrap();
+    replace_dir(&new, &to).unwrap_err();
+    assert!(to.is_dir() && !left.exists());
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
 }
 
@@ -495,6 +525,9 @@ fn a_fully_fine_tuned_run_exports_what_it_trained() {
     let spelled = Options { key_spelling: Some(KeySpelling::Old), ..options(&run.dir.join("no")) };
     let error = export(&run.dir, &spelled, &Terminal).unwrap_err();
     assert!(error.to_string().contains("--key-spelling is for adapters"), "{error}");
+    let merged = Options { merge: true, ..options(&run.dir.join("no")) };
+    let error = export(&run.dir, &merged, &Terminal).unwrap_err();
+    assert!(error.to_string().contains("--merge is for adapters"), "{error}");
     let to = written(&run, "full", |_| ());
     assert_eq!(logits(&load_as(&to, DType::F32), name), logits(&model, name));
     let card = std::fs::read_to_string(to.join("README.md")).unwrap();

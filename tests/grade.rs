@@ -626,9 +626,14 @@ const FREEFORM: &[(&str, &[&str], &[&str])] = &[
         &["several hundred", "hundreds", "a hundred thousand", "a hundred and five", "two hundred"],
     ),
     ("200", &["two hundred"], &["two", "a hundred", "two thousand"]),
-    ("2", &["two"], &["two hundred", "two dozen", "2 thousand"]),
-    ("clockwise", &["cw", "CW."], &["ccw", "counter-cw"]),
-    ("counter-clockwise", &["ccw", "CCW.", "anti-cw"], &["cw"]),
+    (
+        "2",
+        &["two", "Two odd cars."],
+        &["two hundred", "two dozen", "2 thousand", "two hundreds", "two thousands", "two dozens"],
+    ),
+    ("A ninety degree turn", &["a ninety-degree turn"], &["a turn", "a sixty-degree turn"]),
+    ("sixty-year-old man", &["A sixty year old man."], &["sixty-one-year-old man", "an old man"]),
+    ("twenty-foot truck", &["twenty foot truck", "a 20-foot truck"], &["a truck"]),
     (
         "Upper left.",
         &["upper left", "the upper-left corner", "top left"],

@@ -343,11 +343,23 @@ fn a_loss_that_is_no_number_names_its_sample() {
     let file = format!("{name}/forward_video.safetensors");
     let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
     let train = one_batch(1, true);
-    let error = setup(&train, &batch.samples, &batch).gradients(&broken, 4).unwrap_err();
+    let mut setup = setup(&train, &batch.samples, &batch);
+    let error = setup.gradients(&broken, 4).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("step 5: the loss of `{file}` is NaN")), "{text}");
     assert!(text.contains("no checkpoint was saved yet"), "{text}");
     assert_eq!(error.exit_code(), 1);
+    // A checkpoint that would give the same again is told from one of earlier weights.
+    let dir = tempfile::tempdir().unwrap();
+    setup.checkpoints = dir.path().to_owned();
+    for (saved, told) in [(3, " (step 3); lower"), (4, " (step 4), whose weights gave this; lower")]
+    {
+        let last = dir.path().join(format!("step-{saved}"));
+        std::fs::create_dir(&last).unwrap();
+        let text = setup.gradients(&broken, 4).unwrap_err().to_string();
+        let wanted = format!("the last checkpoint is {}{told}", last.display());
+        assert!(text.contains(&wanted), "no `{wanted}` in\n{text}");
+    }
 }
 
 /// A model whose adapter drops three inputs of ten.

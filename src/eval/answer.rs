@@ -51,8 +51,8 @@ static DIRECTIONS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         // None of these speaks of motion.
         (r"\b(?:left|right)[ -]hand\b|\bpick(?:s|ed|ing)? up\b", ""),
-        (r"\b(?:counter|anti)[ -]?(?:clock ?wise|cw)\b|\bccw\b", "counter-clockwise"),
-        (r"\b(?:clock ?wise|cw)\b", "clockwise"),
+        (r"\b(?:counter|anti)[ -]?clock ?wise\b", "counter-clockwise"),
+        (r"\bclock ?wise\b", "clockwise"),
         (r"\bmoving straight and not turning\b", "forwards"),
         (
             r"\bnot (?:moving|spinning|rotating|turning)\b|\bstay(?:s|ed|ing)? in place\b|\bno (?:motion|movement|rotation)\b|\bstationary\b|\bin no direction\b",

@@ -97,7 +97,9 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
     run.check_trained()?;
     let checkpoint = match kind {
         Kind::Merged => places::checkpoint(&run.recipe.model.path, terminal)?.dir,
-        Kind::Full | Kind::Adapter => dir.join("model"),
+        Kind::Full => dir.join("model"),
+        // A merged export of the run, which this one replaces, has files of it.
+        Kind::Adapter => PathBuf::from(&run.recipe.model.path),
     };
     if kind == Kind::Merged {
         check_target(&options.to, options.force, std::slice::from_ref(&checkpoint))?;
@@ -106,10 +108,11 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
     if kind == Kind::Merged {
         check_checkpoint(&run.recipe, &checkpoint)?;
     }
-    let temporary = options.to.with_added_extension("partial");
+    let to = files::target(&options.to);
+    let temporary = to.with_added_extension("partial");
     files::remove_dir(&temporary)?;
     let written = (|| {
-        if let Some(above) = options.to.parent() {
+        if let Some(above) = to.parent() {
             files::create_dir(above)?;
         }
         match kind {
@@ -130,7 +133,7 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
             }
         }
         files::write(&temporary.join("README.md"), card::card(&run, kind)?)?;
-        files::replace_dir(&temporary, &options.to)
+        files::replace_dir(&temporary, &to)
     })();
     if written.is_err() {
         files::remove_dir(&temporary)?;
@@ -151,6 +154,10 @@ fn check_options(kind: Kind, options: &Options) -> Result<()> {
     if is_adapter && options.shard_bytes.is_some() {
         return Err(Error::input("--shard-size is for whole checkpoints: an adapter is one file")
             .help("add --merge, or leave --shard-size out"));
+    }
+    if kind == Kind::Full && options.merge {
+        return Err(Error::input("--merge is for adapters: this is a whole checkpoint already")
+            .help("leave --merge out: the run was a full fine-tuning"));
     }
     if !is_adapter && options.key_spelling.is_some() {
         return Err(Error::input("--key-spelling is for adapters: this is a whole checkpoint")
@@ -189,7 +196,18 @@ fn check_target(to: &Path, force: bool, kept: &[PathBuf]) -> Result<()> {
         return Err(Error::input(format!("{shown}: is there already"))
             .help("choose another folder for --to, or replace this one with --force"));
     }
-    Ok(())
+    match entries(to).first() {
+        Some(first) if !card::is_in(to) => Err(foreign(first)
+            .help("--force replaces an earlier export only: choose another folder for --to")),
+        _ => Ok(()),
+    }
+}
+
+/// The error of a target that holds `path`.
+fn foreign(path: &Path) -> Error {
+    let to = path.parent().unwrap_or(path).display();
+    let name = path.file_name().unwrap_or_default().display();
+    Error::input(format!("{to}: holds other things than an export: `{name}`"))
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
@@ -199,8 +217,8 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     entries
 }
 
-/// What the target holds must be an earlier export and nothing else: files that every one has, or
-/// that came from `checkpoint`.
+/// An export that is replaced must hold nothing else: only files that every one has, or that came
+/// from `checkpoint`.
 fn check_replaced(to: &Path, checkpoint: &Path) -> Result<()> {
     let exported = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -208,16 +226,11 @@ fn check_replaced(to: &Path, checkpoint: &Path) -> Result<()> {
             hub::COPIED.iter().any(|end| name.ends_with(end)) && checkpoint.join(&*name).is_file();
         path.is_file() && (FILES.contains(&&*name) || is_shard(&name) || is_copied)
     };
-    let entries = entries(to);
-    let foreign = match card::is_in(to) {
-        true => entries.iter().find(|path| !exported(path)),
-        false => entries.first(),
-    };
-    foreign.map_or(Ok(()), |foreign| {
-        let name = foreign.file_name().unwrap_or_default().display();
-        let shown = to.display();
-        Err(Error::input(format!("{shown}: holds other things than an export: `{name}`"))
-            .help("--force replaces an earlier export only: choose another folder for --to"))
+    entries(to).iter().find(|path| !exported(path)).map_or(Ok(()), |path| {
+        let shown = path.display();
+        Err(foreign(path).help(format!(
+            "--force replaces an earlier export only: remove {shown}, or choose another folder for --to"
+        )))
     })
 }
 

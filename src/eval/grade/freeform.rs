@@ -85,9 +85,14 @@ const NUMBERS: [&str; 20] = [
     "nineteen",
 ];
 
-/// Words for ten times their place.
-const TENS: [&str; 10] =
-    ["", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+/// Words for tens, from twenty on.
+const TENS: [&str; 8] =
+    ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+
+const ORDINALS: &str = "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth";
+
+/// Other tokens: numbers with signs in them, words, signs.
+const WORD: &str = r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n/&+]";
 
 /// What makes another number of the one before it.
 const MAGNITUDES: [&str; 5] = ["hundred", "thousand", "million", "billion", "dozen"];
@@ -270,7 +275,7 @@ fn without_contrasts(text: &str) -> String {
 /// The number that is said by `twenty`, `twenty-one` or `twenty one`.
 fn number(word: &str) -> Option<usize> {
     let unit = |word: &str| NUMBERS.iter().position(|number| *number == word);
-    let tens = |word: &str| Some(10 * TENS.iter().position(|tens| *tens == word)?);
+    let tens = |word: &str| Some(20 + 10 * TENS.iter().position(|tens| *tens == word)?);
     match word.split_once(['-', ' ']) {
         Some((ten, one)) => Some(tens(ten)? + unit(one).filter(|one| (1..10).contains(one))?),
         None => unit(word).or_else(|| tens(word)),
@@ -279,12 +284,12 @@ fn number(word: &str) -> Option<usize> {
 
 /// Words in small letters with number words as digits and signs as words; ` | ` where a clause ends.
 fn tokens(text: &str) -> Vec<String> {
-    // What is joined to tens is of one word with them: `thirty-one`, but `thirty-first` too.
+    // Units are of one word with their tens, and so is what makes another number of these:
+    // `thirty-first`, `thirty-odd`; not so in `thirty-foot`.
     static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
-        rule(concat!(
-            r"\b(?:twen|thir|for|fif|six|seven|eigh|nine)ty",
-            r"(?: (?:one|two|three|four|five|six|seven|eight|nine)\b|-[a-z]+)|",
-            r"\d+(?:[.,:]\d+)+|[\p{Alphabetic}\p{N}_]+(?:'[a-z]+)?|[.,;:!?()\n/&+]",
+        let (tens, units) = (TENS.join("|"), NUMBERS[1..10].join("|"));
+        rule(&format!(
+            r"\b(?:{tens})(?:[- ](?:{units})\b|-(?:{ORDINALS}|odd|ish|something|plus)\b)|{WORD}"
         ))
     });
     let text = text.to_lowercase().replace(['’', '‘'], "'").replace(['‑', '–'], "-");
@@ -293,14 +298,15 @@ fn tokens(text: &str) -> Vec<String> {
         let word = token.as_str();
         let number = number(word);
         let many = |of: &&mut String| is_number(of) || (*of == "a" && word == "hundred");
-        if MAGNITUDES.contains(&word)
+        let magnitude = word.strip_suffix('s').unwrap_or(word);
+        if MAGNITUDES.contains(&magnitude)
             && let Some(before) = found.last_mut().filter(many)
         {
             // `A hundred` and `two hundred` are numbers, `two thousand` is only not 2.
             *before = match (before.as_str(), before.parse::<usize>()) {
                 ("a", _) => "100".into(),
-                (_, Ok(n @ 1..=9)) if word == "hundred" => (100 * n).to_string(),
-                (number, _) => format!("{number}{word}"),
+                (_, Ok(n @ 1..=9)) if magnitude == "hundred" => (100 * n).to_string(),
+                (number, _) => format!("{number}{magnitude}"),
             };
         } else if let Some(verb) = word.strip_suffix("n't") {
             found.extend([verb.to_owned(), "not".to_owned()]);

@@ -164,8 +164,8 @@ fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 /// folder, which in the release begin with `real` or `synthetic`.
 ///
 /// # Errors
-/// If the file cannot be read, is not in that format, or an answer is none of its choices, or
-/// these have no letters in order.
+/// If the file cannot be read or is not in that format, an answer is none of its choices, or these
+/// have no letters in order.
 pub fn grade_file(path: &Path, questions: Option<&Questions>) -> Result<GradedFile> {
     let released: Vec<Released> = read_list(path)?;
     let subset = subset(path);

@@ -51,8 +51,8 @@ const WORDS: &[(&str, &str)] = &[
 
 /// Rotation and rest, before the words that they are made of.
 const REST: &[(&str, &str)] = &[
-    (r"\b(?:counter|anti)[ -]?(?:clock ?wise|cw)\b|\bccw\b", "COUNTERCLOCKWISE"),
-    (r"\b(?:clock ?wise|cw)\b", "CLOCKWISE"),
+    (r"\b(?:counter|anti)[ -]?clock ?wise\b", "COUNTERCLOCKWISE"),
+    (r"\bclock ?wise\b", "CLOCKWISE"),
     // Less than expected is not nothing.
     (
         r"\bnot (?:moving|move|moved|spinning|spin|rotating|rotate|turning|turn) (?:very |so )?(?:fast|quickly|much|far|in same)\b",
@@ -180,7 +180,7 @@ pub const DOUBTS: &str = concat!(
     r"(?:not|ABSENT) (?:sure|clear|possible|enough|certain)|(?:hard|difficult) to (?:tell|say|see|know|determine)|",
     r"(?:at (?:least|most)|more than|less than|fewer than|about|around|approximately|roughly|",
     r"almost|nearly|half of|several|few|UP to|(?:minimum|maximum)(?: of)?) \d|",
-    r"\d+ (?:plus|odd|at (?:least|most)))|",
+    r"\d+ (?:plus|at (?:least|most))|[1-9]0 odd)|",
     // `over` and `under` a thing are places.
     r"(?:^|\b(?:is|are|was|were|does|do|did) )(?:well |just )?(?:over|under|BELOW) \d",
 );

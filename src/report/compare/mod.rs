@@ -14,7 +14,7 @@ pub use self::write::{common_folder, compare};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use self::settings::{DATA, label, of_evaluation};
+use self::settings::{label, of_evaluation};
 use super::accuracy;
 use super::finished::Finished;
 use super::published::{self, Published};
@@ -425,6 +425,7 @@ fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<S
             published::SOURCE
         ));
     }
+    notes.extend(grouped.iter().filter_map(answers_differ));
     notes.extend(unequal(grouped));
     notes
 }
@@ -434,10 +435,7 @@ fn test_sets(rows: &[RowRuns]) -> usize {
     let of = |row: &RowRuns| {
         let mut seen: Vec<&Stage> = Vec::new();
         for stage in &row.stages {
-            let alike = |s: &&Stage| {
-                FORMATS.iter().all(|f| questions::same(s.predictions, stage.predictions, *f))
-            };
-            if !seen.iter().any(alike) {
+            if !seen.iter().any(|s| questions::same_in_all(s, stage)) {
                 seen.push(stage);
             }
         }
@@ -450,14 +448,12 @@ fn test_sets(rows: &[RowRuns]) -> usize {
 fn unequal(rows: &[RowRuns]) -> Vec<String> {
     let trained: Vec<&RowRuns> = rows.iter().filter(|row| !row.is_original()).collect();
     let all: Vec<&Values> = trained.iter().map(|row| &row.settings).collect();
-    let on_other_data = |a: &RowRuns, b: &RowRuns| {
-        a.trained_on == b.trained_on && a.settings.get(DATA) != b.settings.get(DATA)
-    };
-    let other_data = trained.iter().any(|a| trained.iter().any(|b| on_other_data(a, b)));
-    let keys = differing(&all).into_iter().filter(|key| key != DATA || other_data);
     let note = |key: String| {
         let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for row in &trained {
+        // A hash stands only where it is another one than that of a run that should have the same.
+        let told =
+            |row: &&&RowRuns| !key.starts_with("provenance.") || row.settings.contains_key(&key);
+        for row in trained.iter().filter(told) {
             let value = row.settings.get(&key).map_or("not set", String::as_str);
             let name = format!("{} {}", row.model, row.trained_on);
             let names = values.entry(value).or_default();
@@ -470,5 +466,19 @@ fn unequal(rows: &[RowRuns]) -> Vec<String> {
         let (first, others) = parts.split_at(parts.len().min(VALUES));
         format!("The runs differ in `{key}`: {}{}.", first.join("; "), more(others.len()))
     };
-    keys.map(note).collect()
+    differing(&all).into_iter().map(note).collect()
+}
+
+/// Runs before whose training the model of a row answered the same questions differently.
+fn answers_differ(row: &RowRuns) -> Option<String> {
+    let stages = row.stages.iter().enumerate().filter(|_| row.is_original());
+    // What answers alike is one stage.
+    let (a, b) = stages
+        .flat_map(|(i, a)| row.stages[..i].iter().map(move |b| (b, a)))
+        .find(|(a, b)| questions::same_in_all(a, b))?;
+    let [a, b] = [a, b].map(|stage| stage.run.dir.display());
+    Some(format!(
+        "{} {}: {a} and {b} have other answers to the same questions, as other videos or another device give; the row is of both.",
+        row.model, row.trained_on
+    ))
 }

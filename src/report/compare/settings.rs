@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::Result;
-use crate::recipe::{Recipe, Values};
+use crate::recipe::{Provenance, Recipe, Values};
 use crate::report::finished::Finished;
 
 /// What does not make two runs differ: where things lie, what ran them, what they were trained on
@@ -20,37 +20,51 @@ const NO_SETTING: [&str; 9] = [
     "eval.train_share",
 ];
 
-/// What the question files held, as a run's recipe keeps it. Of other subsets that is always another.
-pub const DATA: &str = "provenance.data_sha256";
+/// What the question files held, as a run's recipe keeps it.
+const DATA: &str = "provenance.data_sha256";
 /// What the videos held.
 const VIDEOS: &str = "provenance.videos_sha256";
 
-/// The settings of `runs`. Those with other videos differ in these, if they have the same split:
-/// another split leaves out other videos.
+/// The settings of `runs`. Those with other question files or videos differ in these, if that is a
+/// difference: of other subsets, or in another order, files are always others, and another split
+/// leaves out other videos.
 ///
 /// # Errors
 /// Never on recipes that were read.
 pub fn settings(runs: &[Finished]) -> Result<Vec<Values>> {
     let mut all: Vec<Values> =
         runs.iter().map(|run| of_recipe(&run.recipe)).collect::<Result<_>>()?;
-    let differs = |(run, own): (&Finished, &Values)| {
-        runs.iter().zip(&all).any(|(other, values)| values == own && videos_differ(run, other))
+    let files = |run: &Finished| (run.trained_on(), run.recipe.data.subsets());
+    name(&mut all, runs, DATA, |p| &p.data_sha256, |(a, _), (b, _)| files(a) == files(b));
+    let split = |run: &Finished| (run.trained_on(), run.recipe.split_seed());
+    let alike = |(a, own): (&Finished, &Values), (b, values): (&Finished, &Values)| {
+        own == values && split(a) == split(b)
     };
-    let told: Vec<bool> = runs.iter().zip(&all).map(differs).collect();
-    for ((run, own), _) in runs.iter().zip(&mut all).zip(told).filter(|(_, told)| *told) {
-        own.extend(run.recipe.provenance.iter().map(|p| (VIDEOS.into(), short(&p.videos_sha256))));
-    }
+    name(&mut all, runs, VIDEOS, |p| &p.videos_sha256, alike);
     Ok(all)
 }
 
-/// Whether two runs of one training and one split had other videos.
-fn videos_differ(a: &Finished, b: &Finished) -> bool {
-    let split = |run: &Finished| (run.trained_on(), run.recipe.split_seed());
-    let videos = |run: &Finished| {
-        run.recipe.provenance.as_ref().map(|p| p.videos_sha256.clone()).unwrap_or_default()
+/// Adds the hash `of` a run to its settings where a run that is `alike` has another one.
+fn name(
+    all: &mut [Values],
+    runs: &[Finished],
+    key: &str,
+    of: impl Fn(&Provenance) -> &String,
+    alike: impl Fn((&Finished, &Values), (&Finished, &Values)) -> bool,
+) {
+    let hash =
+        |run: &Finished| run.recipe.provenance.as_ref().map(&of).cloned().unwrap_or_default();
+    let differ = |a: &Finished, b: &Finished| {
+        let (a, b) = (hash(a), hash(b));
+        a != b && !a.is_empty() && !b.is_empty()
     };
-    let (one, other) = (videos(a), videos(b));
-    split(a) == split(b) && one != other && !one.is_empty() && !other.is_empty()
+    let each = || runs.iter().zip(all.iter());
+    let differs =
+        |own: (&Finished, &Values)| each().any(|other| alike(own, other) && differ(own.0, other.0));
+    let told: Vec<bool> = each().map(differs).collect();
+    for ((run, own), _) in runs.iter().zip(all).zip(told).filter(|(_, told)| *told) {
+        own.insert(key.into(), short(&hash(run)));
+    }
 }
 
 /// A hash as people tell it from others.
@@ -61,7 +75,6 @@ fn short(hash: &str) -> String {
 fn of_recipe(recipe: &Recipe) -> Result<Values> {
     let mut settings = recipe.values()?;
     settings.retain(|key, _| !NO_SETTING.contains(&key.as_str()));
-    settings.extend(recipe.provenance.iter().map(|p| (DATA.into(), short(&p.data_sha256))));
     if settings.contains_key("lora.from") {
         // They are that adapter's.
         settings.retain(|key, _| !["lora.scope", "lora.target_modules"].contains(&key.as_str()));
@@ -73,7 +86,7 @@ fn of_recipe(recipe: &Recipe) -> Result<Values> {
 pub fn of_evaluation(all: &Values) -> Values {
     let matters = |key: &str| {
         ["model.", "video.", "image.", "eval."].iter().any(|part| key.starts_with(part))
-            || ["lora.from", VIDEOS].contains(&key)
+            || key == "lora.from"
     };
     all.iter().filter(|(key, _)| matters(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
