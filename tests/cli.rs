@@ -555,6 +555,11 @@ fn several_recipes_end_in_the_comparison() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("sinthetic"), "{}", text(&output.stderr));
     assert!(!place.0.path().join("runs").exists(), "something was written");
+    other(&short.replacen("max_new_tokens = 4", "max_new_tokens = 400_000", 1));
+    let output = run();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("the model takes 128000"), "{}", text(&output.stderr));
+    assert!(!place.0.path().join("runs").exists(), "something was written");
     let model = place.0.path().join("model");
     copy_dir(&tiny(), &model);
     let processor = model.join("preprocessor_config.json");

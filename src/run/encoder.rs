@@ -43,6 +43,23 @@ pub struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
+    /// What is `learned` and what is held back to validate, as samples; all prompts of `rounds` and
+    /// of the validation fit.
+    ///
+    /// # Errors
+    /// The first question that cannot be encoded or does not fit.
+    pub fn all(
+        &self,
+        rounds: &[Round],
+        learned: &[(Entry, Format)],
+        validating: &[Entry],
+    ) -> Result<[Examples; 2]> {
+        let validation = Round::plain(validating, &self.recipe.eval.formats);
+        self.check_prompts(rounds.iter().chain([&validation]))?;
+        let held_back = held_back(self.recipe, validating);
+        Ok([self.samples(learned)?, self.samples(&held_back)?])
+    }
+
     /// Questions with their answers as labels, ready for the model.
     ///
     /// # Errors
@@ -70,7 +87,7 @@ impl Encoder<'_> {
     ///
     /// # Errors
     /// As [`prompt`](Self::prompt).
-    pub fn check_prompts<'a>(&self, rounds: impl Iterator<Item = &'a Round>) -> Result<()> {
+    fn check_prompts<'a>(&self, rounds: impl Iterator<Item = &'a Round>) -> Result<()> {
         let asks: Vec<(&Round, &Ask)> =
             rounds.flat_map(|round| round.asks.iter().map(move |ask| (round, ask))).collect();
         let bar = self.terminal.bar("prompts", asks.len());

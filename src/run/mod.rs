@@ -81,13 +81,16 @@ pub fn check(
     }
     device::choose(&recipe.model)?;
     let here = |path: &str| Repo::parse(path).is_none() && !is_made(Path::new(path));
-    if here(&recipe.model.path) {
-        let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
-        prepare::read_checkpoint(&place.dir, &recipe)?;
-    }
+    let checkpoint = match here(&recipe.model.path) {
+        true => {
+            let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
+            Some(prepare::read_checkpoint(&place.dir, &recipe)?)
+        }
+        false => None,
+    };
     let split = recipe.data.split.file.as_ref();
     if here(&recipe.data.path) && !split.is_some_and(|file| is_made(file)) {
-        prepare::check_data(&recipe, terminal)?;
+        prepare::check_data(&recipe, checkpoint, terminal)?;
     }
     Ok(dir)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
-use super::encoder::{Encoder, Examples, Grids, held_back, outlines};
+use super::encoder::{Encoder, Examples, Grids, outlines};
 use crate::data::augment::{Augment, Samples};
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
@@ -122,12 +122,9 @@ pub fn prepare(
         Purpose::Run => plan_samples(&recipe, &train)?,
         Purpose::Evaluation(_) => Samples::default(),
     };
-    let validation = Round::plain(validating, &recipe.eval.formats);
-    let encode = |grids: &Grids| -> Result<[Examples; 2]> {
+    let encode = |grids: &Grids| {
         let encoder = Encoder { recipe: &recipe, config: &config, chat: &chat, grids, terminal };
-        encoder.check_prompts(rounds.iter().chain([&validation]))?;
-        let held_back = held_back(&recipe, validating);
-        Ok([encoder.samples(&planned.distinct)?, encoder.samples(&held_back)?])
+        encoder.all(&rounds, &planned.distinct, validating)
     };
     let shown = all_shown(&planned, &rounds, validating);
     let (outlined, _) = outlines(&reader, &data, &shown, terminal)?;
@@ -231,13 +228,23 @@ fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
     trained.min(most) + 2 * asked
 }
 
-/// Checks the questions and videos of a recipe whose data are on this machine.
-pub fn check_data(recipe: &Recipe, terminal: &Terminal) -> Result<()> {
+/// Checks the questions and videos of a recipe whose data are on this machine, and that they fit the
+/// model where its `checkpoint` is here too.
+pub fn check_data(
+    recipe: &Recipe,
+    checkpoint: Option<(Config, Chat, Reader)>,
+    terminal: &Terminal,
+) -> Result<()> {
     let dir = places::questions(&recipe.data.path, terminal)?.dir;
     let (entries, _) = entry::read(&dir, &recipe.data.subsets())?;
     let Divided { train, val, test, .. } = divide(recipe, &entries)?;
-    rounds(recipe, &test, &train)?;
-    entry::check_media(&dir, train.iter().chain(&val).chain(&test))
+    let rounds = rounds(recipe, &test, &train)?;
+    entry::check_media(&dir, train.iter().chain(&val).chain(&test))?;
+    let planned = plan_samples(recipe, &train)?;
+    let Some((config, chat, reader)) = checkpoint else { return Ok(()) };
+    let (grids, _) = outlines(&reader, &dir, &all_shown(&planned, &rounds, &val), terminal)?;
+    let encoder = Encoder { recipe, config: &config, chat: &chat, grids: &grids, terminal };
+    encoder.all(&rounds, &planned.distinct, &val).map(drop)
 }
 
 /// A split, and the entries of its parts.
