@@ -79,12 +79,11 @@ impl TensorFiles {
         let mut names = BTreeMap::<String, (usize, String)>::new();
         for (i, shard) in shards.iter().enumerate() {
             for name in shard.metadata.offset_keys() {
-                if let Some((j, other)) = names.get(&hub_name(&name)) {
-                    let [path, of] = [i, *j].map(|i| shards[i].path.display());
+                if let Some((j, other)) = names.insert(hub_name(&name), (i, name.clone())) {
+                    let [path, of] = [i, j].map(|i| shards[i].path.display());
                     let what = format!("`{name}` is the same weight as `{other}` of {of}");
                     return Err(Error::input(format!("{path}: {what}")).help("keep one of the two"));
                 }
-                names.insert(hub_name(&name), (i, name));
             }
         }
         let path = shards.first().map_or_else(PathBuf::new, |shard| shard.path.clone());

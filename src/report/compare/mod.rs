@@ -471,9 +471,11 @@ fn unequal(rows: &[RowRuns]) -> Vec<String> {
 
 /// Runs before whose training the model of a row answered the same questions differently.
 fn answers_differ(row: &RowRuns) -> Option<String> {
-    let stages = row.stages.iter().enumerate().filter(|_| row.is_original());
+    if !row.is_original() {
+        return None;
+    }
     // What answers alike is one stage.
-    let (a, b) = stages
+    let (a, b) = (row.stages.iter().enumerate())
         .flat_map(|(i, a)| row.stages[..i].iter().map(move |b| (b, a)))
         .find(|(a, b)| questions::same_in_all(a, b))?;
     let [a, b] = [a, b].map(|stage| stage.run.dir.display());

@@ -57,6 +57,7 @@ fn page(
     let mut formats = Vec::new();
     let mut charts = Vec::new();
     let mut confusions = Vec::new();
+    let is_vlm4d = published::is_vlm4d(dir);
     for format in Format::ALL {
         let (Some(early), Some(late)) = (early.get(&format), late.get(&format)) else { continue };
         formats.push(context! {
@@ -66,7 +67,6 @@ fn page(
             controls => controls::table(stages, format).map(|table| table.html()),
             worth => controls::worth(stages, format),
         });
-        let is_vlm4d = published::is_vlm4d(dir);
         charts.push(by_group(format, &early.breakdown, &late.breakdown, is_vlm4d));
         for (name, predictions) in [("before", before), ("after", after)] {
             if let Some(c) = confusion(predictions, format) {
