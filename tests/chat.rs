@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use vlm4d_train::data::chat::{Chat, ChatTemplate, Content, IGNORE_INDEX, Message};
-use vlm4d_train::data::sharegpt;
+use vlm4d_train::data::entry;
 use vlm4d_train::data::tokenizer::Tokenizer;
 
 use crate::support::{CHECKPOINTS, golden, json};
@@ -102,7 +102,7 @@ fn template_ids_and_labels_equal_transformers() {
 #[test]
 fn rows_equal_llama_factory() {
     let golden_rows = json("llamafactory/lf_samples.json");
-    let rows = sharegpt::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
+    let (rows, _) = entry::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
     assert_eq!(rows.len(), 4);
     for (key, model) in [("qwen2_vl", CHECKPOINTS[0]), ("qwen2.5_vl", CHECKPOINTS[1])] {
         let chat = checkpoint(model);

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use vlm4d_train::data::chat::Chat;
+use vlm4d_train::data::entry;
 use vlm4d_train::data::image;
 use vlm4d_train::data::medium::{Kind, Medium};
 use vlm4d_train::data::preprocessor::{PixelBudget, PreprocessorConfig};
 use vlm4d_train::data::processor::{fit, patchify};
 use vlm4d_train::data::reader::Reader;
-use vlm4d_train::data::sharegpt::{self, Conversation};
 use vlm4d_train::data::video::Sampling;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::recipe::{Image, Video};
@@ -91,7 +91,7 @@ fn settings(fps: f64) -> (Video, Image) {
 #[test]
 fn rows_with_images_equal_llama_factory() {
     let recorded = json("images/samples.json");
-    let rows = sharegpt::read(&data(), &["pictures".into()]).unwrap();
+    let (rows, _) = entry::read(&data(), &["pictures".into()]).unwrap();
     assert_eq!(rows.len(), 3);
     for (family, fps, name) in
         [("qwen2_vl", 2.0, CHECKPOINTS[0]), ("qwen2.5_vl", 4.0, CHECKPOINTS[1])]
@@ -116,8 +116,7 @@ fn rows_with_images_equal_llama_factory() {
             assert_eq!(&encoded, wanted, "{family}: {}", row.id);
         }
     }
-    let [_, Conversation { media, .. }, _] = &rows[..] else { panic!("three rows") };
-    assert_eq!(*media, [Medium::video("b.mp4"), Medium::image("small.png")]);
+    assert_eq!(rows[1].media, [Medium::video("b.mp4"), Medium::image("small.png")]);
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use safetensors::SafeTensors;
 use vlm4d_train::data::chat::Chat;
+use vlm4d_train::data::entry;
 use vlm4d_train::data::medium::Kind;
 use vlm4d_train::data::preprocessor::PreprocessorConfig;
-use vlm4d_train::data::sharegpt;
 use vlm4d_train::error::Result;
 use vlm4d_train::model::parameters;
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -72,7 +72,8 @@ fn samples(family: &str, checkpoint: &str) -> (Vec<Sample>, Recorded) {
     let chat = Chat::load(&dir).unwrap();
     let config = PreprocessorConfig::from_dir(&dir, Kind::Video).unwrap();
     let recorded = json("llamafactory/lf_samples.json");
-    let conversations = sharegpt::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
+    let (conversations, _) =
+        entry::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
     let pairs = conversations.iter().zip(recorded[family]["samples"].as_array().unwrap());
     let pairs = pairs.enumerate().map(|(i, (conversation, recorded))| {
         let video = conversation.media[0].path.file_stem().unwrap().to_str().unwrap();

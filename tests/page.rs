@@ -5,8 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::video::Frames;
-use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, letter};
+use vlm4d_train::data::vlm4d::{Format, PromptStyle, letter};
 use vlm4d_train::error::Result;
 use vlm4d_train::eval::answer::{direction, kind};
 use vlm4d_train::eval::grade;
@@ -40,12 +41,12 @@ struct Asked {
 fn questions() -> Vec<Asked> {
     if let Some(dir) = std::env::var_os("VLM4D_QA") {
         let subsets = ["real", "synthetic"].map(str::to_owned);
-        let questions = vlm4d::read(Path::new(&dir), &subsets).unwrap();
-        let own = |q: vlm4d::Question| Asked {
+        let (questions, _) = entry::read(Path::new(&dir), &subsets).unwrap();
+        let own = |q: Entry| Asked {
+            video: q.video().display().to_string(),
             id: q.id,
             source: q.source,
             group: q.group,
-            video: q.video.display().to_string(),
             choices: q.choices,
             question: q.question,
         };

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use vlm4d_train::data::chat::{Content, Message};
+use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::medium::Medium;
-use vlm4d_train::data::sharegpt;
-use vlm4d_train::data::vlm4d::{self, Format, PromptStyle, Question};
+use vlm4d_train::data::vlm4d::{self, Format, PromptStyle};
 
 use crate::support::real_files;
 
@@ -65,23 +65,26 @@ fn traps() -> tempfile::TempDir {
 #[test]
 fn traps_of_the_question_files() {
     let folder = traps();
-    let q = vlm4d::read(folder.path(), &subsets()).unwrap();
+    let (q, notes) = entry::read(folder.path(), &subsets()).unwrap();
     assert_eq!(q.len(), 8);
     let ids: BTreeSet<&str> = q.iter().map(|q| &*q.id).collect();
     assert_eq!(ids.len(), 8, "ids collide between the files and must not here");
     // integers are text, 0 too
     assert_eq!(q[0].choices, ["1", "2", "3", "0"]);
-    assert_eq!((&*q[0].answer, &q[0].gold), ("0", &vec![3]));
-    assert_eq!(q[0].video, Path::new("videos_real/davis/bus.mp4"));
+    assert_eq!((&*q[0].gold, &q[0].gold_choices), ("0", &vec![3]));
+    assert_eq!(q[0].media, [Medium::video("videos_real/davis/bus.mp4")]);
     // white space
-    assert_eq!((&*q[1].answer, &*q[1].choices[2], &*q[1].question), ("up", "up", "Where to?"));
-    assert_eq!(q[1].gold, [2]);
+    assert_eq!((&*q[1].gold, &*q[1].choices[2], &*q[1].question), ("up", "up", "Where to?"));
+    assert_eq!(q[1].gold_choices, [2]);
     // two gold letters
-    assert_eq!(q[2].gold, [2, 3]);
+    assert_eq!(q[2].gold_choices, [2, 3]);
     // an own video, two choices
-    assert_eq!((&*q[5].id, q[5].video.as_os_str()), ("real/6", "own/y.mp4".as_ref()));
-    assert_eq!((&q[5].choices, &q[5].gold), (&vec!["yes".to_owned(), "no".to_owned()], &vec![1]));
-    let told = |f: fn(&Question) -> &str| q.iter().map(f).collect::<Vec<_>>();
+    assert_eq!((&*q[5].id, q[5].video()), ("real/6", "own/y.mp4".into()));
+    assert_eq!(
+        (&q[5].choices, &q[5].gold_choices),
+        (&vec!["yes".to_owned(), "no".to_owned()], &vec![1])
+    );
+    let told = |f: fn(&Entry) -> &str| q.iter().map(f).collect::<Vec<_>>();
     let synthetic = "synthetic";
     assert_eq!(
         told(|q| &q.source),
@@ -93,7 +96,7 @@ fn traps_of_the_question_files() {
         [exo, exo, "ego-centric", exo, exo, "own", "false-positive", "directional"]
     );
     assert_eq!(
-        vlm4d::notes(&q),
+        notes,
         [
             "real/validation_3 has two identical choices; either letter counts",
             "real/validation_4 and real/validation_5 are the same question on the same video",
@@ -104,7 +107,7 @@ fn traps_of_the_question_files() {
 #[test]
 fn prompts_are_those_of_the_benchmark() {
     let folder = traps();
-    let q = vlm4d::read(folder.path(), &subsets()).unwrap();
+    let (q, _) = entry::read(folder.path(), &subsets()).unwrap();
     let ask = |i: usize, format, style| vlm4d::prompt(&q[i].question, &q[i].choices, format, style);
     assert_eq!(
         ask(1, Format::Mc, PromptStyle::Do),
@@ -134,9 +137,10 @@ fn prompts_are_those_of_the_benchmark() {
          $ANSWER is the final answer of the question. Think step by step before answering."
     );
     assert!(ask(5, Format::Mc, PromptStyle::Cot).contains("options (A or B)."));
-    assert_eq!(vlm4d::training_answer(&q[0], Format::Mc), "D");
-    assert_eq!(vlm4d::training_answer(&q[0], Format::Ff), "0");
-    assert_eq!(vlm4d::training_answer(&q[2], Format::Mc), "C");
+    for (i, format, answer) in [(0, Format::Mc, "D"), (0, Format::Ff, "0"), (2, Format::Mc, "C")] {
+        let learnt = q[i].training(format);
+        assert_eq!(learnt[1], Message::new("assistant", [Content::Text(answer.into())]));
+    }
     assert_eq!(serde_json::to_value(Format::Ff).unwrap(), "ff");
     assert_eq!(serde_json::from_str::<PromptStyle>("\"cot\"").unwrap(), PromptStyle::Cot);
 }
@@ -174,7 +178,7 @@ fn faults_of_a_question_file_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("real_mc.json");
         fs::write(&path, &text).unwrap();
-        let error = vlm4d::read(folder.path(), &["real".into()]).unwrap_err();
+        let error = entry::read(folder.path(), &["real".into()]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let error = error.to_string();
         assert!(error.starts_with(path.to_str().unwrap()), "{error}");
@@ -182,7 +186,7 @@ fn faults_of_a_question_file_are_named() {
         assert!(!error.contains(" at line "), "{error}");
     }
     let folder = traps();
-    let error = vlm4d::read(folder.path(), &["reel".into()]).unwrap_err();
+    let error = entry::read(folder.path(), &["reel".into()]).unwrap_err();
     assert!(error.to_string().contains("no `QA/reel_mc.json`"), "{error}");
     assert_eq!(error.fix(), Some("the folder has the subsets real, synthetic"));
 }
@@ -198,11 +202,11 @@ fn count<'a>(values: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, usize> 
 #[test]
 fn the_real_files_have_the_published_counts() {
     let Some(folder) = real_files("the_real_files_have_the_published_counts") else { return };
-    let q = vlm4d::read(&folder, &subsets()).unwrap();
+    let (q, notes) = entry::read(&folder, &subsets()).unwrap();
     let (real, synthetic): (Vec<_>, Vec<_>) = q.iter().partition(|q| q.subset == "real");
     assert_eq!((real.len(), synthetic.len()), (1_371, 445));
-    let videos = |q: &[&Question]| -> BTreeMap<PathBuf, String> {
-        q.iter().map(|q| (q.video.clone(), q.source.clone())).collect()
+    let videos = |q: &[&Entry]| -> BTreeMap<PathBuf, String> {
+        q.iter().map(|q| (q.video(), q.source.clone())).collect()
     };
     assert_eq!(
         count(videos(&real).values().map(String::as_str)),
@@ -222,8 +226,8 @@ fn the_real_files_have_the_published_counts() {
         let answer = text(&raw["answer"]);
         integers += usize::from(raw["answer"].is_i64());
         zeros += usize::from(raw["answer"] == 0);
-        spaced += usize::from(answer != q.answer);
-        assert_eq!(answer.trim(), q.answer);
+        spaced += usize::from(answer != q.gold);
+        assert_eq!(answer.trim(), q.gold);
         // trimming makes no choice gold that was not the answer before
         let exact: Vec<usize> = ["A", "B", "C", "D"]
             .iter()
@@ -231,11 +235,11 @@ fn the_real_files_have_the_published_counts() {
             .filter(|(_, letter)| text(&raw["choices"][letter]) == answer)
             .map(|(i, _)| i)
             .collect();
-        assert_eq!(exact, q.gold, "{}", q.id);
+        assert_eq!(exact, q.gold_choices, "{}", q.id);
     }
     assert_eq!((integers, zeros, spaced), (232, 76, 34));
     assert_eq!(
-        vlm4d::notes(&q),
+        notes,
         [
             "real/validation_633 has two identical choices; either letter counts",
             "real/validation_1288 and real/validation_1289 are the same question on the same video",
@@ -281,7 +285,7 @@ fn sharegpt_with_default_names() {
     ];
     let rows: Vec<String> = rows.iter().map(Value::to_string).collect();
     let (_top, data) = sharegpt_folder(&info, &rows.join("\n\n"));
-    let c = sharegpt::read(&data, &["set".into()]).unwrap();
+    let (c, _) = entry::read(&data, &["set".into()]).unwrap();
     assert_eq!((&*c[0].id, &*c[1].id, &*c[0].subset, c.len()), ("set/0", "set/1", "set", 4));
     // one file has one name, whichever folder its path counts from
     let [first, second] = ["a.mp4", "../above.mp4"].map(Medium::video);
@@ -318,7 +322,7 @@ fn a_data_set_may_say_what_changes_nothing() {
     let rows = [json!(""), json!("[]"), json!([]), Value::Null];
     let rows: Value = rows.iter().map(|t| json!({"tools": t, "conversations": talk})).collect();
     let (_top, data) = sharegpt_folder(&info, &rows.to_string());
-    let conversations = sharegpt::read(&data, &["set".into()]).unwrap();
+    let (conversations, _) = entry::read(&data, &["set".into()]).unwrap();
     assert_eq!(conversations.len(), 4);
     assert!(conversations.iter().all(|c| c.messages[0].role == "system" && c.messages.len() == 3));
 }
@@ -350,7 +354,7 @@ fn a_file_has_one_name_however_it_is_spelled() {
         })
         .collect();
     fs::write(data.join("rows.json"), json!(rows).to_string()).unwrap();
-    let conversations = sharegpt::read(&data, &["set".into()]).unwrap();
+    let (conversations, _) = entry::read(&data, &["set".into()]).unwrap();
     assert_eq!(conversations.len(), rows.len());
     let (within, above) = conversations.split_at(spelled.len() + linked.len());
     for (conversation, row) in within.iter().zip(rows) {
@@ -384,11 +388,11 @@ fn a_questions_video_has_one_name_too() {
     });
     let items: Value = items.collect();
     fs::write(folder.path().join("mine_mc.json"), items.to_string()).unwrap();
-    let questions = vlm4d::read(folder.path(), &["mine".into()]).unwrap();
-    let names: Vec<&Path> = questions.iter().map(|q| &*q.video).collect();
-    assert!(names[..3].iter().all(|name| *name == Path::new("own/y.mp4")), "{names:?}");
+    let (questions, _) = entry::read(folder.path(), &["mine".into()]).unwrap();
+    let names: Vec<PathBuf> = questions.iter().map(Entry::video).collect();
+    assert!(names[..3].iter().all(|name| name == "own/y.mp4"), "{names:?}");
     let linked = ["own/k.mp4", "own/k.mp4", "own/m.mp4", "own/n.mp4"];
-    assert_eq!(names[3..], linked.map(Path::new));
+    assert_eq!(names[3..], linked.map(PathBuf::from));
 }
 
 /// What `dataset_info.json` says of the rows that these tests read.
@@ -416,7 +420,7 @@ fn turns() -> [Value; 2] {
 /// `info` and `rows` are refused, in words that hold `wanted`.
 fn refused(info: &Value, rows: &str, wanted: &str) {
     let (_top, data) = sharegpt_folder(info, rows);
-    let error = sharegpt::read(&data, &["set".into()]).unwrap_err();
+    let error = entry::read(&data, &["set".into()]).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     let error = error.to_string();
     assert!(error.starts_with(data.to_str().unwrap()), "{error}");
@@ -470,8 +474,8 @@ fn faults_of_a_sharegpt_set_are_named() {
     }
     // a byte order mark is none
     let (_top, data) = sharegpt_folder(&info, &format!("\u{feff}{good}"));
-    assert_eq!(sharegpt::read(&data, &["set".into()]).unwrap().len(), 1);
-    let error = sharegpt::read(&data, &["sett".into()]).unwrap_err();
+    assert_eq!(entry::read(&data, &["set".into()]).unwrap().0.len(), 1);
+    let error = entry::read(&data, &["sett".into()]).unwrap_err();
     assert_eq!(
         error.fix(),
         Some("the file has other, set; data.train and data.test name what is used")

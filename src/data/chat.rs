@@ -51,6 +51,14 @@ impl Content {
         }
     }
 
+    /// The same, to be changed.
+    pub(super) fn text_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Image | Self::Video => None,
+        }
+    }
+
     /// What it is the place of, where it is no text.
     pub fn kind(&self) -> Option<Kind> {
         match self {

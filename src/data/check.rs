@@ -7,7 +7,7 @@ use super::entry::{self, Entry};
 use super::fault::Inspected;
 use super::medium::{self, Kind, Medium};
 use super::video::{self, Sampling, VideoOptions};
-use super::{dataset_info, image, sharegpt, vlm4d};
+use super::{dataset_info, image, vlm4d};
 use crate::error::{Result, more};
 use crate::{interrupt, parallel};
 
@@ -53,29 +53,17 @@ pub fn check(
     let subsets = entry::subsets_or_all(dir, subsets)?;
     let mut checked = Checked::default();
     let mut entries = Vec::new();
-    if entry::is_sharegpt(dir) {
-        let mut conversations = Vec::new();
-        for subset in &subsets {
-            conversations.extend(checked.keep(sharegpt::inspect(dir, subset)?));
-        }
-        sharegpt::name_files(dir, &mut conversations);
-        entries.extend(conversations.into_iter().map(Entry::from_conversation));
-        let (_, elsewhere) = dataset_info::names(dir)?;
-        if !elsewhere.is_empty() {
-            checked
-                .notes
-                .push(format!("not looked at, as not in a file: {}", elsewhere.join(", ")));
-        }
-    } else {
-        let mut questions = Vec::new();
-        for subset in &subsets {
-            questions.extend(checked.keep(vlm4d::inspect(dir, subset)?));
-        }
-        vlm4d::name_files(dir, &mut questions);
-        checked.notes.extend(vlm4d::notes(&questions));
-        checked.notes.extend(full_stops(&questions));
-        entries.extend(questions.into_iter().map(Entry::from_question));
+    for subset in &subsets {
+        entries.extend(checked.keep(entry::inspect(dir, subset)?));
     }
+    entry::name_files(dir, &mut entries);
+    if entry::is_sharegpt(dir) {
+        let elsewhere = dataset_info::names(dir)?.1.join(", ");
+        let note = format!("not looked at, as not in a file: {elsewhere}");
+        checked.notes.extend((!elsewhere.is_empty()).then_some(note));
+    }
+    checked.notes.extend(vlm4d::notes(&entries));
+    checked.notes.extend(full_stops(&entries));
     checked.entries = entries.len();
     checked.notes.extend(shared_media(&entries));
     checked.media = medium::count(entries.iter().flat_map(|entry| &entry.media));
@@ -93,7 +81,7 @@ impl Checked {
     }
 
     /// Notes the faults of a file, and hands on what it holds.
-    fn keep<T>(&mut self, read: Inspected<T>) -> Vec<T> {
+    fn keep(&mut self, read: Inspected<Entry>) -> Vec<Entry> {
         for fault in &read.faults {
             let place = fault.place.map(|(line, column)| format!("line {line}, column {column}: "));
             let what = place.unwrap_or_default() + &fault.what;
@@ -169,15 +157,15 @@ impl Checked {
 }
 
 /// Choices of which one alone ends in a full stop, where that gives the answer away.
-fn full_stops(questions: &[vlm4d::Question]) -> Option<String> {
+fn full_stops(entries: &[Entry]) -> Option<String> {
     let mut odd = 0_usize;
     let mut gold = 0;
-    for question in questions {
-        let stops = |i: &usize| question.choices[*i].ends_with('.');
-        let with_stop: Vec<usize> = (0..question.choices.len()).filter(stops).collect();
+    for entry in entries {
+        let stops = |i: &usize| entry.choices[*i].ends_with('.');
+        let with_stop: Vec<usize> = (0..entry.choices.len()).filter(stops).collect();
         if let [only] = with_stop[..] {
             odd += 1;
-            gold += usize::from(question.gold.contains(&only));
+            gold += usize::from(entry.gold_choices.contains(&only));
         }
     }
     (odd >= 10 && 2 * gold > odd).then(|| {

@@ -5,63 +5,80 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::chat::{Content, Message};
-use super::dataset_info;
+use super::fault::Inspected;
 use super::medium::Medium;
 use super::mirror::{Why, mirror};
-use super::sharegpt::{self, Conversation};
+use super::names::name_alike;
 use super::split::Item;
 use super::variant::{Shown, Variant};
-use super::vlm4d::{self, Format, PromptStyle, Question};
+use super::vlm4d::{self, Format, PromptStyle};
+use super::{dataset_info, sharegpt};
 use crate::error::{Error, Result, more};
 use crate::files::io_reason;
 use crate::hash;
 
-/// One question, to be asked in one or more formats.
-#[derive(Clone, Debug)]
+/// One question, to be asked in one or more formats, or the last one of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// `real/validation_1`.
+    /// `real/validation_1`: the files' own ids collide between the subsets. `tinyvid/0`: the data
+    /// set and the row.
     pub id: String,
-    /// `real`, `synthetic`, or the name of a data set.
+    /// `real` or `synthetic`; for own files what stands before `_mc.json`; the name of a data set.
     pub subset: String,
-    /// Where its video comes from.
+    /// `davis`, `ego4d`, `youtube-vos` or `synthetic`; else the video's folder, or the data set.
     pub source: String,
-    /// The paper's group.
+    /// `exo-centric`, `ego-centric`, `false-positive` or `directional`, the paper's groups that can
+    /// be told from the files; else the source.
     pub group: String,
     /// What it shows, in order.
     pub media: Vec<Medium>,
     /// How they are shown.
     pub variant: Variant,
-    /// The question's text.
+    /// The question's text, trimmed.
     pub question: String,
-    /// The choices' texts; none where the question has none.
+    /// The choices' texts, trimmed; choice 0 has letter A. None where the question has none.
     pub choices: Vec<String>,
-    /// The gold answer's text.
+    /// The gold answer's text, trimmed.
     pub gold: String,
-    /// Every choice that is right, counted from 0.
+    /// Every choice whose text is the answer, counted from 0: more than one where choices repeat.
     pub gold_choices: Vec<usize>,
-    ask: Ask,
+    /// A conversation's turns: system message, if any, then user and assistant by turns. None where
+    /// the format puts the question into words.
+    pub messages: Vec<Message>,
 }
 
-#[derive(Clone, Debug)]
-enum Ask {
-    Question(Question),
-    Conversation(Conversation),
-}
-
-/// Reads `subsets` of the data folder `dir`, in order; and what is worth telling of them, one line
-/// each.
+/// Reads `subsets` of the data folder `dir`, in order and in the order of their files; and what is
+/// worth telling of them, one line each.
 ///
 /// # Errors
-/// A file that is missing or malformed, or data that cannot be used.
+/// A file that is missing or malformed, with its place and the faulty field, or data that cannot be
+/// used.
 pub fn read(dir: &Path, subsets: &[String]) -> Result<(Vec<Entry>, Vec<String>)> {
     check_folder(dir)?;
-    if is_sharegpt(dir) {
-        let conversations = sharegpt::read(dir, subsets)?;
-        return Ok((conversations.into_iter().map(Entry::from_conversation).collect(), vec![]));
+    let mut entries = Vec::new();
+    for subset in subsets {
+        entries.extend(inspect(dir, subset)?.whole()?);
     }
-    let questions = vlm4d::read(dir, subsets)?;
-    let notes = vlm4d::notes(&questions);
-    Ok((questions.into_iter().map(Entry::from_question).collect(), notes))
+    name_files(dir, &mut entries);
+    let notes = vlm4d::notes(&entries);
+    Ok((entries, notes))
+}
+
+/// Reads a subset as far as that goes.
+///
+/// # Errors
+/// Where the data folder does not have it.
+pub(super) fn inspect(dir: &Path, subset: &str) -> Result<Inspected<Entry>> {
+    match is_sharegpt(dir) {
+        true => sharegpt::inspect(dir, subset),
+        false => vlm4d::inspect(dir, subset),
+    }
+}
+
+/// Gives each file one name in all `entries`.
+pub(super) fn name_files(dir: &Path, entries: &mut [Entry]) {
+    let media = entries.iter_mut().flat_map(|entry| &mut entry.media);
+    name_alike(dir, media.map(|medium| &mut medium.path).collect());
 }
 
 /// SHA-256 over what [`read`] takes `subsets` from: their files, and what `dataset_info.json` says
@@ -147,40 +164,9 @@ pub fn check_media<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) -> 
 }
 
 impl Entry {
-    pub(super) fn from_question(question: Question) -> Self {
-        Self {
-            id: question.id.clone(),
-            subset: question.subset.clone(),
-            source: question.source.clone(),
-            group: question.group.clone(),
-            media: vec![Medium::video(&question.video)],
-            variant: Variant::Plain,
-            question: question.question.clone(),
-            choices: question.choices.clone(),
-            gold: question.answer.clone(),
-            gold_choices: question.gold.clone(),
-            ask: Ask::Question(question),
-        }
-    }
-
-    pub(super) fn from_conversation(conversation: Conversation) -> Self {
-        let last = |role: &str| {
-            let message = conversation.messages.iter().rev().find(|m| m.role == role);
-            message.map(text_of).unwrap_or_default()
-        };
-        Self {
-            id: conversation.id.clone(),
-            subset: conversation.subset.clone(),
-            source: conversation.subset.clone(),
-            group: conversation.subset.clone(),
-            media: conversation.media.clone(),
-            variant: Variant::Plain,
-            question: last("user"),
-            choices: vec![],
-            gold: last("assistant"),
-            gold_choices: vec![],
-            ask: Ask::Conversation(conversation),
-        }
+    /// Whether it is a conversation: freeform, and learnt in its own words.
+    pub fn is_conversation(&self) -> bool {
+        !self.messages.is_empty()
     }
 
     /// Its media as they are shown.
@@ -201,57 +187,56 @@ impl Entry {
         if self.media.is_empty() {
             return Err(Why::NoVideo);
         }
-        let mirrored = match &self.ask {
-            Ask::Question(question) => Self::from_question(question.mirrored()?),
-            Ask::Conversation(conversation) => {
-                let mut conversation = conversation.clone();
-                let texts = conversation.messages.iter().flat_map(|m| &m.content);
-                let texts: Vec<&str> = texts.filter_map(Content::text).collect();
-                let mut texts = mirror(&texts)?.into_iter();
-                for part in conversation.messages.iter_mut().flat_map(|m| &mut m.content) {
-                    if let Content::Text(text) = part {
-                        *text = texts.next().unwrap_or_default();
-                    }
-                }
-                Self::from_conversation(conversation)
-            }
-        };
-        Ok(Self { variant: Variant::Mirrored, ..mirrored })
+        let mut mirrored = Self { variant: Variant::Mirrored, ..self.clone() };
+        let mut texts = mirrored.texts();
+        let plain: Vec<&str> = texts.iter().map(|text| text.as_str()).collect();
+        let exchanged = mirror(&plain)?;
+        texts.iter_mut().zip(exchanged).for_each(|(text, exchanged)| **text = exchanged);
+        if self.is_conversation() {
+            (mirrored.question, mirrored.gold) = last_turns(&mirrored.messages);
+        }
+        Ok(mirrored)
+    }
+
+    /// All that it says.
+    fn texts(&mut self) -> Vec<&mut String> {
+        if self.is_conversation() {
+            let parts = self.messages.iter_mut().flat_map(|message| &mut message.content);
+            return parts.filter_map(Content::text_mut).collect();
+        }
+        [&mut self.question, &mut self.gold].into_iter().chain(&mut self.choices).collect()
     }
 
     /// The same entry with its choices in the order `order`: choice `i` is what choice `order[i]`
-    /// was. A conversation has none and stays.
+    /// was.
     ///
     /// # Panics
     /// Where `order` is not one of the choices' positions.
     pub fn with_choices(&self, order: &[usize]) -> Self {
-        match &self.ask {
-            Ask::Question(question) => {
-                Self { variant: self.variant, ..Self::from_question(question.with_choices(order)) }
-            }
-            Ask::Conversation(_) => self.clone(),
+        assert_eq!(order.len(), self.choices.len(), "an order of the choices");
+        let is_gold = |i: &usize| self.gold_choices.contains(&order[*i]);
+        Self {
+            choices: order.iter().map(|&i| self.choices[i].clone()).collect(),
+            gold_choices: (0..order.len()).filter(is_gold).collect(),
+            ..self.clone()
         }
     }
 
-    /// Those of `formats` in which this can be asked: a conversation is freeform.
+    /// Those of `formats` in which this can be asked.
     pub fn formats(&self, formats: &[Format]) -> Vec<Format> {
-        match self.ask {
-            Ask::Question(_) => formats.to_vec(),
-            Ask::Conversation(_) => vec![Format::Ff],
+        match self.is_conversation() {
+            true => vec![Format::Ff],
+            false => formats.to_vec(),
         }
     }
 
     /// The turns before the answer; without `video` its place is left out.
     pub fn prompt(&self, format: Format, style: PromptStyle, video: bool) -> Vec<Message> {
-        let mut messages = match &self.ask {
-            Ask::Question(question) => {
-                let text = vlm4d::prompt(&question.question, &question.choices, format, style);
-                vec![Message::new("user", [Content::Video, Content::Text(text)])]
-            }
-            Ask::Conversation(conversation) => {
-                let turns = &conversation.messages;
-                turns[..turns.len().saturating_sub(1)].to_vec()
-            }
+        let mut messages = if let Some((_, before)) = self.messages.split_last() {
+            before.to_vec()
+        } else {
+            let text = vlm4d::prompt(&self.question, &self.choices, format, style);
+            vec![Message::new("user", [Content::Video, Content::Text(text)])]
         };
         if !video {
             for message in &mut messages {
@@ -261,17 +246,19 @@ impl Entry {
         messages
     }
 
-    /// The whole conversation to learn.
+    /// The whole conversation to learn; a question is answered with the (first) gold letter, or the
+    /// text.
     pub fn training(&self, format: Format) -> Vec<Message> {
-        match &self.ask {
-            Ask::Question(question) => {
-                let answer = Content::Text(vlm4d::training_answer(question, format));
-                let mut messages = self.prompt(format, PromptStyle::Do, true);
-                messages.push(Message::new("assistant", [answer]));
-                messages
-            }
-            Ask::Conversation(conversation) => conversation.messages.clone(),
+        if self.is_conversation() {
+            return self.messages.clone();
         }
+        let answer = match format {
+            Format::Mc => vlm4d::letter(self.gold_choices[0]).to_string(),
+            Format::Ff => self.gold.clone(),
+        };
+        let mut messages = self.prompt(format, PromptStyle::Do, true);
+        messages.push(Message::new("assistant", [Content::Text(answer)]));
+        messages
     }
 
     /// The file under which the entry is counted: the first video by name, whatever the order
@@ -296,7 +283,12 @@ impl Entry {
     }
 }
 
-fn text_of(message: &Message) -> String {
-    let texts = message.content.iter().filter_map(Content::text);
-    texts.collect::<String>().trim().to_owned()
+/// What is asked last, and the answer to it.
+pub(super) fn last_turns(messages: &[Message]) -> (String, String) {
+    let last = |role: &str| {
+        let message = messages.iter().rev().find(|message| message.role == role);
+        let texts = message.into_iter().flat_map(|message| &message.content);
+        texts.filter_map(Content::text).collect::<String>().trim().to_owned()
+    };
+    (last("user"), last("assistant"))
 }

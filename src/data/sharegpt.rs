@@ -1,4 +1,4 @@
-//! LLaMA-Factory's sharegpt data sets → [`Conversation`]s.
+//! LLaMA-Factory's sharegpt data sets → conversations, as [`Entry`]s.
 //!
 //! A data folder holds `dataset_info.json`, which names each data set's file
 //! (JSON or JSON lines) and how its columns and tags are called; what it leaves
@@ -19,49 +19,18 @@ use serde_json::{Map, Value, json};
 
 use super::chat::{Content, Message};
 use super::dataset_info::{INFO, Info, infos};
+use super::entry::{Entry, last_turns};
 use super::fault::{Fault, Inspected, fault, parse_json, read_text};
 use super::medium::{Kind, Medium};
-use super::names::{name_alike, name_in};
+use super::names::name_in;
+use super::variant::Variant;
 use crate::error::{Error, Result};
-
-/// One row of a data set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conversation {
-    /// `tinyvid/0`: the data set and the row.
-    pub id: String,
-    /// The data set's name.
-    pub subset: String,
-    /// System message, if any, then user and assistant by turns.
-    pub messages: Vec<Message>,
-    /// The videos and images, in the order of their markers.
-    pub media: Vec<Medium>,
-}
-
-/// Reads the data sets `names`, in that order and in the order of their rows.
-///
-/// # Errors
-/// A data set that `dataset_info.json` does not describe or describes with what
-/// is not supported, a malformed row, or media that are missing.
-pub fn read(data_dir: &Path, names: &[String]) -> Result<Vec<Conversation>> {
-    let mut conversations = Vec::new();
-    for name in names {
-        conversations.extend(inspect(data_dir, name)?.whole()?);
-    }
-    name_files(data_dir, &mut conversations);
-    Ok(conversations)
-}
-
-/// Gives each file one name in all `conversations`.
-pub(super) fn name_files(data_dir: &Path, conversations: &mut [Conversation]) {
-    let media = conversations.iter_mut().flat_map(|conversation| &mut conversation.media);
-    name_alike(data_dir, media.map(|medium| &mut medium.path).collect());
-}
 
 /// Reads a data set's rows as far as that goes.
 ///
 /// # Errors
 /// Where `dataset_info.json` does not describe the data set.
-pub fn inspect(data_dir: &Path, name: &str) -> Result<Inspected<Conversation>> {
+pub(super) fn inspect(data_dir: &Path, name: &str) -> Result<Inspected<Entry>> {
     let info_path = data_dir.join(INFO);
     let infos = infos(data_dir)?;
     let info = infos.get(name).ok_or_else(|| {
@@ -85,7 +54,7 @@ struct DataSet<'a> {
 }
 
 impl DataSet<'_> {
-    fn read(&self) -> Inspected<Conversation> {
+    fn read(&self) -> Inspected<Entry> {
         let Inspected { path, items: rows, mut faults } =
             rows(self.data_dir.join(&self.info.file_name));
         let mut items = Vec::with_capacity(rows.len());
@@ -98,12 +67,24 @@ impl DataSet<'_> {
         Inspected { path, items, faults }.not_empty()
     }
 
-    fn conversation(&self, i: usize, row: &Value) -> Result<Conversation, Fault> {
+    fn conversation(&self, i: usize, row: &Value) -> Result<Entry, Fault> {
         self.check_tools(row)?;
         let messages = self.messages(row)?;
         let media = self.media(row, &messages)?;
-        let id = format!("{}/{i}", self.name);
-        Ok(Conversation { id, subset: self.name.to_owned(), messages, media })
+        let (question, gold) = last_turns(&messages);
+        Ok(Entry {
+            id: format!("{}/{i}", self.name),
+            subset: self.name.to_owned(),
+            source: self.name.to_owned(),
+            group: self.name.to_owned(),
+            media,
+            variant: Variant::Plain,
+            question,
+            choices: vec![],
+            gold,
+            gold_choices: vec![],
+            messages,
+        })
     }
 
     /// The files of a row, in the order of the markers in its messages.

@@ -1,4 +1,4 @@
-//! VLM4D's question files → [`Question`]s, prompts and training answers.
+//! VLM4D's question files → [`Entry`]s and prompts.
 //!
 //! A data folder holds `QA/real_mc.json` and `QA/synthetic_mc.json` (or the two
 //! at its top): JSON arrays of `{id, video, question, choices: {A, B, …}, answer}`
@@ -14,35 +14,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::entry::Entry;
 use super::fault::{Fault, Inspected, fault, read_text};
-use super::mirror::{Why, mirror};
-use super::names::{name_alike, name_in};
+use super::medium::Medium;
+use super::names::name_in;
+use super::variant::Variant;
 use crate::error::{Error, Result, more};
 use crate::files::{json_place, json_reason};
-
-/// One question on one video.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// `real/validation_1`: the file's own ids collide between the subsets.
-    pub id: String,
-    /// `real` or `synthetic`; for own files what stands before `_mc.json`.
-    pub subset: String,
-    /// `davis`, `ego4d`, `youtube-vos` or `synthetic`; else the video's folder.
-    pub source: String,
-    /// `exo-centric`, `ego-centric`, `false-positive` or `directional`, the
-    /// paper's groups that can be told from the files; else the source.
-    pub group: String,
-    /// The video, relative to the data folder.
-    pub video: PathBuf,
-    /// The question, trimmed.
-    pub question: String,
-    /// The choices' texts, trimmed; choice 0 has letter A.
-    pub choices: Vec<String>,
-    /// The gold answer's text, trimmed.
-    pub answer: String,
-    /// Every choice whose text is the answer: more than one where choices repeat.
-    pub gold: Vec<usize>,
-}
 
 /// How a question is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,62 +55,14 @@ pub enum PromptStyle {
     Cot,
 }
 
-impl Question {
-    /// The same question about the mirrored video.
-    ///
-    /// # Errors
-    /// Why it has to be left alone: see [`mirror`].
-    pub fn mirrored(&self) -> Result<Self, Why> {
-        let texts = [&self.question, &self.answer].into_iter().chain(&self.choices);
-        let texts: Vec<&str> = texts.map(String::as_str).collect();
-        let mut texts = mirror(&texts)?.into_iter();
-        let mut next = || texts.next().unwrap_or_default();
-        let (question, answer) = (next(), next());
-        Ok(Self { question, answer, choices: texts.collect(), ..self.clone() })
-    }
-
-    /// The same question with its choices in the order `order`: choice `i` is what choice
-    /// `order[i]` was.
-    ///
-    /// # Panics
-    /// Where `order` is not one of the choices' positions.
-    pub fn with_choices(&self, order: &[usize]) -> Self {
-        assert_eq!(order.len(), self.choices.len(), "an order of the choices");
-        Self {
-            choices: order.iter().map(|&i| self.choices[i].clone()).collect(),
-            gold: (0..order.len()).filter(|&i| self.gold.contains(&order[i])).collect(),
-            ..self.clone()
-        }
-    }
-}
-
-/// Reads the questions of `subsets` (`real`, `synthetic`), in that order and in
-/// the order of the files.
-///
-/// # Errors
-/// A file that is missing or malformed, with its place and the faulty field.
-pub fn read(data_dir: &Path, subsets: &[String]) -> Result<Vec<Question>> {
-    let mut questions = Vec::new();
-    for subset in subsets {
-        questions.extend(inspect(data_dir, subset)?.whole()?);
-    }
-    name_files(data_dir, &mut questions);
-    Ok(questions)
-}
-
-/// Gives each file one name in all `questions`.
-pub(super) fn name_files(data_dir: &Path, questions: &mut [Question]) {
-    name_alike(data_dir, questions.iter_mut().map(|question| &mut question.video).collect());
-}
-
 /// Reads a subset's questions as far as that goes.
 ///
 /// # Errors
 /// Where the folder has no file for the subset.
-pub fn inspect(data_dir: &Path, subset: &str) -> Result<Inspected<Question>> {
+pub(super) fn inspect(data_dir: &Path, subset: &str) -> Result<Inspected<Entry>> {
     let mut read = inspect_file(find(data_dir, subset)?, subset);
-    for question in &mut read.items {
-        question.video = name_in(data_dir, &question.video);
+    for medium in read.items.iter_mut().flat_map(|entry| &mut entry.media) {
+        medium.path = name_in(data_dir, &medium.path);
     }
     Ok(read)
 }
@@ -140,7 +70,7 @@ pub fn inspect(data_dir: &Path, subset: &str) -> Result<Inspected<Question>> {
 /// The letter of a choice: 0 is A.
 ///
 /// # Panics
-/// Beyond 26 choices, which [`read`] refuses.
+/// Beyond 26 choices, which the reading refuses.
 pub fn letter(choice: usize) -> char {
     char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[choice])
 }
@@ -179,29 +109,21 @@ pub fn prompt(question: &str, choices: &[String], format: Format, style: PromptS
     format!("{text}\n{task}")
 }
 
-/// What the model is trained to answer: the (first) gold letter, or the text.
-pub fn training_answer(question: &Question, format: Format) -> String {
-    match format {
-        Format::Mc => letter(question.gold[0]).to_string(),
-        Format::Ff => question.answer.clone(),
-    }
-}
-
 /// What is worth telling about a question set, one line each: repeated gold
-/// choices, and the same question asked twice on one video.
-pub fn notes(questions: &[Question]) -> Vec<String> {
+/// choices, and the same question asked twice on one video. Nothing of conversations.
+pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
     let [mut alike, mut twice] = [vec![], vec![]];
-    let mut asked: BTreeMap<(&Path, String), &str> = BTreeMap::new();
-    for q in questions {
-        if q.gold.len() > 1 {
-            let number = match q.gold.len() {
-                2 => "two".to_owned(),
-                n => n.to_string(),
+    let mut asked: BTreeMap<(&[Medium], String), &str> = BTreeMap::new();
+    for q in entries.iter().filter(|entry| !entry.is_conversation()) {
+        let n = q.gold_choices.len();
+        if n > 1 {
+            let (number, either) = match n {
+                2 => ("two".to_owned(), "either"),
+                n => (n.to_string(), "each"),
             };
-            let either = if q.gold.len() == 2 { "either" } else { "each" };
             alike.push(format!("{} has {number} identical choices; {either} letter counts", q.id));
         }
-        if let Some(first) = asked.insert((&q.video, q.question.to_lowercase()), &q.id) {
+        if let Some(first) = asked.insert((&q.media, q.question.to_lowercase()), &q.id) {
             twice.push(format!("{first} and {} are the same question on the same video", q.id));
         }
     }
@@ -250,7 +172,7 @@ pub fn subsets(data_dir: &Path) -> Vec<String> {
     found.into_iter().collect()
 }
 
-fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
+fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Entry> {
     let text = match read_text(&path) {
         Ok(text) => text,
         Err(fault) => return Inspected::lost(path, fault),
@@ -291,14 +213,14 @@ fn inspect_file(path: PathBuf, subset: &str) -> Inspected<Question> {
 /// What an item of a question file looks like.
 const ITEM: &str = "an item is {id, video, question, choices: {A, B, …}, answer}";
 
-fn parse(item: &Value, subset: &str) -> Result<Question, Fault> {
+fn parse(item: &Value, subset: &str) -> Result<Entry, Fault> {
     let object = item.as_object().ok_or_else(|| fault("not an object", ITEM))?;
     let choices = choices(object)?;
-    let answer = field(object, "answer")?;
-    let gold: Vec<usize> = (0..choices.len()).filter(|&i| choices[i] == answer).collect();
-    if gold.is_empty() {
+    let gold = field(object, "answer")?;
+    let gold_choices: Vec<usize> = (0..choices.len()).filter(|&i| choices[i] == gold).collect();
+    if gold_choices.is_empty() {
         return Err(fault(
-            format!("`answer` is \"{answer}\", which is none of the `choices`"),
+            format!("`answer` is \"{gold}\", which is none of the `choices`"),
             "the answer is the text of a choice, not its letter",
         ));
     }
@@ -306,16 +228,18 @@ fn parse(item: &Value, subset: &str) -> Result<Question, Fault> {
     let source = source(&video, subset);
     let question = field(object, "question")?;
     choices.iter().chain([&question]).try_for_each(|text| Fault::no_pads(text))?;
-    Ok(Question {
+    Ok(Entry {
         id: format!("{subset}/{}", field(object, "id")?),
         subset: subset.to_owned(),
-        group: group(subset, &source, &answer),
+        group: group(subset, &source, &gold),
         source,
-        video,
+        media: vec![Medium::video(video)],
+        variant: Variant::Plain,
         question,
         choices,
-        answer,
         gold,
+        gold_choices,
+        messages: vec![],
     })
 }
 

@@ -92,8 +92,7 @@ impl Ask {
     /// Every multiple-choice question of `entries` with its choices rotated, once for each
     /// rotation but the first, which is the question itself.
     pub fn rotations<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<Self> {
-        let with_choices = |entry: &&Entry| entry.formats(&[Format::Mc]) == [Format::Mc];
-        let asks = entries.into_iter().filter(with_choices).flat_map(|entry| {
+        let asks = entries.into_iter().flat_map(|entry| {
             let n = entry.choices.len();
             (1..n).map(move |rotation| {
                 let order: Vec<usize> = (0..n).map(|i| (i + rotation) % n).collect();

@@ -291,7 +291,7 @@ pub fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
 fn freeform_note(recipe: &Recipe, entries: &[Entry]) -> Option<String> {
     let without = [&recipe.data.formats, &recipe.eval.formats];
     let without = without.iter().any(|formats| !formats.contains(&Format::Ff));
-    let conversations = entries.iter().any(|e| e.formats(&[Format::Mc]) == [Format::Ff]);
+    let conversations = entries.iter().any(Entry::is_conversation);
     let note = "conversations are freeform, whatever data.formats and eval.formats say";
     (without && conversations).then(|| note.to_owned())
 }
