@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vlm4d_train::data::entry::{self, Entry};
-use vlm4d_train::data::split::{By, Item, Split, read, split};
+use vlm4d_train::data::medium::Medium;
+use vlm4d_train::data::split::{By, Split, read, split};
 
 use crate::support::real_files;
 
@@ -14,7 +15,7 @@ const SEEDS: u64 = 200;
 
 /// A set shaped like VLM4D's: three real sources with up to nine questions on a
 /// video, one synthetic with one or two, a few frequent answers and many rare.
-fn generated(seed: u64) -> Vec<Item> {
+fn generated(seed: u64) -> Vec<Entry> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut items = Vec::new();
     for (subset, source, videos, most) in [
@@ -27,13 +28,14 @@ fn generated(seed: u64) -> Vec<Item> {
             let n: usize = if rng.random_bool(0.5) { 1 } else { rng.random_range(1..=most) };
             for _ in 0..n {
                 let frequent = ["left", "right", "0", "1"][rng.random_range(0..4)].to_owned();
-                let answer = if rng.random_bool(0.8) { frequent } else { format!("rare {v}") };
-                items.push(Item {
+                let gold = if rng.random_bool(0.8) { frequent } else { format!("rare {v}") };
+                items.push(Entry {
                     id: format!("{subset}/validation_{}", items.len()),
                     subset: subset.into(),
                     source: source.into(),
-                    videos: vec![format!("videos/{source}/{v}.mp4").into()],
-                    answer,
+                    media: vec![Medium::video(format!("videos/{source}/{v}.mp4"))],
+                    gold,
+                    ..Entry::default()
                 });
             }
         }
@@ -41,7 +43,7 @@ fn generated(seed: u64) -> Vec<Item> {
     items
 }
 
-fn of<'a>(items: &'a [Item], subset: &str) -> Vec<&'a Item> {
+fn of<'a>(items: &'a [Entry], subset: &str) -> Vec<&'a Entry> {
     items.iter().filter(|i| i.subset == subset).collect()
 }
 
@@ -50,7 +52,7 @@ fn ratio(part: usize, whole: usize) -> f64 {
 }
 
 /// Each question is in one part, in the file's order; by video, so is each video.
-fn check_partition(items: &[&Item], split: &Split, context: &str) {
+fn check_partition(items: &[&Entry], split: &Split, context: &str) {
     let parts = [&split.train, &split.val, &split.test];
     let mut part_of: HashMap<&str, usize> = HashMap::new();
     for (part, ids) in parts.iter().enumerate() {
@@ -64,8 +66,8 @@ fn check_partition(items: &[&Item], split: &Split, context: &str) {
         let part = part_of[&*item.id];
         assert_eq!(parts[part][in_order[part]], item.id, "{context}: not in the file's order");
         in_order[part] += 1;
-        for video in &item.videos {
-            let unit = videos.entry(video.as_os_str()).or_insert(part);
+        for Medium { path, .. } in &item.media {
+            let unit = videos.entry(path.as_os_str()).or_insert(part);
             assert!(split.by == By::Question || *unit == part, "{context}: {} crosses", item.id);
         }
     }
@@ -73,7 +75,7 @@ fn check_partition(items: &[&Item], split: &Split, context: &str) {
 }
 
 /// What must hold of any question set of VLM4D's size, for every seed.
-fn check_every_seed(items: impl Fn(u64) -> Vec<Item>) {
+fn check_every_seed(items: impl Fn(u64) -> Vec<Entry>) {
     let mut worst: f64 = 0.0;
     for seed in 0..SEEDS {
         let items = items(seed);
@@ -96,7 +98,7 @@ fn check_every_seed(items: impl Fn(u64) -> Vec<Item>) {
                 }
                 assert!(drawn.val.is_empty(), "{context}");
                 // a subset alone is split as beside the other
-                let own: Vec<Item> = own.into_iter().cloned().collect();
+                let own: Vec<Entry> = own.into_iter().cloned().collect();
                 assert_eq!(split(&own, seed, 0.2, 0.0, by).unwrap()[subset], *drawn, "{context}");
             }
         }
@@ -112,8 +114,7 @@ fn generated_sets_split_well_for_every_seed() {
 #[test]
 fn the_real_set_splits_well_for_every_seed() {
     let Some(folder) = real_files("the_real_set_splits_well_for_every_seed") else { return };
-    let (entries, _) = entry::read(&folder, &["real".into(), "synthetic".into()]).unwrap();
-    let items: Vec<Item> = entries.iter().map(Entry::item).collect();
+    let (items, _) = entry::read(&folder, &["real".into(), "synthetic".into()]).unwrap();
     check_every_seed(|_| items.clone());
     let real = &split(&items, 42, 0.2, 0.0, By::Video).unwrap()["real"];
     println!("real at seed 42: train {} test {}", real.train.len(), real.test.len());
@@ -129,7 +130,7 @@ fn sources_and_answers_are_stratified() {
         let mut strata: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
         let own = of(&items, "real");
         for item in &own {
-            let stratum = strata.entry((&item.source, &item.answer)).or_default();
+            let stratum = strata.entry((&item.source, &item.gold)).or_default();
             stratum.0 += 1;
             stratum.1 += usize::from(test.contains(&*item.id));
         }
@@ -146,9 +147,9 @@ fn sources_and_answers_are_stratified() {
 fn every_video_has_the_same_chance() {
     let items = generated(0);
     let mut taken: BTreeMap<&str, u32> =
-        items.iter().map(|i| (i.videos[0].to_str().unwrap(), 0)).collect();
+        items.iter().map(|i| (i.media[0].path.to_str().unwrap(), 0)).collect();
     let video: BTreeMap<&str, &str> =
-        items.iter().map(|i| (&*i.id, i.videos[0].to_str().unwrap())).collect();
+        items.iter().map(|i| (&*i.id, i.media[0].path.to_str().unwrap())).collect();
     let n = 400;
     for seed in 0..n {
         for drawn in split(&items, seed, 0.2, 0.0, By::Video).unwrap().values() {
@@ -168,10 +169,10 @@ fn every_video_has_the_same_chance() {
 /// another set.
 #[test]
 fn seeds_draw_different_sets() {
-    let like: Vec<Item> =
-        small(50, 1).into_iter().map(|i| Item { answer: "left".into(), ..i }).collect();
-    let unlike: Vec<Item> =
-        small(50, 1).into_iter().map(|i| Item { answer: i.id.clone(), ..i }).collect();
+    let like: Vec<Entry> =
+        small(50, 1).into_iter().map(|i| Entry { gold: "left".into(), ..i }).collect();
+    let unlike: Vec<Entry> =
+        small(50, 1).into_iter().map(|i| Entry { gold: i.id.clone(), ..i }).collect();
     for items in [like, unlike] {
         let draw = |seed| split(&items, seed, 0.2, 0.0, By::Video).unwrap()["demo"].test.clone();
         let sets: BTreeSet<Vec<String>> = (0..SEEDS).map(draw).collect();
@@ -197,7 +198,7 @@ fn the_input_order_and_other_seeds() {
 /// Fixed here so that no later version draws other test questions unnoticed.
 #[test]
 fn the_drawn_questions_are_the_same_on_every_machine() {
-    let items: Vec<Item> = small(20, 2);
+    let items: Vec<Entry> = small(20, 2);
     let drawn = &split(&items, 42, 0.2, 0.1, By::Video).unwrap()["demo"];
     assert_eq!(
         drawn.test,
@@ -211,13 +212,14 @@ fn the_drawn_questions_are_the_same_on_every_machine() {
     assert_eq!(serde_json::from_value::<Split>(shape.clone()).unwrap(), *drawn);
 }
 
-fn small(videos: usize, each: usize) -> Vec<Item> {
-    let item = |i: usize| Item {
+fn small(videos: usize, each: usize) -> Vec<Entry> {
+    let item = |i: usize| Entry {
         id: format!("demo/{i:02}"),
         subset: "demo".into(),
         source: "demo".into(),
-        videos: vec![format!("{}.mp4", i / each).into()],
-        answer: ["left", "right"][i % 2].into(),
+        media: vec![Medium::video(format!("{}.mp4", i / each))],
+        gold: ["left", "right"][i % 2].into(),
+        ..Entry::default()
     };
     (0..videos * each).map(item).collect()
 }
@@ -251,10 +253,10 @@ fn small_sets_have_every_part_or_are_refused() {
 fn questions_on_several_videos_keep_these_together() {
     let mut items = small(40, 1);
     for (i, item) in items.iter_mut().enumerate().filter(|(i, _)| i % 4 < 3) {
-        item.videos.push(format!("{}.mp4", i + 1).into());
+        item.media.push(Medium::video(format!("{}.mp4", i + 1)));
     }
     let mut turned = items.clone();
-    turned.iter_mut().for_each(|item| item.videos.reverse());
+    turned.iter_mut().for_each(|item| item.media.reverse());
     for seed in 0..SEEDS {
         let drawn = &split(&items, seed, 0.2, 0.1, By::Video).unwrap()["demo"];
         check_partition(&of(&items, "demo"), drawn, &format!("seed {seed}"));
@@ -268,7 +270,7 @@ fn questions_on_several_videos_keep_these_together() {
 fn a_chain_through_most_questions_stays_in_training() {
     let mut items = small(20, 1);
     for (i, item) in items.iter_mut().enumerate().take(14) {
-        item.videos.push(format!("{}.mp4", i + 1).into());
+        item.media.push(Medium::video(format!("{}.mp4", i + 1)));
     }
     for seed in 0..SEEDS {
         let drawn = &split(&items, seed, 0.2, 0.2, By::Video).unwrap()["demo"];
@@ -280,13 +282,13 @@ fn a_chain_through_most_questions_stays_in_training() {
 #[test]
 fn a_video_in_two_subsets_may_not_cross() {
     let mut items = small(10, 1);
-    items.extend(small(10, 1).into_iter().map(|item| Item {
+    items.extend(small(10, 1).into_iter().map(|item| Entry {
         id: format!("other/{}", item.id),
         subset: "other".into(),
         // so that the other subset is drawn in another order
-        answer: item.videos[0].display().to_string(),
+        gold: item.media[0].path.display().to_string(),
         // and beside the shared video one of its own
-        videos: [vec![format!("own/{}", item.id).into()], item.videos].concat(),
+        media: [vec![Medium::video(format!("own/{}", item.id))], item.media].concat(),
         ..item
     }));
     let crossing = (0..SEEDS).filter_map(|seed| split(&items, seed, 0.2, 0.0, By::Video).err());
@@ -300,7 +302,7 @@ fn a_video_in_two_subsets_may_not_cross() {
 #[test]
 fn a_given_split_by_video_may_not_cross() {
     let mut items = small(2, 2);
-    items.push(Item { id: "other/0".into(), subset: "other".into(), ..items[0].clone() });
+    items.push(Entry { id: "other/0".into(), subset: "other".into(), ..items[0].clone() });
     let part = |by, train: &[&str], test: &[&str]| {
         let [train, test] =
             [train, test].map(|ids| ids.iter().map(|id| (*id).to_owned()).collect());

@@ -205,8 +205,7 @@ fn check_data(args: &DataArgs, terminal: &Terminal) -> Result<()> {
 
 fn write_split(args: &SplitArgs, terminal: &Terminal) -> Result<()> {
     let (entries, _) = args.data.read()?;
-    let items: Vec<_> = entries.iter().map(Entry::item).collect();
-    let split = split::split(&items, args.seed, args.test, args.val, args.by)?;
+    let split = split::split(&entries, args.seed, args.test, args.val, args.by)?;
     files::write_json(&args.out, &split)?;
     for (subset, parts) in &split {
         let [train, val, test] =

@@ -9,7 +9,6 @@ use super::fault::Inspected;
 use super::medium::Medium;
 use super::mirror::{Why, mirror};
 use super::names::name_alike;
-use super::split::Item;
 use super::variant::{Shown, Variant};
 use super::vlm4d::{self, Format, PromptStyle};
 use super::{dataset_info, sharegpt};
@@ -18,7 +17,7 @@ use crate::files::io_reason;
 use crate::hash;
 
 /// One question, to be asked in one or more formats, or the last one of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// `real/validation_1`: the files' own ids collide between the subsets. `tinyvid/0`: the data
     /// set and the row.
@@ -266,20 +265,6 @@ impl Entry {
     pub fn video(&self) -> PathBuf {
         let first = self.media.iter().min_by_key(|medium| (!medium.is_video(), &medium.path));
         first.map_or_else(|| PathBuf::from(&self.id), |medium| medium.path.clone())
-    }
-
-    /// What the split has to know.
-    pub fn item(&self) -> Item {
-        Item {
-            id: self.id.clone(),
-            subset: self.subset.clone(),
-            source: self.source.clone(),
-            videos: match self.media.is_empty() {
-                true => vec![PathBuf::from(&self.id)],
-                false => self.media.iter().map(|medium| medium.path.clone()).collect(),
-            },
-            answer: self.gold.clone(),
-        }
     }
 }
 

@@ -23,7 +23,6 @@ use super::entry::{Entry, last_turns};
 use super::fault::{Fault, Inspected, fault, parse_json, read_text};
 use super::medium::{Kind, Medium};
 use super::names::name_in;
-use super::variant::Variant;
 use crate::error::{Error, Result};
 
 /// Reads a data set's rows as far as that goes.
@@ -78,12 +77,10 @@ impl DataSet<'_> {
             source: self.name.to_owned(),
             group: self.name.to_owned(),
             media,
-            variant: Variant::Plain,
             question,
-            choices: vec![],
             gold,
-            gold_choices: vec![],
             messages,
+            ..Entry::default()
         })
     }
 

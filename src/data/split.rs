@@ -15,11 +15,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::draw::Draw;
+use super::draw::Draw;
+use super::entry::Entry;
 use crate::error::{Error, Result};
 use crate::files::{json_error, read_text};
 
@@ -27,7 +28,7 @@ use crate::files::{json_error, read_text};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
-    /// All questions on a video go to the same part.
+    /// All questions on a video or image go to the same part; one on several ties these together.
     #[default]
     Video,
     /// Each question by itself, as the paper seems to do: most test questions
@@ -45,22 +46,6 @@ impl By {
     }
 }
 
-/// What the split has to know of a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// Unique over all subsets: `real/validation_1`.
-    pub id: String,
-    /// `real`: each subset is split by itself.
-    pub subset: String,
-    /// `davis`: each source gives its share.
-    pub source: String,
-    /// Questions that share any are what [`By::Video`] keeps together; at least one: a question
-    /// without a video stands under its own name.
-    pub videos: Vec<PathBuf>,
-    /// Each answer gives its share, as far as videos allow.
-    pub answer: String,
-}
-
 /// The parts of one subset: ids, in the order of the question file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
@@ -76,7 +61,7 @@ pub struct Split {
     pub test: Vec<String>,
 }
 
-/// Splits each subset of `items`; the result, by subset, is `split.json`.
+/// Splits each subset of `entries`; the result, by subset, is `split.json`.
 ///
 /// `test_share` and `val_share` are shares of a subset, in [0, 1). A share above
 /// zero takes at least one unit, and train keeps at least one.
@@ -85,7 +70,7 @@ pub struct Split {
 /// Shares that leave nothing to train on, a subset too small for its parts, or a
 /// video whose questions would cross between the parts of two subsets.
 pub fn split(
-    items: &[Item],
+    entries: &[Entry],
     seed: u64,
     test_share: f64,
     val_share: f64,
@@ -98,26 +83,26 @@ pub fn split(
         ))
         .help("both are shares of at least 0, and their sum is below 1"));
     }
-    let mut subsets: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
-    for item in items {
-        subsets.entry(&item.subset).or_default().push(item);
+    let mut subsets: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+    for entry in entries {
+        subsets.entry(&entry.subset).or_default().push(entry);
     }
     let mut splits = BTreeMap::new();
-    for (name, items) in subsets {
-        let drawn = split_subset(name, &items, seed, test_share, val_share, by)?;
+    for (name, entries) in subsets {
+        let drawn = split_subset(name, &entries, seed, test_share, val_share, by)?;
         splits.insert(name.to_owned(), drawn);
     }
-    check_videos(items, &splits)?;
+    check_videos(entries, &splits)?;
     Ok(splits)
 }
 
-/// A split that was written before, as far as it concerns the subsets of `items`; and what is worth
+/// A split that was written before, as far as it concerns the subsets of `entries`; and what is worth
 /// telling of it, one line each.
 ///
 /// # Errors
-/// A file that is no split, lacks a subset, names a question that is none of `items` or one twice,
+/// A file that is no split, lacks a subset, names a question that is none of `entries` or one twice,
 /// or says it was made by video and lets one cross.
-pub fn read(path: &Path, items: &[Item]) -> Result<(BTreeMap<String, Split>, Vec<String>)> {
+pub fn read(path: &Path, entries: &[Entry]) -> Result<(BTreeMap<String, Split>, Vec<String>)> {
     let shown = path.display();
     let text = read_text(path)?;
     let mut file: BTreeMap<String, Split> = serde_json::from_str(&text).map_err(|e| {
@@ -126,7 +111,7 @@ pub fn read(path: &Path, items: &[Item]) -> Result<(BTreeMap<String, Split>, Vec
              {\"real\": {\"seed\", \"by\", \"train\", \"val\", \"test\"}}",
         )
     })?;
-    let names: BTreeSet<&str> = items.iter().map(|item| &*item.subset).collect();
+    let names: BTreeSet<&str> = entries.iter().map(|entry| &*entry.subset).collect();
     let known: Vec<String> = file.keys().cloned().collect();
     let (mut splits, mut notes) = (BTreeMap::new(), Vec::new());
     for name in names {
@@ -141,8 +126,8 @@ pub fn read(path: &Path, items: &[Item]) -> Result<(BTreeMap<String, Split>, Vec
                     .help("a question is in one part, once"));
             }
         }
-        let own = items.iter().filter(|item| item.subset == name);
-        let left = own.filter(|item| part_of.remove(&*item.id).is_none()).count();
+        let own = entries.iter().filter(|entry| entry.subset == name);
+        let left = own.filter(|entry| part_of.remove(&*entry.id).is_none()).count();
         if let Some(id) = part_of.keys().next() {
             return Err(Error::input(format!("{shown}: `{id}` is no question of the data"))
                 .help("the split was made of other question files"));
@@ -154,7 +139,7 @@ pub fn read(path: &Path, items: &[Item]) -> Result<(BTreeMap<String, Split>, Vec
         }
         splits.insert(name.to_owned(), split);
     }
-    check_videos(items, &splits)?;
+    check_videos(entries, &splits)?;
     Ok((splits, notes))
 }
 
@@ -168,18 +153,18 @@ impl Split {
 
 fn split_subset(
     name: &str,
-    items: &[&Item],
+    entries: &[&Entry],
     seed: u64,
     test_share: f64,
     val_share: f64,
     by: By,
 ) -> Result<Split> {
     let mut rng = Draw::new(seed);
-    let units = units(items, by);
+    let units = units(entries, by);
     let n = units.len();
     // What ties most of the questions together would leave nearly nothing to train on.
     let (kept, units): (Vec<_>, Vec<_>) =
-        units.into_iter().partition(|unit| is_tied(unit) && 2 * unit.len() > items.len());
+        units.into_iter().partition(|unit| is_tied(unit) && 2 * unit.len() > entries.len());
     let free = units.len() + usize::from(!kept.is_empty());
     let n_test = count(n, test_share, free);
     let n_val = count(n, val_share, free - n_test);
@@ -195,31 +180,31 @@ fn split_subset(
     let (val, _) = draw(rest, n_val, &mut rng);
     let (test, val) = (ids(&test), ids(&val));
     let mut split = Split { seed, by, train: Vec::new(), val: Vec::new(), test: Vec::new() };
-    for item in items {
-        let part = match item.id.as_str() {
+    for entry in entries {
+        let part = match entry.id.as_str() {
             id if test.contains(id) => &mut split.test,
             id if val.contains(id) => &mut split.val,
             _ => &mut split.train,
         };
-        part.push(item.id.clone());
+        part.push(entry.id.clone());
     }
     Ok(split)
 }
 
 /// Questions that stay together, sorted by id.
-type Unit<'a> = Vec<&'a Item>;
+type Unit<'a> = Vec<&'a Entry>;
 
 /// The units of a subset, in an order that does not depend on the input's.
-fn units<'a>(items: &[&'a Item], by: By) -> Vec<Unit<'a>> {
-    let mut firsts = firsts(items);
+fn units<'a>(entries: &[&'a Entry], by: By) -> Vec<Unit<'a>> {
+    let mut firsts = firsts(entries);
     let mut units: BTreeMap<(&OsStr, &str), Unit> = BTreeMap::new();
-    for &item in items {
-        let video = item.videos[0].as_os_str();
+    for &entry in entries {
+        let video = files(entry)[0];
         let key = match by {
             By::Video => (first(&mut firsts, video), ""),
-            By::Question => (video, item.id.as_str()),
+            By::Question => (video, entry.id.as_str()),
         };
-        units.entry(key).or_default().push(item);
+        units.entry(key).or_default().push(entry);
     }
     let mut units: Vec<Unit> = units.into_values().collect();
     for unit in &mut units {
@@ -228,9 +213,17 @@ fn units<'a>(items: &[&'a Item], by: By) -> Vec<Unit<'a>> {
     units
 }
 
+/// What a question shows, by name; its own where it shows nothing.
+fn files(entry: &Entry) -> Vec<&OsStr> {
+    match entry.media.is_empty() {
+        true => vec![OsStr::new(&entry.id)],
+        false => entry.media.iter().map(|medium| medium.path.as_os_str()).collect(),
+    }
+}
+
 /// Whether questions of a unit show several videos between them.
 fn is_tied(unit: &Unit) -> bool {
-    let mut videos = unit.iter().flat_map(|item| &item.videos);
+    let mut videos = unit.iter().copied().flat_map(files);
     let first = videos.next();
     videos.any(|video| Some(video) != first)
 }
@@ -238,12 +231,13 @@ fn is_tied(unit: &Unit) -> bool {
 /// By video, one that questions tie it to and that comes before it by name, or itself.
 type Firsts<'a> = BTreeMap<&'a OsStr, &'a OsStr>;
 
-fn firsts<'a>(items: &[&'a Item]) -> Firsts<'a> {
+fn firsts<'a>(entries: &[&'a Entry]) -> Firsts<'a> {
     let mut firsts = Firsts::new();
-    for &item in items {
-        for video in item.videos.iter().map(|video| video.as_os_str()) {
+    for &entry in entries {
+        let videos = files(entry);
+        for &video in &videos {
             firsts.entry(video).or_insert(video);
-            let a = first(&mut firsts, item.videos[0].as_os_str());
+            let a = first(&mut firsts, videos[0]);
             let b = first(&mut firsts, video);
             firsts.insert(a.max(b), a.min(b));
         }
@@ -293,7 +287,7 @@ fn draw<'a>(units: Vec<Unit<'a>>, k: usize, rng: &mut Draw) -> (Vec<Unit<'a>>, V
 /// (that of the first question), at random within these and among the answers.
 fn order<'a>(mut units: Vec<Unit<'a>>, rng: &mut Draw) -> Vec<Unit<'a>> {
     rng.shuffle(&mut units);
-    let answers: BTreeSet<&str> = units.iter().map(|unit| unit[0].answer.as_str()).collect();
+    let answers: BTreeSet<&str> = units.iter().map(|unit| unit[0].gold.as_str()).collect();
     let mut answers: Vec<&str> = answers.into_iter().collect();
     rng.shuffle(&mut answers);
     let rank: BTreeMap<&str, usize> = answers.into_iter().zip(0..).collect();
@@ -303,7 +297,7 @@ fn order<'a>(mut units: Vec<Unit<'a>>, rng: &mut Draw) -> Vec<Unit<'a>> {
     }
     let mut ordered = Vec::new();
     for (i, mut group) in sources.into_values().enumerate() {
-        group.sort_by_key(|unit| (unit.len(), rank[unit[0].answer.as_str()]));
+        group.sort_by_key(|unit| (unit.len(), rank[unit[0].gold.as_str()]));
         // there and back, so that sizes do not jump where sources meet
         if i % 2 == 1 {
             group.reverse();
@@ -314,29 +308,29 @@ fn order<'a>(mut units: Vec<Unit<'a>>, rng: &mut Draw) -> Vec<Unit<'a>> {
 }
 
 fn ids<'a>(units: &[Unit<'a>]) -> BTreeSet<&'a str> {
-    units.iter().flatten().map(|item| item.id.as_str()).collect()
+    units.iter().flatten().map(|entry| entry.id.as_str()).collect()
 }
 
 /// Subsets are split apart, so a video that two of them share could cross; those split by question
 /// let it.
-fn check_videos(items: &[Item], splits: &BTreeMap<String, Split>) -> Result<()> {
+fn check_videos(entries: &[Entry], splits: &BTreeMap<String, Split>) -> Result<()> {
     let mut parts: BTreeMap<&str, &str> = BTreeMap::new();
     for split in splits.values().filter(|split| split.by == By::Video) {
         parts.extend(split.parts().map(|(part, id)| (id, part)));
     }
-    let mut seen: BTreeMap<&OsStr, &Item> = BTreeMap::new();
-    for item in items {
+    let mut seen: BTreeMap<&OsStr, &Entry> = BTreeMap::new();
+    for entry in entries {
         // a question that is in none of these parts cannot cross
-        let Some(&b) = parts.get(item.id.as_str()) else { continue };
-        for video in &item.videos {
-            let first = *seen.entry(video.as_os_str()).or_insert(item);
+        let Some(&b) = parts.get(entry.id.as_str()) else { continue };
+        for video in files(entry) {
+            let first = *seen.entry(video).or_insert(entry);
             let a = parts[first.id.as_str()];
             if a != b {
                 return Err(Error::input(format!(
                     "{}: the video is in {a} with `{}` and in {b} with `{}`",
                     video.display(),
                     first.id,
-                    item.id
+                    entry.id
                 ))
                 .help("keep all questions on a video in one subset, or split by `question`"));
             }

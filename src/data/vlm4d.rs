@@ -18,7 +18,6 @@ use super::entry::Entry;
 use super::fault::{Fault, Inspected, fault, read_text};
 use super::medium::Medium;
 use super::names::name_in;
-use super::variant::Variant;
 use crate::error::{Error, Result, more};
 use crate::files::{json_place, json_reason};
 
@@ -234,12 +233,11 @@ fn parse(item: &Value, subset: &str) -> Result<Entry, Fault> {
         group: group(subset, &source, &gold),
         source,
         media: vec![Medium::video(video)],
-        variant: Variant::Plain,
         question,
         choices,
         gold,
         gold_choices,
-        messages: vec![],
+        ..Entry::default()
     })
 }
 

@@ -258,13 +258,12 @@ pub struct Divided {
 }
 
 pub fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
-    let items: Vec<_> = entries.iter().map(Entry::item).collect();
     let shares = &recipe.data.split;
     let (split, notes) = if let Some(file) = &shares.file {
-        split::read(file, &items)?
+        split::read(file, entries)?
     } else {
         let seed = recipe.split_seed();
-        (split::split(&items, seed, shares.test, shares.val, shares.by)?, vec![])
+        (split::split(entries, seed, shares.test, shares.val, shares.by)?, vec![])
     };
     let (mut train, mut val, mut test) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (subset, parts) in &split {

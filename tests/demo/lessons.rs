@@ -92,8 +92,8 @@ fn every_conversation_is_trained_on_and_every_skill_examined() {
     assert_eq!(videos(&trained).len(), OPTIONS.videos);
     assert!(videos(&trained).is_disjoint(&videos(&examined)));
     let all = trained.iter().chain(&words).chain(&examined);
-    let items: Vec<_> = all.map(Entry::item).collect();
-    let (split, _) = split::read(&rendered().join("split.json"), &items).unwrap();
+    let all: Vec<Entry> = all.cloned().collect();
+    let (split, _) = split::read(&rendered().join("split.json"), &all).unwrap();
     let count = |part: fn(&split::Split) -> usize| split.values().map(part).sum::<usize>();
     assert_eq!(count(|s| s.train.len()), trained.len() + words.len());
     assert_eq!(count(|s| s.test.len()), examined.len());
