@@ -1,4 +1,5 @@
-//! Frames → patches → vision features, computed once per video and kept; an image is one frame.
+//! Frames → patches → vision features, computed once per video and kept. An image is a video of one
+//! frame here.
 //!
 //! Decoding runs in threads ahead of the vision tower. What is read is kept in memory up to a
 //! limit and on disk ([`Cache`]), for the rest of the run and for the next: frames as they are cut
@@ -94,7 +95,7 @@ struct Known {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
     /// Videos and images, each variant for itself.
-    pub videos: usize,
+    pub shown: usize,
     /// Those that were in the cache.
     pub from_cache: usize,
     /// Seconds that making all of them from the files takes, or took when they were made.
@@ -160,14 +161,14 @@ impl Videos {
             tower: frozen_tower(model)?,
             known: HashMap::new(),
             memory: Mutex::default(),
-            summary: Summary { videos: videos.len(), ..Summary::default() },
+            summary: Summary { shown: videos.len(), ..Summary::default() },
         };
         let frozen = model.valid();
         let mut known = HashMap::new();
         let mut summary = all.summary.clone();
         let read = |shown| (shown, all.read_ahead(shown));
         parallel::each_ahead(videos, readers(), AHEAD, read, |_, (shown, ahead)| {
-            interrupt::check("the reading of videos")?;
+            interrupt::check("the decoding")?;
             let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
             known.insert(shown.clone(), found);
             progress(known.len());

@@ -41,14 +41,15 @@ pub fn checkpoint_without_weights(path: &str, terminal: &Terminal) -> Result<Pla
     locate(path, A_CHECKPOINT, small, terminal)
 }
 
-/// The data set at `path`; from the hub: its questions. The videos follow with
-/// [`videos`](Place::videos).
+/// The data set at `path`; from the hub: its questions. What they show follows with
+/// [`media`](Place::media).
 ///
 /// # Errors
 /// Where there is none, or it cannot be downloaded.
 pub fn questions(path: &str, terminal: &Terminal) -> Result<Place> {
     let listed = |file: &str| QUESTIONS.iter().any(|end| file.ends_with(end));
-    let place = locate(path, "data.path is a folder with questions and videos", listed, terminal)?;
+    let what = "data.path is a folder with questions, videos and images";
+    let place = locate(path, what, listed, terminal)?;
     if let Some(snapshot) = &place.snapshot
         && snapshot.has("dataset_info.json")
     {
@@ -71,7 +72,7 @@ impl Place {
     ///
     /// # Errors
     /// Where one cannot be downloaded.
-    pub fn videos<'a>(
+    pub fn media<'a>(
         &self,
         entries: impl Iterator<Item = &'a Entry>,
         terminal: &Terminal,

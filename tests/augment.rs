@@ -155,5 +155,5 @@ fn conversations_are_mirrored_as_a_whole() {
     assert!(said.contains("Video"), "{said}");
     assert_eq!(mirrored.mirrored().unwrap().training(Format::Ff), entries[0].training(Format::Ff));
     assert_eq!(entries[1].mirrored().unwrap_err(), Why::Text);
-    assert_eq!(entries[2].mirrored().unwrap_err(), Why::NoVideo);
+    assert_eq!(entries[2].mirrored().unwrap_err(), Why::NoMedia);
 }

@@ -180,7 +180,7 @@ fn features_are_the_same_from_wherever_they_come() {
     let model = load("tiny-qwen2.5-vl");
     let cache = || Cache::new(dir.path(), 1 << 30);
     let cold = read(&model, &data, &video(), cache());
-    assert_eq!((cold.summary.videos, cold.summary.from_cache), (4, 0));
+    assert_eq!((cold.summary.shown, cold.summary.from_cache), (4, 0));
     let expected = features(&cold, &model);
     assert!(expected[0] != expected[2], "a mirrored clip has other features");
     let warm = read(&model, &data, &video(), cache());
@@ -208,7 +208,7 @@ fn features_are_the_same_from_wherever_they_come() {
 
 #[test]
 fn what_keeping_saves_is_time_that_passes() {
-    let made = Summary { videos: 10, cost_s: 40.0, elapsed_s: 20.0, ..Summary::default() };
+    let made = Summary { shown: 10, cost_s: 40.0, elapsed_s: 20.0, ..Summary::default() };
     assert_eq!(saved(&made, 30), 40.0, "twice more what it took");
     let kept = Summary { from_cache: 10, elapsed_s: 1.0, ..made };
     assert_eq!(saved(&kept, 30), 120.0 / readers() as f64 - 1.0, "as many at once as read");

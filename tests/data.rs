@@ -59,18 +59,18 @@ fn stats_of_the_real_files_are_the_published_ones() {
     let stats = Stats::new(&entries);
     let [real, synthetic] = &stats.subsets[..] else { panic!("two subsets") };
     let kind = |subset: &vlm4d_train::data::stats::Subset, source: &str, group: &str| {
-        let Count { questions, videos } = subset.kinds[&(source.into(), group.into())];
-        (questions, videos)
+        let Count { questions, files } = subset.kinds[&(source.into(), group.into())];
+        (questions, files)
     };
-    assert_eq!(real.all, Count { questions: 1_371, videos: 600 });
-    assert_eq!(synthetic.all, Count { questions: 445, videos: 400 });
+    assert_eq!(real.all, Count { questions: 1_371, files: 600 });
+    assert_eq!(synthetic.all, Count { questions: 445, files: 400 });
     assert_eq!(kind(real, "ego4d", "ego-centric"), (449, 300));
     let davis = kind(real, "davis", "exo-centric");
     let tube = kind(real, "youtube-vos", "exo-centric");
     assert_eq!((davis.0 + tube.0, davis.1, tube.1), (922, 210, 90));
     assert_eq!(kind(synthetic, "synthetic", "directional").0, 400);
     assert_eq!(kind(synthetic, "synthetic", "false-positive").0, 45);
-    assert_eq!((real.per_video[&1], *real.per_video.keys().max().unwrap()), (275, 9));
+    assert_eq!((real.per_file[&1], *real.per_file.keys().max().unwrap()), (275, 9));
     assert_eq!(real.letters.iter().sum::<usize>(), 1_371);
     assert_eq!(real.answers.iter().map(|(_, n)| n).sum::<usize>(), 1_371);
     // 76 as a number, one as a text
@@ -125,8 +125,8 @@ fn a_video_shown_twice_counts_once() {
     let dir = talk_set("rows.json", &json!([row]).to_string());
     let (entries, _) = entry::read(dir.path(), &["talk".into()]).unwrap();
     let stats = Stats::new(&entries);
-    assert_eq!(stats.subsets[0].all, Count { questions: 1, videos: 1 });
-    assert_eq!(stats.subsets[0].per_video, BTreeMap::from([(1, 1)]));
+    assert_eq!(stats.subsets[0].all, Count { questions: 1, files: 1 });
+    assert_eq!(stats.subsets[0].per_file, BTreeMap::from([(1, 1)]));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn check_lists_everything_that_is_wrong() {
         "demo/QA/real_mc.json\n  item 1 (",
         "`answer` is \"nothing of this\", which is none of the `choices`\n  item 2 (",
         "`choices` is missing or not an object",
-        "videos_synthetic\n  no such folder; 3 video(s) should be in it, ",
+        "videos_synthetic\n  no such folder; 3 file(s) should be in it, ",
         "no such file, used by `real/",
     ] {
         assert!(text.contains(wanted), "no `{wanted}` in\n{text}");
@@ -197,9 +197,7 @@ fn check_lists_everything_that_is_wrong() {
     items.extend(more);
     fs::write(&file, json!(items).to_string()).unwrap();
     let text = stdout(&data(dir.path(), &["check", "demo", "--subsets", "real"]));
-    assert!(
-        text.contains("davis\n  lacks 37 videos: gone-10.mp4, ") && text.contains("gone-9.mp4")
-    );
+    assert!(text.contains("davis\n  lacks 37 files: gone-10.mp4, ") && text.contains("gone-9.mp4"));
 
     fs::write(&file, "[{]").unwrap();
     let output = data(dir.path(), &["check", "demo", "--subsets", "real"]);

@@ -231,6 +231,7 @@ fn conversations_with_images_go_through_the_whole_run() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let said = text(&output.stdout);
     assert!(said.contains("data   talks 10 questions on 9 videos and 10 images: "), "{said}");
+    assert!(said.contains("\nfiles  ") && !said.contains("\nvideos "), "{said}");
     let turned = "note   0.png would be turned by a viewer and are used as coded, as Pillow and ";
     assert!(said.contains(turned) && said.contains("image.upright = true turns them"), "{said}");
     let tested = asked(&place, "predictions.jsonl").into_iter();

@@ -90,7 +90,7 @@ fn a_plan_says_what_a_run_then_does_and_writes_nothing() {
     let output = plan(&[]);
     let planned = text(&output.stdout);
     assert!(output.status.success(), "{planned}{}", text(&output.stderr));
-    for word in ["tokens ", "videos ", "before ", "training ", "after ", "peak ", "fits "] {
+    for word in ["tokens ", "reading ", "before ", "training ", "after ", "peak ", "fits "] {
         assert!(planned.lines().any(|line| line.starts_with(word)), "no `{word}` in\n{planned}");
     }
     assert!(!place.path("").exists(), "something was written");

@@ -218,7 +218,7 @@ fn a_run_goes_on_with_its_own_data_and_model() {
     std::fs::remove_file(place.path("report.md")).unwrap();
     for (file, what) in [
         (data.join("QA/real_mc.json"), "data"),
-        (data.join("videos_real/davis/demo-001.mp4"), "set of videos"),
+        (data.join("videos_real/davis/demo-001.mp4"), "set of videos or images"),
         (model.join("config.json"), "model"),
     ] {
         let bytes = std::fs::read(&file).unwrap();

@@ -294,7 +294,7 @@ fn a_video_in_two_subsets_may_not_cross() {
     let crossing = (0..SEEDS).filter_map(|seed| split(&items, seed, 0.2, 0.0, By::Video).err());
     let errors: Vec<String> = crossing.map(|e| e.to_string()).collect();
     assert!(errors.len() > 100, "only {} of {SEEDS} splits refused", errors.len());
-    assert!(errors[0].contains("the video is in "), "{}", errors[0]);
+    assert!(errors[0].contains(": is in "), "{}", errors[0]);
     assert!(split(&items, 0, 0.2, 0.0, By::Question).is_ok());
 }
 
@@ -318,7 +318,7 @@ fn a_given_split_by_video_may_not_cross() {
     };
     for of_other in [By::Video, By::Question] {
         let error = given(By::Video, of_other).unwrap_err();
-        assert!(error.starts_with("0.mp4: the video is in train with `demo/00` and in test with"));
+        assert!(error.starts_with("0.mp4: is in train with `demo/00` and in test with"));
         assert_eq!(given(By::Question, of_other), Ok(()));
     }
 }

@@ -20,7 +20,7 @@ use crate::{files, interrupt};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DataCommand {
-    /// Tell sources, groups, questions per video and answers
+    /// Tell sources, groups, questions per file and answers
     Stats {
         #[command(flatten)]
         data: DataArgs,
@@ -171,7 +171,7 @@ fn stats(args: &DataArgs, out: Option<&Path>, terminal: &Terminal) -> Result<()>
 
 fn check_data(args: &DataArgs, terminal: &Terminal) -> Result<()> {
     interrupt::catch()?;
-    let bar = terminal.bar("videos", 0);
+    let bar = terminal.bar("files", 0);
     let checked = check(&args.data, &args.subsets, |done, all| {
         bar.set_length(all);
         bar.set(done);

@@ -15,7 +15,7 @@ use crate::{interrupt, parallel};
 const WHOLE: VideoOptions =
     VideoOptions { sampling: Sampling::LlamaFactory, fps: f64::MAX, max_frames: 2, upright: false };
 
-/// More missing videos of a folder are told as one problem.
+/// More missing files of a folder are told as one problem.
 const MANY: usize = 20;
 
 /// What a data set holds and what is wrong with it.
@@ -40,7 +40,7 @@ pub struct Problems {
     pub help: Vec<String>,
 }
 
-/// Checks `subsets` of the data folder `dir`, or all that it has; `progress` is told how many videos
+/// Checks `subsets` of the data folder `dir`, or all that it has; `progress` is told how many files
 /// there are and how many are done.
 ///
 /// # Errors
@@ -126,30 +126,30 @@ impl Checked {
         interrupt::check("the check")
     }
 
-    /// A folder that is missing, or lacks many videos, is one problem.
+    /// A folder that is missing, or lacks many files, is one problem.
     fn add_missing(&mut self, dir: &Path, missing: &[(&&Medium, &Vec<&str>)]) {
         let mut folders: BTreeMap<PathBuf, Vec<(&Path, &[&str])>> = BTreeMap::new();
         for (Medium { path, .. }, users) in missing {
             let folder = dir.join(path).parent().unwrap_or(dir).to_owned();
             folders.entry(folder).or_default().push((path, users));
         }
-        for (folder, videos) in folders {
+        for (folder, files) in folders {
             let file_name =
                 |path: &Path| path.file_name().unwrap_or_default().display().to_string();
-            let first = file_name(videos[0].0);
-            let n = videos.len();
+            let first = file_name(files[0].0);
+            let n = files.len();
             if !folder.is_dir() {
-                let what = format!("no such folder; {n} video(s) should be in it, {first} first");
+                let what = format!("no such folder; {n} file(s) should be in it, {first} first");
                 self.add(&folder, what, None);
             } else if n > MANY {
-                let names = videos.iter().map(|(video, _)| file_name(video));
+                let names = files.iter().map(|(file, _)| file_name(file));
                 let names = names.collect::<Vec<_>>().join(", ");
-                self.add(&folder, format!("lacks {n} videos: {names}"), None);
+                self.add(&folder, format!("lacks {n} files: {names}"), None);
             } else {
-                for (video, users) in videos {
+                for (file, users) in files {
                     let more = more(users.len() - 1);
                     let what = format!("no such file, used by `{}`{more}", users[0]);
-                    self.add(&dir.join(video), what, None);
+                    self.add(&dir.join(file), what, None);
                 }
             }
         }
@@ -186,12 +186,12 @@ fn shared_media(entries: &[Entry]) -> Option<String> {
         }
     }
     let shared: Vec<_> = subsets.iter().filter(|(_, subsets)| subsets.len() > 1).collect();
-    let (video, by) = shared.first()?;
+    let (file, by) = shared.first()?;
     let by: Vec<&str> = by.iter().copied().collect();
     Some(format!(
         "{} file(s) stand in more than one subset, {} in {} first: they may cross a split",
         shared.len(),
-        video.display(),
+        file.display(),
         by.join(" and ")
     ))
 }

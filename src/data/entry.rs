@@ -136,26 +136,27 @@ fn check_folder(dir: &Path) -> Result<()> {
 /// # Errors
 /// Names the first that is not, how many more are missing, and a question that needs it.
 pub fn check_media<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
-    let mut missing: Vec<(&PathBuf, &Entry, String)> = Vec::new();
+    let mut missing: Vec<(&Medium, &Entry, String)> = Vec::new();
     let mut seen = BTreeSet::new();
     for entry in entries {
-        for Medium { path, .. } in &entry.media {
-            if !seen.insert(path) {
+        for medium in &entry.media {
+            if !seen.insert(&medium.path) {
                 continue;
             }
-            match std::fs::metadata(dir.join(path)) {
+            match std::fs::metadata(dir.join(&medium.path)) {
                 Ok(found) if found.is_file() => {}
-                Ok(_) => missing.push((path, entry, "is no file".into())),
-                Err(e) => missing.push((path, entry, io_reason(&e))),
+                Ok(_) => missing.push((medium, entry, "is no file".into())),
+                Err(e) => missing.push((medium, entry, io_reason(&e))),
             }
         }
     }
-    let Some((path, entry, why)) = missing.first() else { return Ok(()) };
+    let Some((Medium { path, kind }, entry, why)) = missing.first() else { return Ok(()) };
     let more = more(missing.len() - 1);
     let path = dir.join(path);
     Err(Error::input(format!("{}: {why}{more}, used by `{}`", path.display(), entry.id)).help(
         format!(
-            "put the videos into {}, or leave \"{}\" out of data.train and data.test",
+            "put the {}s into {}, or leave \"{}\" out of data.train and data.test",
+            kind.name(),
             dir.display(),
             entry.subset
         ),
@@ -184,7 +185,7 @@ impl Entry {
     /// Why it has to be left alone: see [`mirror`].
     pub fn mirrored(&self) -> Result<Self, Why> {
         if self.media.is_empty() {
-            return Err(Why::NoVideo);
+            return Err(Why::NoMedia);
         }
         let mut mirrored = Self { variant: Variant::Mirrored, ..self.clone() };
         let mut texts = mirrored.texts();

@@ -50,6 +50,16 @@ impl Medium {
     }
 }
 
+/// What each of `media` is: `video` or `image`, or `file` where there are both.
+pub fn name<'a>(media: impl Iterator<Item = &'a Medium>) -> &'static str {
+    let kinds: BTreeSet<Kind> = media.map(|medium| medium.kind).collect();
+    match kinds.into_iter().collect::<Vec<_>>()[..] {
+        [] => Kind::Video.name(),
+        [kind] => kind.name(),
+        _ => "file",
+    }
+}
+
 /// How many different files `media` are: `2,000 videos`, `12 videos and 3 images`.
 pub fn count<'a>(media: impl Iterator<Item = &'a Medium>) -> String {
     let (videos, images): (BTreeSet<_>, BTreeSet<_>) = media.partition(|medium| medium.is_video());

@@ -33,8 +33,8 @@ pub enum Why {
     Spelling,
     /// Letters beyond A to Z: the rule is one for English.
     Language,
-    /// There is no video to mirror.
-    NoVideo,
+    /// There is nothing to mirror.
+    NoMedia,
 }
 
 impl fmt::Display for Why {
@@ -46,7 +46,7 @@ impl fmt::Display for Why {
             Self::Sense => "`left` or `right` in another sense",
             Self::Spelling => "unknown spellings",
             Self::Language => "other languages",
-            Self::NoVideo => "no video",
+            Self::NoMedia => "no video or image",
         })
     }
 }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::Draw;
 use super::entry::Entry;
+use super::medium;
 use crate::error::{Error, Result};
 use crate::files::{json_error, read_text};
 
@@ -169,9 +170,10 @@ fn split_subset(
     let n_test = count(n, test_share, free);
     let n_val = count(n, val_share, free - n_test);
     if n_test + n_val >= free {
-        let kind = if by == By::Video { "video(s)" } else { "question(s)" };
+        let media = entries.iter().flat_map(|entry| &entry.media);
+        let kind = if by == By::Video { medium::name(media) } else { "question" };
         return Err(Error::input(format!(
-            "split: subset `{name}` has {n} {kind}: too few for {n_test} in test, {n_val} in \
+            "split: subset `{name}` has {n} {kind}(s): too few for {n_test} in test, {n_val} in \
              validation and one to train on"
         ))
         .help("add data, lower `test` or `val`, or set them to 0"));
@@ -327,12 +329,12 @@ fn check_videos(entries: &[Entry], splits: &BTreeMap<String, Split>) -> Result<(
             let a = parts[first.id.as_str()];
             if a != b {
                 return Err(Error::input(format!(
-                    "{}: the video is in {a} with `{}` and in {b} with `{}`",
+                    "{}: is in {a} with `{}` and in {b} with `{}`",
                     video.display(),
                     first.id,
                     entry.id
                 ))
-                .help("keep all questions on a video in one subset, or split by `question`"));
+                .help("keep all questions on a file in one subset, or split by `question`"));
             }
         }
     }

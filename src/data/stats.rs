@@ -1,10 +1,10 @@
-//! A data set → how many questions of what kind it asks, on how many videos, with which answers.
+//! A data set → how many questions of what kind it asks, on how many files, with which answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::entry::Entry;
-use super::medium::Kind;
+use super::medium;
 
 /// What a data set holds, subset by subset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,21 +24,21 @@ pub struct Subset {
     pub kinds: BTreeMap<(String, String), Count>,
     /// All of them.
     pub all: Count,
-    /// How many videos have so many questions.
-    pub per_video: BTreeMap<usize, usize>,
+    /// How many files have so many questions.
+    pub per_file: BTreeMap<usize, usize>,
     /// How often each letter is (the first) gold, A first; none where there are no choices.
     pub letters: Vec<usize>,
     /// How often each answer is gold, in lower case, the commonest first.
     pub answers: Vec<(String, usize)>,
 }
 
-/// Questions, and the videos they are on.
+/// Questions, and the files they are on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Questions or conversations.
     pub questions: usize,
     /// Distinct videos and images.
-    pub videos: usize,
+    pub files: usize,
 }
 
 impl Stats {
@@ -54,7 +54,8 @@ impl Stats {
             entries.iter().filter(|entry| entry.subset == name).collect()
         };
         let subsets = names.into_iter().map(|name| Subset::new(name, &of(name))).collect();
-        Self { subsets, medium: medium(entries) }
+        let media = entries.iter().flat_map(|entry| &entry.media);
+        Self { subsets, medium: medium::name(media) }
     }
 }
 
@@ -62,13 +63,13 @@ impl Subset {
     fn new(name: &str, entries: &[&Entry]) -> Self {
         let mut subset = Self { name: name.to_owned(), all: count(entries), ..Self::default() };
         let mut kinds: BTreeMap<(String, String), Vec<&Entry>> = BTreeMap::new();
-        let mut videos: BTreeMap<&Path, usize> = BTreeMap::new();
+        let mut files: BTreeMap<&Path, usize> = BTreeMap::new();
         let mut answers: BTreeMap<String, usize> = BTreeMap::new();
         for entry in entries {
             kinds.entry((entry.source.clone(), entry.group.clone())).or_default().push(entry);
             // one that is shown twice is one
             for path in paths(entry).collect::<BTreeSet<_>>() {
-                *videos.entry(path).or_default() += 1;
+                *files.entry(path).or_default() += 1;
             }
             if let Some(&gold) = entry.gold_choices.first() {
                 if subset.letters.len() < entry.choices.len() {
@@ -79,8 +80,8 @@ impl Subset {
             *answers.entry(entry.gold.to_lowercase()).or_default() += 1;
         }
         subset.kinds = kinds.into_iter().map(|(kind, of)| (kind, count(&of))).collect();
-        for questions in videos.into_values() {
-            *subset.per_video.entry(questions).or_default() += 1;
+        for questions in files.into_values() {
+            *subset.per_file.entry(questions).or_default() += 1;
         }
         subset.answers = answers.into_iter().collect();
         // stable: the alphabet among equally common ones
@@ -89,19 +90,9 @@ impl Subset {
     }
 }
 
-fn medium(entries: &[Entry]) -> &'static str {
-    let kinds: BTreeSet<Kind> =
-        entries.iter().flat_map(|entry| &entry.media).map(|medium| medium.kind).collect();
-    match kinds.into_iter().collect::<Vec<_>>()[..] {
-        [] => Kind::Video.name(),
-        [kind] => kind.name(),
-        _ => "file",
-    }
-}
-
 fn count(entries: &[&Entry]) -> Count {
-    let videos: BTreeSet<_> = entries.iter().copied().flat_map(paths).collect();
-    Count { questions: entries.len(), videos: videos.len() }
+    let files: BTreeSet<_> = entries.iter().copied().flat_map(paths).collect();
+    Count { questions: entries.len(), files: files.len() }
 }
 
 fn paths(entry: &Entry) -> impl Iterator<Item = &Path> {

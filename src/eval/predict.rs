@@ -28,7 +28,7 @@ pub struct Prediction {
     pub id: String,
     /// `real`, `synthetic`, or the name of a data set.
     pub subset: String,
-    /// Where the video comes from.
+    /// Where its video or image comes from.
     pub source: String,
     /// The paper's group.
     pub group: String,
@@ -158,7 +158,7 @@ pub struct Evaluator<'a> {
     pub fixed: QwenVl,
     /// Its chat template and tokenizer.
     pub chat: &'a Chat,
-    /// The videos of all questions.
+    /// What all questions show.
     pub videos: &'a Videos,
     /// The recipe's `[eval]`.
     pub recipe: &'a Eval,
@@ -187,7 +187,7 @@ impl Evaluator<'_> {
         Ok(done.into_values().collect())
     }
 
-    /// Answers the questions `group` of `asks`, which are shown the same videos.
+    /// Answers the questions `group` of `asks`, which are shown the same.
     ///
     /// # Errors
     /// Where a prompt does not fit its media, the device fails, or the user asked to stop.

@@ -1,4 +1,4 @@
-//! `[data]`: the questions and videos, and how they are divided.
+//! `[data]`: the questions and what they show, and how they are divided.
 
 use std::path::{Path, PathBuf};
 

@@ -39,7 +39,7 @@ pub struct Recipe {
     pub seed: u64,
     /// The checkpoint.
     pub model: Model,
-    /// The questions and videos.
+    /// The questions and what they show.
     pub data: Data,
     /// How frames are taken from a video.
     #[serde(default)]
@@ -71,7 +71,7 @@ pub struct Provenance {
     pub model_sha256: String,
     /// SHA-256 over the question files of the subsets that are used.
     pub data_sha256: String,
-    /// SHA-256 over the videos that are used; empty in runs from before it was kept.
+    /// SHA-256 over the videos and images that are used; empty in runs from before it was kept.
     #[serde(default)]
     pub videos_sha256: String,
     /// SHA-256 over the files of the adapter that was started from, or asked.
@@ -88,7 +88,7 @@ impl Provenance {
             (self.device != other.device, "device"),
             (self.model_sha256 != other.model_sha256, "model"),
             (self.data_sha256 != other.data_sha256, "data"),
-            (!videos.contains(&"") && videos[0] != videos[1], "set of videos"),
+            (!videos.contains(&"") && videos[0] != videos[1], "set of videos or images"),
             (self.adapter_sha256 != other.adapter_sha256, "adapter"),
         ];
         differs.into_iter().filter_map(|(differs, what)| differs.then_some(what)).collect()

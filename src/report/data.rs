@@ -14,8 +14,8 @@ pub const PICTURE: &str = "data.svg";
 
 /// Answers that are shown by name.
 const ANSWERS: usize = 10;
-/// Questions on one video that have a column of their own.
-const PER_VIDEO: usize = 9;
+/// Questions on one file that have a column of their own.
+const PER_FILE: usize = 9;
 
 /// `part` of `whole` in percent.
 fn percent(part: usize, whole: usize) -> String {
@@ -24,7 +24,7 @@ fn percent(part: usize, whole: usize) -> String {
 
 /// The tables of `data stats`.
 pub fn tables(stats: &Stats) -> String {
-    let mut parts = vec![kinds(stats).terminal(), per_video(stats).terminal()];
+    let mut parts = vec![kinds(stats).terminal(), per_file(stats).terminal()];
     if stats.subsets.iter().any(|subset| !subset.letters.is_empty()) {
         parts.push(letters(stats).terminal());
     }
@@ -37,9 +37,9 @@ fn kinds(stats: &Stats) -> Table {
     let head = ["subset", "source", "group", "questions", &files, &mean];
     let mut table = Table::new(3, head);
     let row = |names: [&str; 3], count: &Count| {
-        let mean = count.questions as f64 / count.videos.max(1) as f64;
-        let mean = if count.videos == 0 { String::new() } else { format!("{mean:.2}") };
-        let numbers = [thousands(count.questions), thousands(count.videos), mean];
+        let mean = count.questions as f64 / count.files.max(1) as f64;
+        let mean = if count.files == 0 { String::new() } else { format!("{mean:.2}") };
+        let numbers = [thousands(count.questions), thousands(count.files), mean];
         names.map(str::to_owned).into_iter().chain(numbers).collect()
     };
     for subset in &stats.subsets {
@@ -51,15 +51,15 @@ fn kinds(stats: &Stats) -> Table {
     table
 }
 
-/// Name and number of videos for each number of questions on one, the last for all above.
+/// Name and number of files for each number of questions on one, the last for all above.
 fn histogram(subset: &Subset) -> Vec<(String, usize)> {
-    let many: usize = subset.per_video.range(PER_VIDEO + 1..).map(|(_, n)| n).sum();
-    let of = |n| (n, subset.per_video.get(&n).copied().unwrap_or_default());
-    let few = (1..=PER_VIDEO).map(of).map(|(n, videos)| (n.to_string(), videos));
-    few.chain([(format!("{}+", PER_VIDEO + 1), many)]).collect()
+    let many: usize = subset.per_file.range(PER_FILE + 1..).map(|(_, n)| n).sum();
+    let of = |n| (n, subset.per_file.get(&n).copied().unwrap_or_default());
+    let few = (1..=PER_FILE).map(of).map(|(n, files)| (n.to_string(), files));
+    few.chain([(format!("{}+", PER_FILE + 1), many)]).collect()
 }
 
-fn per_video(stats: &Stats) -> Table {
+fn per_file(stats: &Stats) -> Table {
     let columns = histogram(&Subset::default()).into_iter().map(|(name, _)| name);
     let head = [format!("{}s with so many questions", stats.medium)].into_iter().chain(columns);
     let mut table = Table::new(1, head);
@@ -149,22 +149,22 @@ fn svg(height: f64, title: &str, body: &str) -> String {
 /// A bar: its name, its length and what stands behind it.
 type Bar = (String, usize, String);
 
-/// The picture of a data set: by source, by questions on a video and by answer.
+/// The picture of a data set: by source, by questions on a file and by answer.
 pub fn picture(stats: &Stats) -> String {
     let mut groups: Vec<(String, Vec<Bar>)> = Vec::new();
     let medium = stats.medium;
     for subset in &stats.subsets {
         let name = &subset.name;
         let kind = |((source, group), count): (&(String, String), &Count)| {
-            let videos = thousands(count.videos);
-            let behind = format!("{} on {videos} {medium}s", thousands(count.questions));
+            let files = thousands(count.files);
+            let behind = format!("{} on {files} {medium}s", thousands(count.questions));
             let name = if source == group { source.clone() } else { format!("{source}, {group}") };
             (name, count.questions, behind)
         };
         groups.push((format!("{name}: questions"), subset.kinds.iter().map(kind).collect()));
-        let videos = histogram(subset).into_iter().filter(|(_, n)| *n > 0);
-        let videos = videos.map(|(name, n)| (format!("{name} on a {medium}"), n, thousands(n)));
-        groups.push((format!("{name}: {medium}s by their questions"), videos.collect()));
+        let files = histogram(subset).into_iter().filter(|(_, n)| *n > 0);
+        let files = files.map(|(name, n)| (format!("{name} on a {medium}"), n, thousands(n)));
+        groups.push((format!("{name}: {medium}s by their questions"), files.collect()));
         let answers = common(subset).into_iter().enumerate().map(|(i, (answer, n))| {
             let behind = format!("{} ({} %)", thousands(n), percent(n, subset.all.questions));
             // the rest has no bar: it would outgrow each answer's own

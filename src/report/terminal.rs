@@ -300,20 +300,21 @@ pub fn data(recipe: &Recipe, all: &[Entry], parts: [&[Entry]; 3], terminal: &Ter
     }
 }
 
-/// Prints where the videos came from, and what keeping them saves a run that uses them `uses`
-/// times.
-pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
+/// Prints where the videos and images, each a `medium`, came from, and what keeping them saves a
+/// run that uses them `uses` times.
+pub fn videos(videos: &Videos, medium: &str, uses: usize, terminal: &Terminal) {
     let s = &videos.summary;
+    let media = format!("{medium}s");
     let place = videos.cache_dir().map(|dir| dir.display().to_string());
-    let made = s.videos - s.from_cache;
+    let made = s.shown - s.from_cache;
     let found = match &place {
         Some(dir) => format!("{} from {dir}, {} made", thousands(s.from_cache), thousands(made)),
         None => format!("{} made", thousands(made)),
     };
     terminal.line(&format!(
-        "videos {found} in {}; each is used {:.0} times: about {} saved",
+        "{media:<6} {found} in {}; each is used {:.0} times: about {} saved",
         seconds(s.elapsed_s),
-        (uses as f64 / s.videos.max(1) as f64).max(1.0),
+        (uses as f64 / s.shown.max(1) as f64).max(1.0),
         seconds(saved(s, uses))
     ));
     for kind in [Kind::Video, Kind::Image] {
@@ -336,11 +337,11 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
         terminal.note(&format!("{n} damaged entries of the cache were made anew"));
     }
     if let (Some(why), Some(dir)) = (&s.trouble, &place) {
-        terminal.note(&format!("{dir} cannot be written ({why}): videos are read again"));
+        terminal.note(&format!("{dir} cannot be written ({why}): {media} are read again"));
     }
     if s.again {
         terminal.note(&format!(
-            "the videos' {} fit neither in memory nor in the cache: some are read for each \
+            "the {media}' {} fit neither in memory nor in the cache: some are read for each \
              use. Raise data.cache_gib",
             size(s.bytes as u64)
         ));
@@ -351,7 +352,7 @@ pub fn videos(videos: &Videos, uses: usize, terminal: &Terminal) {
 pub fn saved(s: &Summary, uses: usize) -> f64 {
     // What was kept cost seconds of readers that worked at once.
     let all = if s.from_cache == 0 { s.elapsed_s } else { s.cost_s / readers() as f64 };
-    (all / s.videos.max(1) as f64 * uses as f64 - s.elapsed_s).max(0.0)
+    (all / s.shown.max(1) as f64 * uses as f64 - s.elapsed_s).max(0.0)
 }
 
 /// Prints how many of `learned` can be mirrored, where that is asked for, and why the others are left

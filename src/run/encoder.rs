@@ -26,10 +26,10 @@ use crate::train::gradients::Sample;
 /// The grid of each video and image.
 pub type Grids = BTreeMap<Medium, MediaGrid>;
 
-/// Samples with their labels, and the videos of each.
+/// Samples with their labels, and what each shows.
 pub struct Examples {
     pub samples: Vec<Sample>,
-    pub videos: Vec<Vec<Shown>>,
+    pub shown: Vec<Vec<Shown>>,
 }
 
 /// What turns questions into tokens.
@@ -79,8 +79,8 @@ impl Encoder<'_> {
         };
         let examples = parallel::map(questions, example);
         bar.finish();
-        let (samples, videos) = examples?.into_iter().unzip();
-        Ok(Examples { samples, videos })
+        let (samples, shown) = examples?.into_iter().unzip();
+        Ok(Examples { samples, shown })
     }
 
     /// Checks that every prompt of `rounds` and its response fit.
@@ -177,7 +177,7 @@ pub fn outlines(
     media.iter().try_for_each(|medium| reader.takes(medium.kind))?;
     let bar = terminal.bar("headers", media.len());
     let outlines = parallel::map(&media, |medium| {
-        interrupt::check("the reading of videos")?;
+        interrupt::check("the reading of headers")?;
         let outline = reader.outline(&data.join(&medium.path), medium.kind);
         bar.one_more();
         outline.map_err(|e| of_many(e, data, medium.kind))

@@ -10,6 +10,7 @@ use crate::data::augment::{Augment, Samples};
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
+use crate::data::medium;
 use crate::data::reader::Reader;
 use crate::data::split::{self, Split};
 use crate::data::stats::Stats;
@@ -116,7 +117,7 @@ pub fn prepare(
         let asked = rounds.iter().flat_map(|round| &round.asks).map(|ask| &ask.entry);
         learned.iter().chain(validating).chain(asked)
     };
-    place.videos(used(), terminal)?;
+    place.media(used(), terminal)?;
     entry::check_media(&data, used())?;
     let planned = match purpose {
         Purpose::Run => plan_samples(&recipe, &train)?,
@@ -133,7 +134,8 @@ pub fn prepare(
     terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
     notes.iter().for_each(|note| terminal.note(note));
     terminal::mirrored(&recipe, learned, terminal);
-    let bar = terminal.bar("videos", shown.len());
+    let medium = medium::name(shown.iter().map(|shown| &shown.medium));
+    let bar = terminal.bar(&format!("{medium}s"), shown.len());
     let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
     let videos = Videos::read(&model, &reader, &data, &shown, cache, |done| bar.set(done));
     bar.finish();
@@ -147,7 +149,7 @@ pub fn prepare(
     let [training, held_back] = examples;
     let epochs = planned.epochs;
     let per_epoch = epochs.first().map_or(0, Vec::len);
-    terminal::videos(&videos, uses(&recipe, per_epoch, &rounds), terminal);
+    terminal::videos(&videos, medium, uses(&recipe, per_epoch, &rounds), terminal);
     let provenance = provenance(&recipe, purpose, chosen.name, &checkpoint, &data, &videos)?;
     recipe.provenance = Some(provenance);
     let eos_token_ids = eos_token_ids(&checkpoint, &chat)?;
@@ -218,8 +220,9 @@ pub fn all_shown(training: &Samples, rounds: &[Round], validating: &[Entry]) -> 
     trained_on.chain(asked).collect::<BTreeSet<Shown>>().into_iter().collect()
 }
 
-/// How often the run needs a video: for each training sample of each epoch, and for each question
-/// before and after. Without the cache each of these would be a decoding and a pass of the tower.
+/// How often the run needs a video or image: for each training sample of each epoch, and for each
+/// question before and after. Without the cache each of these would be a decoding and a pass of the
+/// tower.
 fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
     let trained = (recipe.train.epochs * per_epoch as f64).ceil() as usize;
     let per_step = recipe.train.samples_per_step();
@@ -228,8 +231,8 @@ fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
     trained.min(most) + 2 * asked
 }
 
-/// Checks the questions and videos of a recipe whose data are on this machine, and that they fit the
-/// model where its `checkpoint` is here too.
+/// Checks the questions of a recipe whose data are on this machine, and what they show, and that they
+/// fit the model where its `checkpoint` is here too.
 pub fn check_data(
     recipe: &Recipe,
     checkpoint: Option<(Config, Chat, Reader)>,

@@ -29,7 +29,7 @@ struct SampleMedia<'a> {
 
 impl Media for SampleMedia<'_> {
     fn features(&self, model: &QwenVl, i: usize) -> Result<Vec<Tensor<2>>> {
-        self.videos.features(model, &self.examples.videos[i])
+        self.videos.features(model, &self.examples.shown[i])
     }
 }
 

@@ -1,8 +1,9 @@
-//! What an estimate is made from: sizes of the model, of the videos and of the questions.
+//! What an estimate is made from: sizes of the model, of the questions and of what they show.
 
 use std::collections::BTreeMap;
 
 use crate::data::entry;
+use crate::data::medium;
 use crate::device;
 use crate::error::Result;
 use crate::eval::predict::groups;
@@ -21,9 +22,9 @@ use crate::run::prepare::{Divided, all_shown, divide, plan_samples, read_checkpo
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
 
-/// Prompts that are answered together: on the same videos, or without any.
+/// Prompts that are answered together: on the same videos and images, or without any.
 pub struct Together {
-    /// First tokens that all share, those of the videos among them; they are read once.
+    /// First tokens that all share, those of what is shown among them; they are read once.
     pub common: usize,
     /// Tokens of each behind them.
     pub rest: Vec<usize>,
@@ -43,11 +44,11 @@ impl Together {
     }
 }
 
-/// One training sample: its tokens, those with a label, and those of its videos.
+/// One training sample: its tokens, those with a label, and those of what it shows.
 pub struct Sequence {
     pub tokens: usize,
     pub labels: usize,
-    pub video_tokens: usize,
+    pub media_tokens: usize,
 }
 
 /// Everything that the estimate is made from.
@@ -61,9 +62,11 @@ pub struct Facts {
     pub tokenizer_bytes: usize,
     /// What makes the media take fewer tokens.
     pub smaller: &'static str,
+    /// What each file is that is shown: `video`, `image` or `file`.
+    pub medium: &'static str,
     /// Of every video and image, once for each way in which it is shown.
     pub grids: Vec<MediaGrid>,
-    /// Bytes of the largest video's sampled frames, as decoded and as resized.
+    /// Bytes of the largest file's sampled frames, as decoded and as resized.
     pub frames: [usize; 2],
     pub course: Course,
     pub training: Vec<Sequence>,
@@ -83,7 +86,7 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let (entries, _) = entry::read(&data, &recipe.data.subsets())?;
     let Divided { train, val, test, .. } = divide(&recipe, &entries)?;
     let used = || train.iter().chain(&val).chain(&test);
-    place.videos(used(), terminal)?;
+    place.media(used(), terminal)?;
     entry::check_media(&data, used())?;
     let counts = counts(&recipe, &config)?;
     let device = if on_cpu { "cpu" } else { "a GPU" };
@@ -121,6 +124,7 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         validation,
         asked: asked.into_iter().flatten().collect(),
         smaller: smaller(used().flat_map(|entry| &entry.media)).unwrap_or_default(),
+        medium: medium::name(shown.iter().map(|shown| &shown.medium)),
         grids: shown.iter().map(|shown| grids[&shown.medium]).collect(),
         recipe,
     })
@@ -128,11 +132,11 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
 
 /// The sizes of training samples.
 fn sequences(encoder: &Encoder, examples: &Examples) -> Vec<Sequence> {
-    let both = examples.samples.iter().zip(&examples.videos);
+    let both = examples.samples.iter().zip(&examples.shown);
     let sequences = both.map(|(sample, shown)| Sequence {
         tokens: sample.input_ids.len(),
         labels: label_tokens(&sample.labels),
-        video_tokens: encoder.tokens(shown).iter().sum(),
+        media_tokens: encoder.tokens(shown).iter().sum(),
     });
     sequences.collect()
 }
@@ -166,10 +170,10 @@ impl Facts {
         };
         let longest = self.training.iter().map(|s| s.tokens).max().unwrap_or(0);
         terminal.line(&format!(
-            "tokens {:.0} a training sample, {} the longest; {:.0} of them video, {:.1} learned",
+            "tokens {:.0} a training sample, {} the longest; {:.0} of them visual, {:.1} learned",
             mean(|s| s.tokens),
             thousands(longest),
-            mean(|s| s.video_tokens),
+            mean(|s| s.media_tokens),
             mean(|s| s.labels)
         ));
         let course = self.course;

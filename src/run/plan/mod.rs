@@ -53,7 +53,10 @@ pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal
         true => format!("{:.0} GFLOP/s, half of what a matrix product reaches here", speed / 1e9),
         false => "40 % of an H100's 989 TFLOP/s".into(),
     };
-    terminal.note(&format!("times are of arithmetic at {assumed}; reading videos adds to them"));
+    terminal.note(&format!(
+        "times are of arithmetic at {assumed}; reading {}s adds to them",
+        facts.medium
+    ));
     let Some(peak) = phases.iter().max_by_key(|phase| phase.bytes()) else { return Ok(()) };
     let memory = memory.or_else(|| if facts.on_cpu { available_bytes() } else { None });
     verdict(peak, memory, terminal)

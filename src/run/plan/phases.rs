@@ -70,7 +70,7 @@ impl Facts {
         [Part::Vision, Part::Merger].iter().any(|part| self.counts[part].trained > 0)
     }
 
-    /// Bytes of what is kept of all videos: their features, or their frames where the tower is
+    /// Bytes of what is kept of all that is shown: its features, or its frames where the tower is
     /// trained.
     fn kept(&self) -> usize {
         let of = |grid: &MediaGrid| match self.tower_is_trained() {
@@ -143,11 +143,12 @@ impl Facts {
             false => self.grids.iter().map(|grid| self.config.tower_flops(grid.grid_thw)).sum(),
         };
         let times = format!(
-            "{} videos of at most {} patches",
+            "{} {}s of at most {} patches",
             thousands(self.grids.len()),
+            self.medium,
             thousands(largest)
         );
-        Phase { name: "videos", terms, flops, times }
+        Phase { name: "reading", terms, flops, times }
     }
 
     /// Answers of at most `new` tokens to all of `asked`, `times` times.
@@ -261,7 +262,7 @@ impl Facts {
     /// What a pass through the vision tower holds, where it is trained.
     fn tower_term(&self, lanes: usize) -> Option<Term> {
         let vision = &self.config.vision;
-        let tokens = self.training.iter().map(|s| s.video_tokens).max().unwrap_or(0);
+        let tokens = self.training.iter().map(|s| s.media_tokens).max().unwrap_or(0);
         let of_patch =
             2 * 4 * vision.patch_dim() + self.width * (self.config.tower_tape() + vision.block());
         self.tower_is_trained().then(|| Term {
