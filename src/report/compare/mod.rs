@@ -118,13 +118,19 @@ struct RowRuns<'a> {
     stages: Vec<Stage<'a>>,
 }
 
-impl RowRuns<'_> {
+impl<'a> RowRuns<'a> {
     fn has(&self, format: Format) -> bool {
         self.stages.iter().any(|s| s.predictions.iter().any(|p| p.format == format))
     }
 
     fn is_original(&self) -> bool {
         self.trained_on.starts_with(ORIGINAL)
+    }
+
+    /// Every two of its evaluations.
+    fn pairs(&self) -> impl Iterator<Item = (&Stage<'a>, &Stage<'a>)> {
+        let stages = self.stages.iter().enumerate();
+        stages.flat_map(|(i, a)| self.stages[i + 1..].iter().map(move |b| (a, b)))
     }
 
     /// Models stay in the order of the command line, what they were trained on in the paper's.
@@ -475,9 +481,7 @@ fn answers_differ(row: &RowRuns) -> Option<String> {
         return None;
     }
     // What answers alike is one stage.
-    let (a, b) = (row.stages.iter().enumerate())
-        .flat_map(|(i, a)| row.stages[..i].iter().map(move |b| (b, a)))
-        .find(|(a, b)| questions::same_in_all(a, b))?;
+    let (a, b) = row.pairs().find(|(a, b)| questions::same_in_all(a, b))?;
     let [a, b] = [a, b].map(|stage| stage.run.dir.display());
     Some(format!(
         "{} {}: {a} and {b} have other answers to the same questions, as other videos or another device give; the row is of both.",

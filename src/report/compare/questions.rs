@@ -36,17 +36,11 @@ pub fn check(rows: &[RowRuns]) -> Result<()> {
     for format in Format::ALL {
         let trained = rows.iter().filter(|row| !row.is_original());
         let tested: Vec<&RowRuns> = trained.filter(|row| row.has(format)).collect();
-        for stages in tested.iter().map(|row| &row.stages) {
-            let mut pairs = stages
-                .iter()
-                .enumerate()
-                .flat_map(|(i, a)| stages[i + 1..].iter().map(move |b| (a, b)));
-            let unequal = |(a, b): &(&Stage, &Stage)| {
-                !drew_alone(a, b) && !same(a.predictions, b.predictions, format)
-            };
-            if let Some((one, other)) = pairs.find(unequal) {
-                return Err(refusal(one, other, format));
-            }
+        let unequal = |(a, b): &(&Stage, &Stage)| {
+            !drew_alone(a, b) && !same(a.predictions, b.predictions, format)
+        };
+        if let Some((one, other)) = tested.iter().flat_map(|row| row.pairs()).find(unequal) {
+            return Err(refusal(one, other, format));
         }
         for (one, other) in tested.iter().flat_map(|a| tested.iter().map(move |b| (a, b))) {
             let alone = one.stages.iter().find(|stage| {
