@@ -109,9 +109,9 @@ fn pass(
     Ok(target.into_vec())
 }
 
-/// What LLaMA-Factory does to a video's frames before the processor sees them: an odd number is
-/// made even with the last one (of one, an image's, cutting into patches makes two), and each frame is brought within the bounds, not to a multiple of
-/// anything.
+/// What LLaMA-Factory does to a video's frames before the processor sees them: an odd number is made
+/// even with the last one, before a control puts them into another order (of one, an image's, cutting
+/// into patches makes two), and each frame is brought within the bounds, not to a multiple of anything.
 ///
 /// Source: `_preprocess_image` and `_regularize_videos` of its `Qwen2VLPlugin`.
 ///
