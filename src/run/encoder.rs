@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::questions::Questions;
 use crate::data::augment::Augment;
 use crate::data::chat::Chat;
 use crate::data::entry::Entry;
@@ -43,21 +44,16 @@ pub struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// What is `learned` and what is held back to validate, as samples; all prompts of `rounds` and
+    /// What is learned and what is held back to validate, as samples; all prompts of the rounds and
     /// of the validation fit.
     ///
     /// # Errors
     /// The first question that cannot be encoded or does not fit.
-    pub fn all(
-        &self,
-        rounds: &[Round],
-        learned: &[(Entry, Format)],
-        validating: &[Entry],
-    ) -> Result<[Examples; 2]> {
-        let validation = Round::plain(validating, &self.recipe.eval.formats);
-        self.check_prompts(rounds.iter().chain([&validation]))?;
-        let held_back = held_back(self.recipe, validating);
-        Ok([self.samples(learned)?, self.samples(&held_back)?])
+    pub fn all(&self, questions: &Questions) -> Result<[Examples; 2]> {
+        let validation = Round::plain(questions.validating(), &self.recipe.eval.formats);
+        self.check_prompts(questions.rounds.iter().chain([&validation]))?;
+        let held_back = held_back(self.recipe, questions.validating());
+        Ok([self.samples(&questions.samples.distinct)?, self.samples(&held_back)?])
     }
 
     /// Questions with their answers as labels, ready for the model.

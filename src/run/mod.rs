@@ -8,6 +8,7 @@ mod evaluation;
 mod out_of_memory;
 pub mod plan;
 mod prepare;
+mod questions;
 mod report;
 mod stage;
 mod train;

@@ -1,25 +1,22 @@
 //! Everything that is read and checked before a run starts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
 use super::encoder::{Encoder, Examples, Grids, outlines};
-use crate::data::augment::{Augment, Samples};
+use super::questions::Questions;
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
-use crate::data::medium;
 use crate::data::reader::Reader;
-use crate::data::split::{self, Split};
+use crate::data::split::Split;
 use crate::data::stats::Stats;
-use crate::data::variant::Shown;
-use crate::data::vlm4d::Format;
 use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
 use crate::eval::predict::Evaluator;
-use crate::eval::rounds::{Round, rounds};
+use crate::eval::rounds::Round;
 use crate::features::Videos;
 use crate::hash;
 use crate::model::config::Config;
@@ -31,7 +28,6 @@ use crate::model::weights;
 use crate::places::{self, Place};
 use crate::recipe::{Provenance, Recipe};
 use crate::report::terminal::{self, Terminal};
-use crate::train::schedule::Course;
 
 /// Everything that is read before a run starts, but the model.
 pub struct Prepared {
@@ -100,76 +96,62 @@ pub fn prepare(
     let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
     recipe.model.path = path;
     let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe)?;
-    let place = places::questions(&recipe.data.path, terminal)?;
-    recipe.data.path.clone_from(&place.path);
-    let data = place.dir.clone();
-    let (entries, mut notes) = entry::read(&data, &recipe.data.subsets())?;
-    let Divided { split, train, val, test, notes: of_split } = divide(&recipe, &entries)?;
-    notes.extend(of_split);
-    notes.extend(freeform_note(&recipe, &entries));
-    notes.extend(controls_note(&recipe, &test));
-    let rounds = rounds(&recipe, &test, &train)?;
-    let [learned, validating] = match purpose {
-        Purpose::Run => [&train[..], &val[..]],
-        Purpose::Evaluation(_) => [&train[..0], &val[..0]],
-    };
-    let used = || {
-        let asked = rounds.iter().flat_map(|round| &round.asks).map(|ask| &ask.entry);
-        learned.iter().chain(validating).chain(asked)
-    };
-    place.media(used(), terminal)?;
-    entry::check_media(&data, used())?;
-    let planned = match purpose {
-        Purpose::Run => plan_samples(&recipe, &train)?,
-        Purpose::Evaluation(_) => Samples::default(),
-    };
+    let questions = Questions::read(&recipe, matches!(purpose, Purpose::Run), terminal)?;
+    recipe.data.path.clone_from(&questions.path);
+    let (outlined, _) = outlines(&reader, &questions.dir, &questions.shown, terminal)?;
     let encode = |grids: &Grids| {
-        let encoder = Encoder { recipe: &recipe, config: &config, chat: &chat, grids, terminal };
-        encoder.all(&rounds, &planned.distinct, validating)
+        Encoder { recipe: &recipe, config: &config, chat: &chat, grids, terminal }.all(&questions)
     };
-    let shown = all_shown(&planned, &rounds, validating);
-    let (outlined, _) = outlines(&reader, &data, &shown, terminal)?;
     let mut examples = encode(&outlined)?;
     let (model, adapter) = load(&recipe, purpose, &config, &checkpoint, &chosen, terminal)?;
-    terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
-    notes.iter().for_each(|note| terminal.note(note));
-    terminal::mirrored(&recipe, learned, terminal);
-    let medium = medium::name(shown.iter().map(|shown| &shown.medium));
-    let bar = terminal.bar(&format!("{medium}s"), shown.len());
-    let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
-    let videos = Videos::read(&model, &reader, &data, &shown, cache, |done| bar.set(done));
-    bar.finish();
-    let videos = videos?;
+    terminal::data(&recipe, &questions.entries, questions.parts.all(), terminal);
+    questions.notes.iter().for_each(|note| terminal.note(note));
+    terminal::mirrored(&recipe, questions.learned(), terminal);
+    let videos = read_videos(&model, &reader, &questions, &recipe, terminal)?;
     // Where a header is wrong, what was read counts.
-    let media = shown.iter().map(|shown| shown.medium.clone());
-    let read: Grids = media.zip(videos.grids(&shown)?).collect();
+    let media = questions.shown.iter().map(|shown| shown.medium.clone());
+    let read: Grids = media.zip(videos.grids(&questions.shown)?).collect();
     if read != outlined {
         examples = encode(&read)?;
     }
-    let [training, held_back] = examples;
-    let epochs = planned.epochs;
-    let per_epoch = epochs.first().map_or(0, Vec::len);
-    terminal::videos(&videos, medium, uses(&recipe, per_epoch, &rounds), terminal);
-    let provenance = provenance(&recipe, purpose, chosen.name, &checkpoint, &data, &videos)?;
+    terminal::videos(&videos, questions.medium(), questions.uses(&recipe), terminal);
+    let provenance =
+        provenance(&recipe, purpose, chosen.name, &checkpoint, &questions.dir, &videos)?;
     recipe.provenance = Some(provenance);
-    let eos_token_ids = eos_token_ids(&checkpoint, &chat)?;
-    let stats = Stats::new(&entries);
+    let [training, held_back] = examples;
+    let Questions { entries, parts, rounds, samples, .. } = questions;
     let prepared = Prepared {
         recipe,
+        eos_token_ids: eos_token_ids(&checkpoint, &chat)?,
         chat,
-        eos_token_ids,
         checkpoint,
         adapter,
-        split,
-        stats,
+        split: parts.split,
+        stats: Stats::new(&entries),
         rounds,
         videos,
         training,
-        epochs,
-        val,
+        epochs: samples.epochs,
+        val: parts.val,
         held_back,
     };
     Ok((model, prepared))
+}
+
+/// Reads all that `questions` show.
+fn read_videos(
+    model: &QwenVl,
+    reader: &Reader,
+    questions: &Questions,
+    recipe: &Recipe,
+    terminal: &Terminal,
+) -> Result<Videos> {
+    let Questions { dir, shown, .. } = questions;
+    let bar = terminal.bar(&format!("{}s", questions.medium()), shown.len());
+    let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
+    let videos = Videos::read(model, reader, dir, shown, cache, |done| bar.set(done));
+    bar.finish();
+    videos
 }
 
 /// What the run is made from.
@@ -212,25 +194,6 @@ pub fn read_checkpoint(checkpoint: &Path, recipe: &Recipe) -> Result<(Config, Ch
     Ok((config, chat, reader))
 }
 
-/// Every video and image that is needed, once for each way in which it is shown.
-pub fn all_shown(training: &Samples, rounds: &[Round], validating: &[Entry]) -> Vec<Shown> {
-    let trained_on = training.distinct.iter().flat_map(|(entry, _)| entry.shown());
-    let asked = rounds.iter().flat_map(|r| r.asks.iter().flat_map(|ask| r.view.shown(&ask.entry)));
-    let asked = asked.chain(validating.iter().flat_map(Entry::shown));
-    trained_on.chain(asked).collect::<BTreeSet<Shown>>().into_iter().collect()
-}
-
-/// How often the run needs a video or image: for each training sample of each epoch, and for each
-/// question before and after. Without the cache each of these would be a decoding and a pass of the
-/// tower.
-fn uses(recipe: &Recipe, per_epoch: usize, rounds: &[Round]) -> usize {
-    let trained = (recipe.train.epochs * per_epoch as f64).ceil() as usize;
-    let per_step = recipe.train.samples_per_step();
-    let most = recipe.train.max_steps.map_or(usize::MAX, |steps| steps.saturating_mul(per_step));
-    let asked: usize = rounds.iter().filter(|r| r.view.has_video()).map(|r| r.asks.len()).sum();
-    trained.min(most) + 2 * asked
-}
-
 /// Checks the questions of a recipe whose data are on this machine, and what they show, and that they
 /// fit the model where its `checkpoint` is here too.
 pub fn check_data(
@@ -238,71 +201,11 @@ pub fn check_data(
     checkpoint: Option<(Config, Chat, Reader)>,
     terminal: &Terminal,
 ) -> Result<()> {
-    let dir = places::questions(&recipe.data.path, terminal)?.dir;
-    let (entries, _) = entry::read(&dir, &recipe.data.subsets())?;
-    let Divided { train, val, test, .. } = divide(recipe, &entries)?;
-    let rounds = rounds(recipe, &test, &train)?;
-    entry::check_media(&dir, train.iter().chain(&val).chain(&test))?;
-    let planned = plan_samples(recipe, &train)?;
+    let questions = Questions::read(recipe, true, terminal)?;
     let Some((config, chat, reader)) = checkpoint else { return Ok(()) };
-    let (grids, _) = outlines(&reader, &dir, &all_shown(&planned, &rounds, &val), terminal)?;
+    let (grids, _) = outlines(&reader, &questions.dir, &questions.shown, terminal)?;
     let encoder = Encoder { recipe, config: &config, chat: &chat, grids: &grids, terminal };
-    encoder.all(&rounds, &planned.distinct, &val).map(drop)
-}
-
-/// A split, and the entries of its parts.
-pub struct Divided {
-    pub split: BTreeMap<String, Split>,
-    pub train: Vec<Entry>,
-    pub val: Vec<Entry>,
-    pub test: Vec<Entry>,
-    /// What is worth telling of the split.
-    pub notes: Vec<String>,
-}
-
-pub fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<Divided> {
-    let shares = &recipe.data.split;
-    let (split, notes) = if let Some(file) = &shares.file {
-        split::read(file, entries)?
-    } else {
-        let seed = recipe.split_seed();
-        (split::split(entries, seed, shares.test, shares.val, shares.by)?, vec![])
-    };
-    let (mut train, mut val, mut test) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for (subset, parts) in &split {
-        if recipe.data.train.contains(subset) {
-            train.extend(&parts.train);
-            val.extend(&parts.val);
-        }
-        if recipe.data.test_subsets().contains(subset) {
-            test.extend(&parts.test);
-        }
-    }
-    let of = |ids: &BTreeSet<&String>| -> Vec<Entry> {
-        entries.iter().filter(|e| ids.contains(&e.id)).cloned().collect()
-    };
-    let (train, val, test) = (of(&train), of(&val), of(&test));
-    if let (Some(file), true) = (&shares.file, val.is_empty() && recipe.train.is_validated()) {
-        return Err(Error::input(format!("{}: holds nothing back to validate", file.display()))
-            .help("leave train.best, patience and eval_steps out, or take a split with `val`"));
-    }
-    Ok(Divided { split, train, val, test, notes })
-}
-
-/// Conversations have no choices: a recipe that wants multiple choice alone gets something else.
-fn freeform_note(recipe: &Recipe, entries: &[Entry]) -> Option<String> {
-    let without = [&recipe.data.formats, &recipe.eval.formats];
-    let without = without.iter().any(|formats| !formats.contains(&Format::Ff));
-    let conversations = entries.iter().any(Entry::is_conversation);
-    let note = "conversations are freeform, whatever data.formats and eval.formats say";
-    (without && conversations).then(|| note.to_owned())
-}
-
-/// A control changes what the video shows.
-fn controls_note(recipe: &Recipe, test: &[Entry]) -> Option<String> {
-    let idle = !recipe.eval.controls.is_empty() && !test.is_empty();
-    let note = "no test question has a video: eval.controls have nothing to change";
-    (idle && !test.iter().any(Entry::has_video)).then(|| note.to_owned())
+    encoder.all(&questions).map(drop)
 }
 
 /// An adapter to start from decides rank, scale, kind and layers, whatever the recipe says; returns
@@ -380,26 +283,6 @@ fn check_adapter(dir: &Path) -> Result<()> {
             .help("give it as model.path of the recipe"));
     }
     AdapterConfig::from_dir(dir).map(drop)
-}
-
-/// What the run will train on, epoch by epoch.
-pub fn plan_samples(recipe: &Recipe, entries: &[Entry]) -> Result<Samples> {
-    let data = &recipe.data;
-    let (shuffle_choices, mirror) = (data.shuffle_choices, data.mirror);
-    let augment = Augment { seed: recipe.seed, shuffle_choices, mirror };
-    if shuffle_choices && entries.iter().all(|entry| entry.choices.is_empty()) {
-        return Err(Error::input("data.shuffle_choices: no training question has choices")
-            .help("leave it out: a data set of conversations has no choices to put in order"));
-    }
-    let per_epoch = entries.iter().map(|entry| entry.formats(&data.formats).len()).sum();
-    if per_epoch == 0 {
-        return Err(
-            Error::input("there is nothing to train on").help("check data.train and data.split")
-        );
-    }
-    let course = Course::new(&recipe.train, per_epoch);
-    let epochs = course.steps.div_ceil(course.steps_per_epoch);
-    Ok(augment.samples(entries, &data.formats, epochs))
 }
 
 /// Tokens that end a response: `generation_config.json`'s, else the tokenizer's.

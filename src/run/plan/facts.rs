@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::entry;
-use crate::data::medium;
 use crate::device;
 use crate::error::Result;
 use crate::eval::predict::groups;
-use crate::eval::rounds::{Round, rounds};
+use crate::eval::rounds::Round;
 use crate::model::config::Config;
 use crate::model::parameters::PartCount;
 use crate::model::peft;
@@ -18,7 +16,8 @@ use crate::places;
 use crate::recipe::{Part, Recipe};
 use crate::report::terminal::{self, Terminal};
 use crate::run::encoder::{Encoder, Examples, held_back, outlines, smaller};
-use crate::run::prepare::{Divided, all_shown, divide, plan_samples, read_checkpoint};
+use crate::run::prepare::read_checkpoint;
+use crate::run::questions::Questions;
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
 
@@ -79,24 +78,15 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let (on_cpu, dtype) = device::planned(&recipe.model)?;
     let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
     recipe.model.path = place.path;
-    let checkpoint = place.dir;
-    let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe)?;
-    let place = places::questions(&recipe.data.path, terminal)?;
-    let data = place.dir.clone();
-    let (entries, _) = entry::read(&data, &recipe.data.subsets())?;
-    let Divided { train, val, test, .. } = divide(&recipe, &entries)?;
-    let used = || train.iter().chain(&val).chain(&test);
-    place.media(used(), terminal)?;
-    entry::check_media(&data, used())?;
+    let (config, chat, reader) = read_checkpoint(&place.dir, &recipe)?;
+    let questions = Questions::read(&recipe, true, terminal)?;
     let counts = counts(&recipe, &config)?;
     let device = if on_cpu { "cpu" } else { "a GPU" };
     terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
-    terminal::data(&recipe, &entries, [&train, &val, &test], terminal);
-    terminal::mirrored(&recipe, &train, terminal);
-    let rounds = rounds(&recipe, &test, &train)?;
-    let planned = plan_samples(&recipe, &train)?;
-    let shown = all_shown(&planned, &rounds, &val);
-    let (grids, frames) = outlines(&reader, &data, &shown, terminal)?;
+    terminal::data(&recipe, &questions.entries, questions.parts.all(), terminal);
+    terminal::mirrored(&recipe, questions.learned(), terminal);
+    let Questions { dir, rounds, samples, shown, .. } = &questions;
+    let (grids, frames) = outlines(&reader, dir, shown, terminal)?;
     let encoder =
         Encoder { recipe: &recipe, config: &config, chat: &chat, grids: &grids, terminal };
     let together = |round: &Round| -> Result<Vec<Together>> {
@@ -108,10 +98,10 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         groups.map(together).collect()
     };
     let asked: Vec<Vec<Together>> = rounds.iter().map(together).collect::<Result<_>>()?;
-    let validation = together(&Round::plain(&val, &recipe.eval.formats))?;
-    let training = sequences(&encoder, &encoder.samples(&planned.distinct)?);
-    encoder.samples(&held_back(&recipe, &val))?;
-    let file = std::fs::metadata(checkpoint.join("tokenizer.json"));
+    let validation = together(&Round::plain(questions.validating(), &recipe.eval.formats))?;
+    let training = sequences(&encoder, &encoder.samples(&samples.distinct)?);
+    encoder.samples(&held_back(&recipe, questions.validating()))?;
+    let file = std::fs::metadata(place.dir.join("tokenizer.json"));
     Ok(Facts {
         tokenizer_bytes: file.map_or(0, |file| file.len() as usize),
         width: dtype.size(),
@@ -119,12 +109,12 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         counts,
         on_cpu,
         frames,
-        course: Course::new(&recipe.train, planned.epochs[0].len()),
+        course: Course::new(&recipe.train, samples.epochs[0].len()),
         training,
         validation,
         asked: asked.into_iter().flatten().collect(),
-        smaller: smaller(used().flat_map(|entry| &entry.media)).unwrap_or_default(),
-        medium: medium::name(shown.iter().map(|shown| &shown.medium)),
+        smaller: smaller(shown.iter().map(|shown| &shown.medium)).unwrap_or_default(),
+        medium: questions.medium(),
         grids: shown.iter().map(|shown| grids[&shown.medium]).collect(),
         recipe,
     })
