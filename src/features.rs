@@ -66,8 +66,10 @@ struct AboutFeatures {
     grid_thw: [usize; 3],
     second_per_grid: Option<f64>,
     rotation: usize,
-    /// Seconds that it took to make them from the file.
-    cost_s: f64,
+    /// Seconds that decoding and resizing the frames took.
+    decoding_s: f64,
+    /// Seconds that the vision tower took.
+    tower_s: f64,
 }
 
 /// The videos and images of a run, ready for the model.
@@ -98,8 +100,10 @@ pub struct Summary {
     pub shown: usize,
     /// Those that were in the cache.
     pub from_cache: usize,
-    /// Seconds that making all of them from the files takes, or took when they were made.
-    pub cost_s: f64,
+    /// Seconds of the threads that decode and resize all of them, or did when they were kept.
+    pub decoding_s: f64,
+    /// Seconds of the vision tower, likewise; 0 where it is trained and no features are kept.
+    pub tower_s: f64,
     /// Seconds that this run spent on reading them.
     pub elapsed_s: f64,
     /// Bytes of all of them.
@@ -269,21 +273,22 @@ impl Videos {
             Ahead::Features(known, about) => {
                 summary.from_cache += 1;
                 self.note_rotation(shown, about.rotation, summary);
-                summary.cost_s += about.cost_s;
+                summary.decoding_s += about.decoding_s;
+                summary.tower_s += about.tower_s;
                 summary.bytes += about.dtype.size() * about.shape.iter().product::<usize>();
                 return Ok(known);
             }
             Ahead::Frames(content, sampled, cached) => (content, sampled, cached),
         };
         self.note_rotation(shown, sampled.rotation, summary);
+        summary.decoding_s += sampled.cost_s;
         let known = Known { grid: self.reader.grid(&sampled), content };
         if self.tower.is_none() {
             summary.from_cache += usize::from(cached);
-            summary.cost_s += sampled.cost_s;
             summary.bytes += sampled.frames.rgb.len();
         } else {
-            let (data, cost_s) = self.make_features(frozen, shown, &known, sampled)?;
-            summary.cost_s += cost_s;
+            let (data, tower_s) = self.make_features(frozen, shown, &known, sampled)?;
+            summary.tower_s += tower_s;
             summary.bytes += data.as_bytes().len();
         }
         Ok(known)
@@ -356,7 +361,7 @@ impl Videos {
     }
 
     /// Runs the frozen tower on `sampled` and keeps the result; returns it with the seconds that
-    /// it took, decoding included.
+    /// it took.
     fn make_features(
         &self,
         frozen: &QwenVl,
@@ -365,13 +370,12 @@ impl Videos {
         sampled: Sampled,
     ) -> Result<(TensorData, f64)> {
         let start = Instant::now();
-        let decoding_s = sampled.cost_s;
         let patches = self.reader.patches(sampled.frames, shown)?;
         let data = frozen
             .features(&patches.pixel_values, patches.grid_thw)
             .try_into_data()
             .map_err(|e| Error::device(&format!("{e:?}")))?;
-        let cost_s = decoding_s + start.elapsed().as_secs_f64();
+        let tower_s = start.elapsed().as_secs_f64();
         if let Some(key) = self.features_key(shown, &known.content) {
             let about = AboutFeatures {
                 video: shown.medium.path.clone(),
@@ -380,12 +384,13 @@ impl Videos {
                 grid_thw: patches.grid_thw,
                 second_per_grid: sampled.second_per_grid,
                 rotation: sampled.rotation,
-                cost_s,
+                decoding_s: sampled.cost_s,
+                tower_s,
             };
             self.cache.put(&key, &about, data.as_bytes());
         }
         self.remember(shown, &data);
-        Ok((data, cost_s))
+        Ok((data, tower_s))
     }
 
     fn remember(&self, shown: &Shown, data: &TensorData) {

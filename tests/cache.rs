@@ -208,10 +208,45 @@ fn features_are_the_same_from_wherever_they_come() {
 
 #[test]
 fn what_keeping_saves_is_time_that_passes() {
-    let made = Summary { shown: 10, cost_s: 40.0, elapsed_s: 20.0, ..Summary::default() };
-    assert_eq!(saved(&made, 30), 40.0, "twice more what it took");
-    let kept = Summary { from_cache: 10, elapsed_s: 1.0, ..made };
-    assert_eq!(saved(&kept, 30), 120.0 / readers() as f64 - 1.0, "as many at once as read");
+    let readers = readers() as f64;
+    let summary = |decoding_s: f64, tower_s: f64| Summary {
+        shown: 10,
+        decoding_s: decoding_s * readers,
+        tower_s,
+        elapsed_s: 20.0,
+        ..Summary::default()
+    };
+    assert_eq!(saved(&summary(5.0, 20.0), 30), 40.0, "twice more what it took");
+    assert_eq!(saved(&summary(20.0, 5.0), 30), 40.0, "as many at once as read");
+    // Whatever was made and whatever was found, the rest is what this run did not do.
+    for (from_cache, elapsed_s) in [(5, 10.0), (10, 1.0)] {
+        let kept = Summary { from_cache, elapsed_s, ..summary(5.0, 20.0) };
+        assert_eq!(saved(&kept, 30) + elapsed_s, 60.0, "{from_cache} from the cache");
+    }
+}
+
+#[test]
+fn what_was_kept_costs_what_it_took_to_make() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = load("tiny-qwen2.5-vl");
+    let read = || {
+        let cache = Cache::new(dir.path(), 1 << 30);
+        read(&model, &golden("llamafactory/data"), &video(), cache).summary
+    };
+    let equal = |a: f64, b: f64| (a - b).abs() < 1e-9;
+    let cold = read();
+    assert!(cold.decoding_s > 0.0 && cold.tower_s > 0.0);
+    let warm = read();
+    assert!(equal(warm.decoding_s, cold.decoding_s) && equal(warm.tower_s, cold.tower_s));
+    // Lost features take the tower again, and what decoding their frames took still counts.
+    for path in entries(dir.path()) {
+        if path.to_string_lossy().contains("features-") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let again = read();
+    assert_eq!(again.from_cache, 0);
+    assert!(again.decoding_s > 0.0 && again.tower_s > 0.0);
 }
 
 #[test]

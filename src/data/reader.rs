@@ -47,7 +47,7 @@ struct Header {
 
 /// Raised when a rule of [`Sampling`] changes, or how frames are found or converted, or what is kept
 /// beside them and how: what was kept under the one before is not found any more.
-const RULES: u32 = 3;
+const RULES: u32 = 4;
 
 impl Reader {
     /// The recipe's `[video]` and `[image]` with the processor of `checkpoint`, whose tower is

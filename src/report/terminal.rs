@@ -350,8 +350,8 @@ pub fn videos(videos: &Videos, medium: &str, uses: usize, terminal: &Terminal) {
 
 /// Seconds that a run saves that does not read its videos anew for each of so many `uses`.
 pub fn saved(s: &Summary, uses: usize) -> f64 {
-    // What was kept cost seconds of readers that worked at once.
-    let all = if s.from_cache == 0 { s.elapsed_s } else { s.cost_s / readers() as f64 };
+    // Readers work at once and ahead of the tower: the slower of the two sets the pace.
+    let all = s.tower_s.max(s.decoding_s / readers() as f64);
     (all / s.shown.max(1) as f64 * uses as f64 - s.elapsed_s).max(0.0)
 }
 
