@@ -90,21 +90,31 @@ pub fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// Makes an empty folder beside `to` to write in, and keeps others out of it as [`lock`] does; what
-/// a killed process left there goes.
+/// Writes the folder `to`, or what that leads to, whole: `content` fills an empty one beside it,
+/// which then takes its place. Others are kept out of it as [`lock`] does; what a killed process left
+/// there goes.
 ///
 /// # Errors
-/// Where another process is at work in it, or the disk refuses.
-pub fn draft(to: &Path) -> Result<(PathBuf, File)> {
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    let folder = to.with_file_name(format!(".{name}.partial"));
+/// What `content` says, where another process is at work on the same folder, or the disk refuses;
+/// `to` is then as it was.
+pub fn write_dir<T>(to: &Path, content: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let to = target(to);
+    let folder = to.with_added_extension("partial");
     if folder.exists() {
         let _lock = lock(&folder)?;
         remove_dir(&folder)?;
     }
     create_dir(&folder)?;
-    let lock = lock(&folder)?;
-    Ok((folder, lock))
+    let _lock = lock(&folder)?;
+    let written = content(&folder).and_then(|written| {
+        replace_dir(&folder, &to)?;
+        Ok(written)
+    });
+    if written.is_err() {
+        // What is half written would only take the room that the next try needs.
+        let _ = remove_dir(&folder);
+    }
+    written
 }
 
 /// Checks that `dir` can be written in, or made; leaves nothing there.
@@ -150,7 +160,7 @@ pub fn check_free(dir: &Path) -> Result<()> {
 ///
 /// # Errors
 /// Where the disk refuses; `to` is then as it was.
-pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
+fn replace_dir(from: &Path, to: &Path) -> Result<()> {
     let old = to.with_added_extension("old.partial");
     if !to.exists() {
         let _ = std::fs::rename(&old, to);
@@ -261,13 +271,4 @@ pub fn remove_dir(path: &Path) -> Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed(path, &e)),
         _ => Ok(()),
     }
-}
-
-/// Creates an empty folder; what stood there before, as left by a run that was killed, goes.
-///
-/// # Errors
-/// Where the disk refuses.
-pub fn fresh_dir(path: &Path) -> Result<()> {
-    remove_dir(path)?;
-    create_dir(path)
 }

@@ -15,9 +15,10 @@ use tempfile::TempDir;
 use vlm4d_train::cli::{dtype, size};
 use vlm4d_train::data::split::By;
 use vlm4d_train::data::vlm4d::Format;
+use vlm4d_train::error::Error;
 use vlm4d_train::eval::predict;
 use vlm4d_train::export::{KeySpelling, Options, export};
-use vlm4d_train::files::replace_dir;
+use vlm4d_train::files::{remove_dir, write_dir};
 use vlm4d_train::hash;
 use vlm4d_train::model::hub;
 use vlm4d_train::model::linear::cast;
@@ -402,7 +403,7 @@ fn an_export_is_whole_or_absent() {
 #[test]
 fn what_a_killed_export_left_is_not_published() {
     let run = trained("tiny-qwen2-vl", "");
-    let left = [("out.partial", false), ("out.partial.partial", true), ("out.old.partial", false)];
+    let left = [("out.partial", false), ("out.partial", true), ("out.old.partial", false)];
     for (left, merge) in left {
         let left = run.root.path().join(left);
         std::fs::create_dir_all(&left).unwrap();
@@ -416,18 +417,26 @@ fn what_a_killed_export_left_is_not_published() {
 #[test]
 fn a_folder_goes_only_when_another_has_its_place() {
     let root = TempDir::new().unwrap();
-    let [new, to] = ["new", "to"].map(|name| root.path().join(name));
+    let to = root.path().join("to");
     std::fs::create_dir(&to).unwrap();
     std::fs::write(to.join("old"), "").unwrap();
-    replace_dir(&new, &to).unwrap_err();
-    assert!(to.join("old").is_file());
-    std::fs::create_dir(&new).unwrap();
-    replace_dir(&new, &to).unwrap();
+    let broken = write_dir(&to, |dir| {
+        std::fs::write(dir.join("half"), "").unwrap();
+        Err::<(), _>(Error::run("broken"))
+    });
+    assert_eq!(broken.unwrap_err().to_string(), Error::run("broken").to_string());
+    let replaced = write_dir(&to, |_| {
+        assert!(to.join("old").is_file());
+        let refused = write_dir(&to, |_| Ok(())).unwrap_err().to_string();
+        assert!(refused.contains("another process is at work in it"), "{refused}");
+        Ok(())
+    });
+    replaced.unwrap();
     assert!(!to.join("old").exists());
     // A process that was killed between the two left the earlier one beside its place.
     let left = root.path().join("to.old.partial");
     std::fs::rename(&to, &left).unwrap();
-    replace_dir(&new, &to).unwrap_err();
+    write_dir(&to, remove_dir).unwrap_err();
     assert!(to.is_dir() && !left.exists());
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
 }

@@ -20,8 +20,8 @@ use crate::model::tensor_files::{Outline, TensorFiles, in_type};
 use crate::model::weights::{self, transposed};
 use crate::report::terminal::Terminal;
 
-/// Writes the checkpoint `to`: that of `checkpoint` with `adapter`, where one is given, merged, and
-/// its weights in `dtype`, else in the types that they have.
+/// Writes a checkpoint into the folder `to`: that of `checkpoint` with `adapter`, where one is given,
+/// merged, and its weights in `dtype`, else in the types that they have.
 ///
 /// # Errors
 /// Where the two do not fit, a file is damaged, or the disk refuses.

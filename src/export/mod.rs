@@ -108,38 +108,17 @@ pub fn export(dir: &Path, options: &Options, terminal: &Terminal) -> Result<()> 
     if kind == Kind::Merged {
         check_checkpoint(&run.recipe, &checkpoint)?;
     }
-    let to = files::target(&options.to);
-    let temporary = to.with_added_extension("partial");
-    files::remove_dir(&temporary)?;
-    let written = (|| {
-        if let Some(above) = to.parent() {
-            files::create_dir(above)?;
+    files::write_dir(&options.to, |to| {
+        let adapter = dir.join("adapter");
+        if kind == Kind::Adapter {
+            adapter::write(&adapter, to, &run.recipe, options.key_spelling.unwrap_or_default())?;
+        } else {
+            let adapter = (kind == Kind::Merged).then_some(&*adapter);
+            let shard_bytes = options.shard_bytes.unwrap_or(hub::SHARD_BYTES);
+            checkpoint::write(&checkpoint, adapter, to, shard_bytes, options.dtype, terminal)?;
         }
-        match kind {
-            Kind::Adapter => {
-                adapter::write(
-                    &dir.join("adapter"),
-                    &temporary,
-                    &run.recipe,
-                    options.key_spelling.unwrap_or_default(),
-                )?;
-            }
-            Kind::Merged | Kind::Full => {
-                let adapter = dir.join("adapter");
-                let adapter = (kind == Kind::Merged).then_some(&*adapter);
-                let shard_bytes = options.shard_bytes.unwrap_or(hub::SHARD_BYTES);
-                let dtype = options.dtype;
-                checkpoint::write(&checkpoint, adapter, &temporary, shard_bytes, dtype, terminal)?;
-            }
-        }
-        files::write(&temporary.join("README.md"), card::card(&run, kind)?)?;
-        files::replace_dir(&temporary, &to)
-    })();
-    if written.is_err() {
-        files::remove_dir(&temporary)?;
-        files::remove_dir(&temporary.with_added_extension("partial"))?;
-    }
-    written?;
+        files::write(&to.join("README.md"), card::card(&run, kind)?)
+    })?;
     terminal.line(&format!("{} {}", kind.name(), options.to.display()));
     Ok(())
 }

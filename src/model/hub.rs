@@ -24,9 +24,9 @@ pub const COPIED: [&str; 4] = [".json", ".txt", ".jinja", ".model"];
 /// Which shard holds a tensor.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// Writes the checkpoint `to` with the given tensors and the small files of the checkpoint
+/// Writes a checkpoint into the folder `to`: the given tensors and the small files of the checkpoint
 /// `source`; `config.json` names `dtype` as the weights' type where one is given. `bytes` is asked
-/// for one tensor at a time. What stood in `to` is replaced, once all is written.
+/// for one tensor at a time.
 ///
 /// # Errors
 /// What `bytes` says, or where the disk refuses.
@@ -38,15 +38,14 @@ pub fn write(
     dtype: Option<Dtype>,
     mut bytes: impl FnMut(&Outline) -> Result<Vec<u8>>,
 ) -> Result<()> {
-    let temporary = to.with_added_extension("partial");
-    files::fresh_dir(&temporary)?;
+    files::create_dir(to)?;
     let shards = shards(tensors, shard_bytes);
     let file_name = |i: usize| match shards.len() {
         1 => "model.safetensors".to_owned(),
         n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
     };
     for (i, shard) in shards.iter().enumerate() {
-        write_file(&temporary.join(file_name(i)), shard, &mut bytes)?;
+        write_file(&to.join(file_name(i)), shard, &mut bytes)?;
     }
     if shards.len() > 1 {
         let of_shard = |(i, shard): (usize, &&[Outline])| {
@@ -55,17 +54,18 @@ pub fn write(
         let map: Map<String, Value> = shards.iter().enumerate().flat_map(of_shard).collect();
         let total: usize = tensors.iter().map(Outline::bytes).sum();
         let index = json!({"metadata": {"total_size": total}, "weight_map": map});
-        files::write_json(&temporary.join(INDEX), &index)?;
+        files::write_json(&to.join(INDEX), &index)?;
     }
-    copy_small_files(source, &temporary)?;
-    if let Some(dtype) = dtype {
-        name_dtype(&source.join("config.json"), &temporary.join("config.json"), dtype)?;
+    copy_small_files(source, to)?;
+    match dtype {
+        Some(dtype) => name_dtype(&source.join("config.json"), &to.join("config.json"), dtype),
+        None => Ok(()),
     }
-    files::replace_dir(&temporary, to)
 }
 
 /// Writes `model` as it is in memory: the type of its weights is that of the file. `source` is
-/// the checkpoint that it was loaded from, whose spelling of names is kept.
+/// the checkpoint that it was loaded from, whose spelling of names is kept. What stood in `to` is
+/// replaced, once all is written.
 ///
 /// # Errors
 /// Where the device fails or the disk refuses.
@@ -81,12 +81,13 @@ pub fn save(model: &QwenVl, source: &Path, to: &Path) -> Result<()> {
     });
     let outlines: Vec<Outline> = outlines.collect();
     let mut names = hub_shapes.keys();
-    write(to, source, &outlines, SHARD_BYTES, Some(dtype), |_| {
+    let bytes = |_: &Outline| {
         let found = names.next().and_then(|name| Some((name, parameters.get(name)?)));
         let (name, (shape, value)) = found.ok_or_else(|| Error::run("a tensor is missing"))?;
         let values = to_hub(name, shape, host(value.clone())?);
         Ok(in_type(&values, dtype))
-    })
+    };
+    files::write_dir(to, |to| write(to, source, &outlines, SHARD_BYTES, Some(dtype), bytes))
 }
 
 /// The file's name of a type of weights; a model has f32 or bf16.

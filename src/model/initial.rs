@@ -37,7 +37,7 @@ pub fn write_random(source: &Path, to: &Path, seed: u64) -> Result<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let std = config.text.initializer_range as f32;
     let mut keys = vec![];
-    write(to, source, &outlines, SHARD_BYTES, Some(Dtype::F32), |outline| {
+    let bytes = |outline: &Outline| {
         let mut values = draw(&outline.name, outline.shape.iter().product(), std, &mut rng);
         // In the order of names: a layer's keys come before its queries.
         if outline.name.ends_with("k_proj.weight") {
@@ -46,7 +46,8 @@ pub fn write_random(source: &Path, to: &Path, seed: u64) -> Result<usize> {
             lean(&mut values, &keys, &config.text);
         }
         Ok(f32_bytes(&values))
-    })?;
+    };
+    files::write_dir(to, |to| write(to, source, &outlines, SHARD_BYTES, Some(Dtype::F32), bytes))?;
     Ok(outlines.iter().map(|outline| outline.shape.iter().product::<usize>()).sum())
 }
 

@@ -1,6 +1,6 @@
 //! `checkpoints/step-N/`: adapter (or weights), moments and place in the data; enough to go on.
 //!
-//! A checkpoint is written to a temporary folder and renamed: what is there is whole.
+//! A checkpoint is written beside its place and renamed: what is there is whole.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -80,28 +80,29 @@ pub fn save(
     state: &TrainerState,
     keep_last: usize,
 ) -> Result<()> {
-    let optimiser = &state.optimiser;
-    let whole = path(checkpoints, optimiser.step);
-    let temporary = whole.with_added_extension("partial");
-    files::fresh_dir(&temporary)?;
-    let mut trained = parameters::trained_values(model);
-    trained.extend(optimiser.masters.clone());
-    write(&temporary.join(TRAINED), &trained)?;
-    for (i, file) in MOMENTS.iter().enumerate() {
-        let moment = optimiser.moments.iter().map(|(name, m)| (name.clone(), m[i].clone()));
-        write(&temporary.join(file), &moment.collect())?;
-    }
-    let (steps, track) = (optimiser.steps.clone(), state.track.clone());
-    let sha256 = hashes(&temporary, &TENSORS)?;
-    let stored = Stored { step: optimiser.step, steps, track, sha256 };
-    let stored = serde_json::to_string(&stored).map_err(|e| Error::run(e.to_string()))?;
-    files::write(&temporary.join(STATE), stored)?;
-    files::replace_dir(&temporary, &whole)?;
-    let mut kept = self::steps(checkpoints)?;
+    files::write_dir(&path(checkpoints, state.optimiser.step), |dir| write(dir, model, state))?;
+    let mut kept = steps(checkpoints)?;
     kept.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     kept.truncate(keep_last);
     kept.extend(state.track.best.iter().map(|(step, _)| (*step, path(checkpoints, *step))));
     remove_all_but(checkpoints, &kept.into_iter().map(|(_, path)| path).collect::<Vec<_>>())
+}
+
+/// Writes a checkpoint into the folder `dir`.
+fn write(dir: &Path, model: &QwenVl, state: &TrainerState) -> Result<()> {
+    let optimiser = &state.optimiser;
+    let mut trained = parameters::trained_values(model);
+    trained.extend(optimiser.masters.clone());
+    write_tensors(&dir.join(TRAINED), &trained)?;
+    for (i, file) in MOMENTS.iter().enumerate() {
+        let moment = optimiser.moments.iter().map(|(name, m)| (name.clone(), m[i].clone()));
+        write_tensors(&dir.join(file), &moment.collect())?;
+    }
+    let (steps, track) = (optimiser.steps.clone(), state.track.clone());
+    let sha256 = hashes(dir, &TENSORS)?;
+    let stored = Stored { step: optimiser.step, steps, track, sha256 };
+    let stored = serde_json::to_string(&stored).map_err(|e| Error::run(e.to_string()))?;
+    files::write(&dir.join(STATE), stored)
 }
 
 const STATE: &str = "state.json";
@@ -200,7 +201,7 @@ fn damaged(dir: &Path, what: &str) -> Error {
 }
 
 /// Writes flat f32 tensors, one at a time.
-fn write(path: &Path, tensors: &Named) -> Result<()> {
+fn write_tensors(path: &Path, tensors: &Named) -> Result<()> {
     let outline = |(name, tensor): (&String, &Tensor<1>)| Outline::f32(name, &tensor.dims());
     let outlines: Vec<Outline> = tensors.iter().map(outline).collect();
     write_file(path, &outlines, |outline| Ok(f32_bytes(&host(tensors[&outline.name].clone())?)))

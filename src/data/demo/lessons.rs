@@ -24,7 +24,7 @@ use super::figures::{COLOURS, KINDS};
 use super::matter::{Form, INSTRUCTION, Lesson, Matter, Skill};
 use super::scene::Scene;
 use super::stage::{Look, Stage, pick};
-use super::{DemoOptions, DemoSummary, Draft, Film};
+use super::{DemoOptions, DemoSummary, Film, encode_all, write_set};
 use crate::data::dataset_info;
 use crate::data::split::{By, Split};
 use crate::error::Result;
@@ -114,7 +114,6 @@ pub fn render_lessons(
     };
     pictures.check()?;
     let aspect = pictures.aspect();
-    let draft = Draft::beside(out)?;
     // What is asked leaves the scenes as they are.
     let [mut rng, mut asking] = [0, 1].map(|stream| {
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
@@ -135,9 +134,10 @@ pub fn render_lessons(
         films.push(Film { path, scene });
     }
     let films: Vec<&Film> = films.iter().collect();
-    draft.encode(&films, &pictures, |done| progress(done, number))?;
-    write(&draft, &sets, options.seed)?;
-    draft.publish(out)?;
+    write_set(out, |folder| {
+        encode_all(folder, &films, &pictures, |done| progress(done, number))?;
+        write(folder, &sets, options.seed)
+    })?;
     let rows = sets.learned.values().chain(sets.exams.values()).flatten();
     Ok(DemoSummary { videos: number, questions: rows.map(|row| row.messages.len() / 2).sum() })
 }
@@ -274,20 +274,20 @@ fn row(turns: Vec<(String, String)>, video: Option<&str>) -> Row {
     Row { messages, videos: video.map(str::to_owned).into_iter().collect() }
 }
 
-/// Writes the data sets, what describes them and their split.
-fn write(draft: &Draft, sets: &Sets, seed: u64) -> Result<()> {
+/// Writes the data sets, what describes them and their split into `folder`.
+fn write(folder: &Path, sets: &Sets, seed: u64) -> Result<()> {
     let (mut infos, mut splits) = (BTreeMap::new(), BTreeMap::new());
     let learned = sets.learned.iter().map(|set| (set, true));
     for ((name, rows), trains) in learned.chain(sets.exams.iter().map(|set| (set, false))) {
         let file = format!("{name}.json");
-        write_json(&draft.folder.join(&file), rows)?;
+        write_json(&folder.join(&file), rows)?;
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
         splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
     }
-    write_json(&draft.folder.join(dataset_info::INFO), &infos)?;
-    write_json(&draft.folder.join("split.json"), &splits)
+    write_json(&folder.join(dataset_info::INFO), &infos)?;
+    write_json(&folder.join("split.json"), &splits)
 }
 
 /// How LLaMA-Factory describes a data set.

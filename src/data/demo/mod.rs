@@ -21,8 +21,7 @@ mod scene;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -94,20 +93,19 @@ pub fn render(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<DemoSummary> {
     options.check()?;
-    let draft = Draft::beside(out)?;
     let subsets = plan(options);
-    let films: Vec<&Film> =
-        subsets.iter().flat_map(|(_, clips)| clips).map(|clip| &clip.film).collect();
-    let videos = films.len();
-    draft.make_folder("QA")?;
-    draft.encode(&films, options, |done| progress(done, videos))?;
-    let mut questions = 0;
-    for (subset, clips) in subsets {
-        let path = draft.folder.join(format!("QA/{subset}_mc.json"));
-        questions += write_questions(&path, clips)?;
-    }
-    draft.publish(out)?;
-    Ok(DemoSummary { videos, questions })
+    write_set(out, |folder| {
+        let films: Vec<&Film> =
+            subsets.iter().flat_map(|(_, clips)| clips).map(|clip| &clip.film).collect();
+        let videos = films.len();
+        encode_all(folder, &films, options, |done| progress(done, videos))?;
+        files::create_dir(&folder.join("QA"))?;
+        let mut questions = 0;
+        for (subset, clips) in subsets {
+            questions += write_questions(&folder.join(format!("QA/{subset}_mc.json")), clips)?;
+        }
+        Ok(DemoSummary { videos, questions })
+    })
 }
 
 impl DemoOptions {
@@ -229,62 +227,38 @@ fn write_questions(path: &Path, clips: Vec<Clip>) -> Result<usize> {
     Ok(items.len())
 }
 
-/// The folder beside the wanted one, removed again unless it is published.
-struct Draft {
-    folder: PathBuf,
-    _lock: File,
+/// Writes the folder `out` as `content` fills it, once it is sure that nothing is in its way.
+fn write_set<T>(out: &Path, content: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    if out.file_name().is_none() {
+        return Err(Error::input(format!("{}: no name for a folder", out.display()))
+            .help("name a folder that does not exist yet"));
+    }
+    files::check_free(out)?;
+    out.parent().map_or(Ok(()), files::check_writable)?;
+    files::write_dir(out, |folder| {
+        let written = content(folder)?;
+        // What has come there meanwhile stays.
+        files::check_free(out)?;
+        Ok(written)
+    })
 }
 
-impl Draft {
-    /// Makes the folder once it is sure that `out` is free.
-    fn beside(out: &Path) -> Result<Self> {
-        if out.file_name().is_none() {
-            return Err(Error::input(format!("{}: no name for a folder", out.display()))
-                .help("name a folder that does not exist yet"));
-        }
-        files::check_free(out)?;
-        out.parent().map_or(Ok(()), files::check_writable)?;
-        let (folder, lock) = files::draft(out)?;
-        Ok(Self { folder, _lock: lock })
-    }
-
-    fn make_folder(&self, name: impl AsRef<Path>) -> Result<()> {
-        files::create_dir(&self.folder.join(name))
-    }
-
-    /// Encodes all videos, one thread to each; `progress` is told how many are done.
-    fn encode(
-        &self,
-        films: &[&Film],
-        options: &DemoOptions,
-        mut progress: impl FnMut(usize),
-    ) -> Result<()> {
-        let folders: BTreeSet<&Path> =
-            films.iter().filter_map(|film| Path::new(&film.path).parent()).collect();
-        folders.into_iter().try_for_each(|folder| self.make_folder(folder))?;
-        let film = |film: &&Film| encode(&self.folder.join(&film.path), &film.scene, options);
-        parallel::each(films, film, |done, encoded| {
-            interrupt::check("the rendering of videos")
-                .map_err(|e| e.help("the same command begins anew: nothing was kept"))?;
-            encoded?;
-            progress(done);
-            Ok(())
-        })
-    }
-
-    /// Moves the folder to `out`.
-    fn publish(self, out: &Path) -> Result<()> {
-        files::check_free(out)?;
-        if out.exists() {
-            fs::remove_dir(out).map_err(|e| files::failed(out, &e))?;
-        }
-        fs::rename(&self.folder, out).map_err(|e| files::failed(out, &e))
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // After publishing there is nothing left; after an error, the error matters more.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// Encodes all videos into `folder`, one thread to each; `progress` is told how many are done.
+fn encode_all(
+    folder: &Path,
+    films: &[&Film],
+    options: &DemoOptions,
+    mut progress: impl FnMut(usize),
+) -> Result<()> {
+    let folders: BTreeSet<&Path> =
+        films.iter().filter_map(|film| Path::new(&film.path).parent()).collect();
+    folders.into_iter().try_for_each(|below| files::create_dir(&folder.join(below)))?;
+    let film = |film: &&Film| encode(&folder.join(&film.path), &film.scene, options);
+    parallel::each(films, film, |done, encoded| {
+        interrupt::check("the rendering of videos")
+            .map_err(|e| e.help("the same command begins anew: nothing was kept"))?;
+        encoded?;
+        progress(done);
+        Ok(())
+    })
 }
