@@ -71,15 +71,15 @@ fn trained(checkpoint: &str, lora: &str) -> Trained {
     // B is zero at the start: such an adapter would show nothing.
     let mut turn = 0.0f32;
     let model = parameters::replace(model.train(), |name, value| {
+        if !name.contains("lora_B") {
+            return value;
+        }
         let n = value.dims()[0];
-        let device = value.device();
-        name.contains("lora_B").then(|| {
-            let noise = (0..n).map(|_| {
-                turn += 1.0;
-                0.05 * (turn * 12.9898).sin()
-            });
-            Tensor::from_data(TensorData::new(noise.collect::<Vec<f32>>(), [n]), &device)
-        })
+        let noise = (0..n).map(|_| {
+            turn += 1.0;
+            0.05 * (turn * 12.9898).sin()
+        });
+        Tensor::from_data(TensorData::new(noise.collect::<Vec<f32>>(), [n]), &value.device())
     });
     let config = AdapterConfig::new(&lora, &shown);
     peft::save(&model, &config, &dir.join("adapter")).unwrap();

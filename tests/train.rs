@@ -338,7 +338,8 @@ fn a_loss_that_is_no_number_names_its_sample() {
     let name = "tiny-qwen2-vl";
     let model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
     let broken = parameters::replace(model.clone(), |name, value| {
-        name.ends_with("layers.1.mlp.up_proj.lora_B.weight").then(|| value.mul_scalar(f32::NAN))
+        let hit = name.ends_with("layers.1.mlp.up_proj.lora_B.weight");
+        value.mul_scalar(if hit { f32::NAN } else { 1.0 })
     });
     let file = format!("{name}/forward_video.safetensors");
     let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);
@@ -619,8 +620,11 @@ fn a_gradient_that_is_no_number_ends_the_run_and_saves_nothing() {
     let model = with_adapter(name, &format!("{name}/lora_init.safetensors"));
     // B = 0 keeps the loss finite; the square of B's gradient is not.
     let model = parameters::replace(model, |name, value| {
-        let which = name.strip_prefix("model.layers.1.mlp.up_proj.")?;
-        Some(value.mul_scalar(if which == "lora_A.weight" { 1e30 } else { 0.0 }))
+        value.mul_scalar(match name.strip_prefix("model.layers.1.mlp.up_proj.") {
+            Some("lora_A.weight") => 1e30,
+            Some(_) => 0.0,
+            None => 1.0,
+        })
     });
     let file = format!("{name}/forward_video.safetensors");
     let batch = Batch::read(&model, &file, &[], &["vid_exact".into()]);

@@ -208,10 +208,12 @@ fn adapter(config: &Config, dir: &Path) -> Result<(), Failure> {
     let mut model = weights::skeleton(config)?;
     peft::attach(&mut model, &lora, 0)?;
     let model = parameters::replace(model.train(), |name, value| {
+        if !name.ends_with("lora_B.weight") {
+            return value;
+        }
         let n = value.dims()[0];
         let drawn: Vec<f32> = (0..n as u64).map(|i| 0.02 * uniform(seed_of(name), i)).collect();
-        let drawn = || Tensor::from_data(TensorData::new(drawn, [n]), &value.device());
-        name.ends_with("lora_B.weight").then(drawn)
+        Tensor::from_data(TensorData::new(drawn, [n]), &value.device())
     });
     Ok(peft::save(&model, &AdapterConfig::new(&lora, "."), dir)?)
 }

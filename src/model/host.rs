@@ -1,8 +1,16 @@
-//! Tensors off the device, as numbers.
+//! Numbers on their way to the device and back.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::error::{Error, Result};
+
+/// `data` as a tensor that stays, such as a weight: apart from what comes and goes, it is not looked
+/// through for room each time that something comes.
+pub fn resident<const D: usize>(data: TensorData, device: &Device, dtype: DType) -> Tensor<D> {
+    device.memory_persistent_allocations(data, |data: TensorData| {
+        Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
+    })
+}
 
 /// A tensor's numbers.
 ///

@@ -10,6 +10,7 @@ use burn::tensor::{DType, Distribution, Tensor, TensorData};
 use rand::RngExt as Rng;
 
 use super::cpu;
+use super::host::resident;
 use super::linear::{Linear, cast, product};
 
 /// A low-rank update `s·A·B`, kept in f32 over a base of any type. Its gradients are f32 too.
@@ -37,8 +38,9 @@ impl Lora {
         let bound = 1.0 / (i as f32).sqrt();
         let a: Vec<f32> = (0..i * r).map(|_| rng.random_range(-bound..bound)).collect();
         let device = of.weight.val().device().inner();
-        let a = Tensor::from_data(TensorData::new(a, [i, r]), (&device, DType::F32));
-        Self::from_tensors(a, Tensor::zeros([r, o], (&device, DType::F32)), scaling, dropout)
+        let [a, b] = [TensorData::new(a, [i, r]), TensorData::zeros::<f32, _>([r, o])]
+            .map(|data| resident(data, &device, DType::F32));
+        Self::from_tensors(a, b, scaling, dropout)
     }
 
     /// An adapter with given weights: `a: [i, r]`, `b: [r, o]`, f32.

@@ -139,9 +139,9 @@ pub fn add(sums: &mut Named, name: String, value: Tensor<1>) {
     sums.insert(name, sum);
 }
 
-/// Replaces each trained parameter by what `new` returns for its name and flat value; keeps it
-/// where that is nothing.
-pub fn replace<M: Module>(module: M, new: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>) -> M {
+/// Replaces each trained parameter by what `new` makes of its name and flat value, which the module
+/// holds no more then.
+pub fn replace<M: Module>(module: M, new: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
     module.map(&mut Mapper { path: NamePath::new(""), new })
 }
 
@@ -225,7 +225,7 @@ struct Mapper<F> {
     new: F,
 }
 
-impl<F: FnMut(&str, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Mapper<F> {
+impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Mapper<F> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.enter(name, container_type);
     }
@@ -235,14 +235,13 @@ impl<F: FnMut(&str, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Mapper<F> 
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let value = param.val();
-        if !value.is_require_grad() {
+        if !param.is_require_grad() {
             return param;
         }
-        let shape = value.dims();
-        match (self.new)(&self.path.hub_name(), value.inner().flatten(0, D - 1)) {
-            None => param,
-            Some(new) => param.map(|_| new.reshape(shape).autodiff().require_grad()),
-        }
+        param.map(|value| {
+            let shape = value.dims();
+            let new = (self.new)(&self.path.hub_name(), value.inner().flatten(0, D - 1));
+            new.reshape(shape).autodiff().require_grad()
+        })
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use regex::Regex;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::Config;
-use super::host::host;
+use super::host::{host, resident};
 use super::linear::Linear;
 use super::lora::Lora;
 use super::parameters::{self, Named};
@@ -400,7 +400,7 @@ fn layer_adapter(
     let magnitude = file.tensor(name, "lora_magnitude_vector", &[o])?;
     let matrix = |values: Vec<f32>, [rows, columns]: [usize; 2]| {
         let data = TensorData::new(transposed(&values, rows, columns), [columns, rows]);
-        Tensor::<2>::from_data(data, (&device, DType::F32))
+        resident(data, &device, DType::F32)
     };
     let lora = match (a, b) {
         (Some(a), Some(b)) => {
@@ -411,7 +411,7 @@ fn layer_adapter(
     };
     match (magnitude, config.use_dora) {
         (Some(values), true) => {
-            let magnitude = Tensor::from_data(&values[..], (&device, DType::F32));
+            let magnitude = resident(TensorData::from(&values[..]), &device, DType::F32);
             Ok(Some(lora.with_magnitude(layer, Some(magnitude))))
         }
         (None, false) => Ok(Some(lora)),

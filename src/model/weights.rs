@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::config::{Config, Family, VisionConfig};
+use super::host::resident;
 use super::language::{DecoderLayer, Embedding, LanguageModel, Mlp, SelfAttention};
 use super::linear::Linear;
 use super::norm::{LayerNorm, RmsNorm};
@@ -149,12 +150,7 @@ impl Loader<'_> {
                     Dtype::F16 => matrix(bytes, f16::from_le_bytes, as_shape, transpose),
                     other => return Err(wrong_type(&found.shard.path, name, other)),
                 };
-                // Weights stay: apart from what comes and goes, they are not looked through for
-                // room each time that something comes.
-                let options = (self.device, self.dtype);
-                self.device.memory_persistent_allocations(data, |data: TensorData| {
-                    Tensor::from_data(data.convert_dtype(self.dtype), options)
-                })
+                resident(data, self.device, self.dtype)
             }
         };
         Ok(Param::from_tensor(tensor).set_require_grad(false))

@@ -13,7 +13,7 @@ use super::validation::Track;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::hash;
-use crate::model::host::host;
+use crate::model::host::{host, resident};
 use crate::model::linear::cast;
 use crate::model::parameters::{self, Named};
 use crate::model::qwen_vl::QwenVl;
@@ -185,11 +185,12 @@ fn put_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
     }
     let mut masters = Named::new();
     let model = parameters::replace(model, |name, value| {
-        let (master, dtype) = (trained.get(name)?.clone(), value.dtype());
+        let Some(master) = trained.get(name) else { return value };
+        let dtype = value.dtype();
         if dtype != DType::F32 {
             masters.insert(name.to_owned(), master.clone());
         }
-        Some(cast(master, dtype))
+        cast(master.clone(), dtype)
     });
     Ok((model, masters))
 }
@@ -212,7 +213,7 @@ fn read(path: &Path, device: &Device) -> Result<Named> {
     let tensors = files.names().map(|name| {
         let (values, shape) = files.f32(name)?;
         let data = TensorData::new(values, shape);
-        Ok((name.to_owned(), Tensor::from_data(data, (device, DType::F32))))
+        Ok((name.to_owned(), resident(data, device, DType::F32)))
     });
     tensors.collect()
 }

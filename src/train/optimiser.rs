@@ -47,22 +47,30 @@ impl AdamW {
     pub fn update<M: Module>(
         &mut self,
         model: M,
-        lr: impl Fn(&str) -> f64,
+        lr: impl Fn(&str) -> f64 + Sync,
         gradients: &Named,
     ) -> M {
         self.step += 1;
+        let Some(first) = gradients.values().next() else { return model };
+        // What a step makes stays until the next, where the parameters and moments are: `resident`.
+        first.device().memory_persistent_allocations((self, model), |(optimiser, model)| {
+            optimiser.move_all(model, &lr, gradients)
+        })
+    }
+
+    fn move_all<M: Module>(&mut self, model: M, lr: impl Fn(&str) -> f64, gradients: &Named) -> M {
         parameters::replace(model, |name, value| {
-            let gradient = gradients.get(name)?.clone();
+            let Some(gradient) = gradients.get(name).cloned() else { return value };
             let decay = if decays(name, gradients) { self.weight_decay } else { 0.0 };
             let steps = self.steps.entry(name.to_owned()).or_default();
             *steps += 1;
             let exponent = *steps as i32;
             let corrections = [BETAS.0, BETAS.1].map(|beta| 1.0 - beta.powi(exponent));
             let step = Step { lr: lr(name), decay, corrections };
-            let moments = self.moments.remove(name).unwrap_or_else(|| {
-                let zeros = gradient.zeros_like();
-                [zeros.clone(), zeros]
-            });
+            let moments = self
+                .moments
+                .remove(name)
+                .unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
             let dtype = value.dtype();
             let master = self.masters.remove(name).unwrap_or_else(|| cast(value, DType::F32));
             let (moments, master) = step.take(gradient, moments, master);
@@ -70,7 +78,7 @@ impl AdamW {
             if dtype != DType::F32 {
                 self.masters.insert(name.to_owned(), master.clone());
             }
-            Some(cast(master, dtype))
+            cast(master, dtype)
         })
     }
 }
@@ -139,7 +147,8 @@ pub fn clip(gradients: &mut Named, max_norm: f64) -> Result<f64> {
     let factor = max_norm / (norm + 1e-6);
     // By a norm that is no number they would be lost, and with them which of them is to blame.
     if max_norm > 0.0 && norm.is_finite() && factor < 1.0 {
-        gradients.values_mut().for_each(|g| *g = g.clone().mul_scalar(factor));
+        let all = std::mem::take(gradients).into_iter();
+        *gradients = all.map(|(name, gradient)| (name, gradient.mul_scalar(factor))).collect();
     }
     Ok(norm)
 }

@@ -5,7 +5,7 @@ use cubek::cubecl::prelude::*;
 
 use super::Primitive;
 use super::block::{BLOCK, block_sum, sum};
-use super::layout::{address, each, elem, empty, empty_like, flat, vector};
+use super::layout::{address, each, elem, empty, flat, vector};
 
 /// What a step of AdamW multiplies by and adds, worked out on the host.
 #[derive(Clone, Copy, Debug)]
@@ -26,16 +26,15 @@ pub struct Step {
     pub left: f32,
 }
 
-/// Moments and value behind the step: all flat, f32.
+/// Moments and value behind the step, in their own memory: all flat, f32.
 pub fn adamw(
     step: Step,
     gradient: Primitive,
     moments: [Primitive; 2],
     value: Primitive,
 ) -> ([Primitive; 2], Primitive) {
-    let (gradient, value) = (flat(gradient), flat(value));
-    let [first, second] = moments.map(flat);
-    let [new_first, new_second, new_value] = [&first, &second, &value].map(empty_like);
+    let (gradient, value) = (flat(gradient), own(value));
+    let [first, second] = moments.map(own);
     let (count, dim, vector) = each(&value);
     adamw_step::launch(
         &value.client,
@@ -44,12 +43,9 @@ pub fn adamw(
         address(&value),
         vector,
         gradient.into_buffer_arg(),
-        first.into_buffer_arg(),
-        second.into_buffer_arg(),
+        first.clone().into_buffer_arg(),
+        second.clone().into_buffer_arg(),
         value.clone().into_buffer_arg(),
-        new_first.clone().into_buffer_arg(),
-        new_second.clone().into_buffer_arg(),
-        new_value.clone().into_buffer_arg(),
         step.first,
         step.decay,
         step.second,
@@ -58,18 +54,21 @@ pub fn adamw(
         step.rate,
         step.left,
     );
-    ([new_first, new_second], new_value)
+    ([first, second], value)
+}
+
+/// `x`, flat, where nothing else reads what is written: copied where something holds it too.
+fn own(x: Primitive) -> Primitive {
+    let x = flat(x);
+    if x.can_mut() { x } else { x.copy() }
 }
 
 #[cube(launch, address_type = "dynamic")]
 fn adamw_step<N: Size>(
     gradient: &[Vector<f32, N>],
-    first: &[Vector<f32, N>],
-    second: &[Vector<f32, N>],
-    value: &[Vector<f32, N>],
-    new_first: &mut [Vector<f32, N>],
-    new_second: &mut [Vector<f32, N>],
-    new_value: &mut [Vector<f32, N>],
+    first: &mut [Vector<f32, N>],
+    second: &mut [Vector<f32, N>],
+    value: &mut [Vector<f32, N>],
     one_minus_beta1: f32,
     beta2: f32,
     one_minus_beta2: f32,
@@ -86,9 +85,9 @@ fn adamw_step<N: Size>(
     let m = first[i] + (g - first[i]) * Vector::cast_from(one_minus_beta1);
     let v = second[i] * Vector::cast_from(beta2) + g * g * Vector::cast_from(one_minus_beta2);
     let over = v.sqrt() / Vector::cast_from(root) + Vector::cast_from(eps);
-    new_first[i] = m;
-    new_second[i] = v;
-    new_value[i] = value[i] * Vector::cast_from(left) - m / over * Vector::cast_from(rate);
+    first[i] = m;
+    second[i] = v;
+    value[i] = value[i] * Vector::cast_from(left) - m / over * Vector::cast_from(rate);
 }
 
 /// Blocks that share the numbers of one tensor.
