@@ -39,6 +39,14 @@ impl Linear {
         self.lora = self.lora.take().map(|lora| lora.for_inference(self.weight.val()));
     }
 
+    /// The layer while its adapter stays as it is.
+    #[cfg(feature = "cuda")]
+    pub fn keep_factors(&mut self) {
+        if let Some(lora) = self.lora.as_mut().filter(|lora| lora.magnitude.is_none()) {
+            lora.keep_factors();
+        }
+    }
+
     /// Adds the adapter to the weight and drops it: the same function without the extra work.
     pub fn merge(mut self) -> Self {
         if let Some(lora) = self.lora.take() {

@@ -24,6 +24,8 @@ pub struct Lora {
     pub magnitude: Option<Param<Tensor<1>>>,
     /// DoRA: the lengths that the weights have, `[o]`, where they do not change any more.
     lengths: Option<Tensor<1>>,
+    /// On a GPU: A, scaled, and B in bf16, where they do not change for a while.
+    factors: Option<[Tensor<2>; 2]>,
     /// `alpha / r`, with rsLoRA `alpha / √r`.
     pub scaling: f64,
     /// Share of the adapter's inputs that is dropped while training.
@@ -46,7 +48,8 @@ impl Lora {
     /// An adapter with given weights: `a: [i, r]`, `b: [r, o]`, f32.
     pub fn from_tensors(a: Tensor<2>, b: Tensor<2>, scaling: f64, dropout: f64) -> Self {
         let (lora_a, lora_b) = (Param::from_tensor(a), Param::from_tensor(b));
-        Self { lora_a, lora_b, magnitude: None, lengths: None, scaling, dropout }
+        let (magnitude, lengths, factors) = (None, None, None);
+        Self { lora_a, lora_b, magnitude, lengths, factors, scaling, dropout }
     }
 
     /// The adapter as DoRA with the given lengths, `[o]`; those that `of` has now where none are.
@@ -142,9 +145,22 @@ impl Lora {
         }
         #[cfg(feature = "cuda")]
         if super::cuda::runs(&y) {
-            return super::cuda::add_lora(y, x, self.lora_a.val(), self.lora_b.val(), self.scaling);
+            let factors = self.factors.clone().unwrap_or_else(|| self.new_factors());
+            let learned = [self.lora_a.val(), self.lora_b.val()];
+            return super::cuda::add_lora(y, x, learned, factors, self.scaling);
         }
         y + self.update(x)
+    }
+
+    /// Keeps what each forward pass else makes anew, for as long as A and B stay as they are.
+    #[cfg(feature = "cuda")]
+    pub(super) fn keep_factors(&mut self) {
+        self.factors = Some(self.new_factors());
+    }
+
+    #[cfg(feature = "cuda")]
+    fn new_factors(&self) -> [Tensor<2>; 2] {
+        super::cuda::factors(self.lora_a.val(), self.lora_b.val(), self.scaling)
     }
 
     /// Whether inputs are dropped.

@@ -7,6 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::config::Config;
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::kv_cache::KvCache;
 use super::language::{Context, LanguageModel};
 use super::linear::{Linear, product};
@@ -51,6 +53,15 @@ impl QwenVl {
     pub fn for_inference(&self) -> Self {
         let mut model = self.clone();
         model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.for_inference());
+        model
+    }
+
+    /// The model for one optimiser step: what all its samples share of the adapters is made once.
+    #[cfg(feature = "cuda")]
+    pub fn for_step(&self) -> Self {
+        let mut model = self.clone();
+        let layers = model.linear_layers_mut().into_iter().map(|(_, layer)| layer);
+        layers.filter(|layer| cuda::runs(&layer.weight.val())).for_each(Linear::keep_factors);
         model
     }
 

@@ -113,6 +113,8 @@ impl Setup<'_> {
     /// # Errors
     /// Where a sample cannot be run.
     pub fn gradients(&self, model: &QwenVl, step: usize) -> Result<(f64, Named)> {
+        #[cfg(feature = "cuda")]
+        let model = &model.for_step();
         let batches = self.batches(model, step);
         match lanes::number(runs_cpu_passes(model), self.has_dropout(), batches.len()) {
             1 => self.sum(model, step, batches.iter()),

@@ -15,40 +15,38 @@ use crate::model::record::Operation;
 pub struct AddLora {
     /// What the update is multiplied by.
     pub scaling: f32,
+    /// `a`, scaled, and `b`, both bf16.
+    pub factors: [Primitive; 2],
 }
 
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// `[n, i]`.
     x: Primitive,
-    /// Scaled, in the type of `x`.
-    a: Primitive,
-    /// In the type of `x`.
-    b: Primitive,
-    /// `x·a`: `[n, r]`.
+    /// `x·a`, scaled: `[n, r]`.
     xa: Primitive,
-    /// The type of the factors themselves.
+    /// The type of `a` and `b`.
     learned: DType,
 }
 
 impl Operation<4, Cuda> for AddLora {
     type Saved = Saved;
 
-    fn forward(&self, [y, x, a, b]: [Primitive; 4]) -> (Primitive, Saved) {
+    fn forward(&self, [y, x, a, _]: [Primitive; 4]) -> (Primitive, Saved) {
         let (x, learned) = (rows(x), a.dtype);
-        let (a, b) = (scaled(a, self.scaling, x.dtype), cast(b, x.dtype));
-        let xa = product(x.clone(), a.clone());
-        let update = with_rows_of(&y, product(xa.clone(), b.clone()));
-        (Cuda::float_add(y, update), Saved { x, a, b, xa, learned })
+        let [a, b] = self.factors.clone();
+        let xa = product(x.clone(), a);
+        let update = with_rows_of(&y, product(xa.clone(), b));
+        (Cuda::float_add(y, update), Saved { x, xa, learned })
     }
 
     fn backward(
         &self,
-        Saved { x, a, b, xa, learned }: Saved,
+        Saved { x, xa, learned }: Saved,
         gradient: Primitive,
         wanted: [bool; 4],
     ) -> [Option<Primitive>; 4] {
-        let g = rows(gradient.clone());
+        let (g, [a, b]) = (rows(gradient.clone()), self.factors.clone());
         let d_xa = product(g.clone(), transposed(b));
         let dx = wanted[1].then(|| with_rows_of(&gradient, product(d_xa.clone(), transposed(a))));
         let da = wanted[2].then(|| scaled(product(transposed(x), d_xa), self.scaling, learned));

@@ -72,17 +72,25 @@ pub fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
 }
 
 /// `y + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, bf16; `a: [i, r]`, `b: [r, o]`, bf16 or f32,
-/// in which their gradients are.
+/// in which their gradients are; `factors` are [theirs](factors).
 pub fn add_lora<const D: usize>(
     y: Tensor<D>,
     x: Tensor<D>,
-    a: Tensor<2>,
-    b: Tensor<2>,
+    [a, b]: [Tensor<2>; 2],
+    factors: [Tensor<2>; 2],
     scaling: f64,
 ) -> Tensor<D> {
     let [a, b] = whole_ranks(a, b);
     let inputs = [y.into_dispatch(), x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
-    Tensor::from_dispatch(run(lora::AddLora { scaling: scaling as f32 }, inputs))
+    let factors = factors.map(untaped);
+    Tensor::from_dispatch(run(lora::AddLora { scaling: scaling as f32, factors }, inputs))
+}
+
+/// What [`add_lora`] multiplies by: `a: [i, r]`, scaled, and `b: [r, o]`, both bf16.
+pub fn factors(a: Tensor<2>, b: Tensor<2>, scaling: f64) -> [Tensor<2>; 2] {
+    let [a, b] = whole_ranks(a, b).map(untaped);
+    let a = layout::scaled(a, scaling as f32, DType::BF16);
+    [a, layout::cast(b, DType::BF16)].map(tensor)
 }
 
 /// `a: [i, r]` and `b: [r, o]` with zeros up to a rank that is a multiple of 8: the same product.

@@ -203,10 +203,15 @@ impl Facts {
         const ADAPTER: &str = "train an adapter: add [lora]";
         let (text, full) = (&self.config.text, self.recipe.lora.is_none());
         let trained: usize = self.counts.values().map(|count| count.trained).sum();
-        let master = if self.width < 4 && full { 4 } else { 0 };
+        // In bf16 the f32 values of a model's own weights, and on a GPU an adapter's in bf16.
+        let copy = match (self.width < 4, full, self.on_cpu) {
+            (true, true, _) => 4,
+            (true, false, false) => self.width,
+            _ => 0,
+        };
         let mut terms = vec![Term {
             what: "gradients and moments",
-            bytes: trained * (2 * 4 + lanes * 4 + master),
+            bytes: trained * (2 * 4 + lanes * 4 + copy),
             lower: if full { ADAPTER } else { "lower lora.r" },
         }];
         if full && self.counts[&Part::Language].trained > 0 {
