@@ -86,8 +86,8 @@ def read_files(folder):
     return {k: torch.from_numpy(x.copy()) for k, x in tensors.items()}
 
 
-def record_family(family):
-    """How LLaMA-Factory resizes each image and encodes each row."""
+def load(fps):
+    """LLaMA-Factory's template, tokenizer, processor and encoder of rows, on the checkpoint `ckpt`."""
     from llamafactory.data import get_template_and_fix_tokenizer
     from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
     from llamafactory.hparams import DataArguments, ModelArguments
@@ -96,7 +96,7 @@ def record_family(family):
     args = ModelArguments(
         model_name_or_path="ckpt",
         image_max_pixels=MAX_PIXELS,
-        video_fps=lf.FAMILIES[family][1],
+        video_fps=fps,
         video_maxlen=lf.MAX_FRAMES,
         video_max_pixels=lf.MAX_PIXELS,
     )
@@ -107,6 +107,12 @@ def record_family(family):
     encoder = SupervisedDatasetProcessor(
         template=template, tokenizer=tokenizer, processor=processor, data_args=data_args
     )
+    return template, processor, encoder
+
+
+def record_family(family):
+    """How LLaMA-Factory resizes each image and encodes each row."""
+    template, processor, encoder = load(lf.FAMILIES[family][1])
     rows = []
     for images, videos, turns in ROWS:
         roles = ("user", "assistant") * (len(turns) // 2)
