@@ -47,7 +47,7 @@ pub fn of_many(e: Error, dir: &Path, kind: Kind) -> Error {
 /// What the cache says about an entry of frames.
 #[derive(Serialize, Deserialize)]
 struct AboutFrames {
-    video: PathBuf,
+    video: String,
     len: usize,
     height: usize,
     width: usize,
@@ -60,7 +60,7 @@ struct AboutFrames {
 /// What the cache says about an entry of features.
 #[derive(Serialize, Deserialize)]
 struct AboutFeatures {
-    video: PathBuf,
+    video: String,
     dtype: DType,
     shape: Vec<usize>,
     grid_thw: [usize; 3],
@@ -89,7 +89,7 @@ pub struct Videos {
 #[derive(Clone)]
 struct Known {
     grid: MediaGrid,
-    /// SHA-256 of the file.
+    /// SHA-256 of its file, or of those of all its frames.
     content: String,
 }
 
@@ -108,7 +108,7 @@ pub struct Summary {
     pub elapsed_s: f64,
     /// Bytes of all of them.
     pub bytes: usize,
-    /// Files that say that a player turns their pictures, which was not done.
+    /// Those whose files say that a player turns their pictures, which was not done.
     pub sideways: BTreeSet<Medium>,
     /// Entries of the cache that were damaged and made anew.
     pub damaged: usize,
@@ -215,21 +215,27 @@ impl Videos {
         features.collect()
     }
 
-    /// The frames of the file at `path` as the model is shown them, plainly.
+    /// What was read as it is, by name: of an image and a video of one name the video.
+    pub fn by_name(&self) -> BTreeMap<String, &Medium> {
+        let plain = self.known.keys().filter(|shown| shown.variant == Variant::Plain);
+        let media: BTreeSet<&Medium> = plain.map(|shown| &shown.medium).collect();
+        media.into_iter().map(|medium| (medium.to_string(), medium)).collect()
+    }
+
+    /// The frames of `medium` as the model is shown them, plainly.
     ///
     /// # Errors
     /// Where it was not read, or has changed since.
-    pub fn seen(&self, path: &Path) -> Result<Frames> {
-        let plain = |medium| Shown { medium, variant: Variant::Plain };
-        let [video, image] = [Medium::video(path), Medium::image(path)].map(plain);
-        let shown = if self.known.contains_key(&video) { video } else { image };
-        Ok(self.frames(&shown.medium, &self.known(&shown)?.content)?.0.frames)
+    pub fn seen(&self, medium: &Medium) -> Result<Frames> {
+        let shown = Shown { medium: medium.clone(), variant: Variant::Plain };
+        Ok(self.frames(medium, &self.known(&shown)?.content)?.0.frames)
     }
 
-    /// SHA-256 over names and contents of all files.
+    /// SHA-256 over names and contents of all videos and images.
     pub fn sha256(&self) -> String {
-        let files = self.known.iter().map(|(shown, known)| (&shown.medium.path, &known.content));
-        hash::text(&format!("{:?}", files.collect::<BTreeMap<_, _>>()))
+        let named =
+            self.known.iter().map(|(shown, known)| (shown.medium.to_string(), &known.content));
+        hash::text(&format!("{:?}", named.collect::<BTreeMap<_, _>>()))
     }
 
     /// The data folder.
@@ -243,13 +249,13 @@ impl Videos {
     }
 
     fn known(&self, shown: &Shown) -> Result<&Known> {
-        let missing = || Error::run(format!("{}: was not read", shown.medium.path.display()));
+        let missing = || Error::run(format!("{}: was not read", shown.medium));
         self.known.get(shown).ok_or_else(missing)
     }
 
     /// Whatever of a video the vision tower needs to have: nothing, or the frames.
     fn read_ahead(&self, shown: &Shown) -> Result<Ahead> {
-        let content = hash::file(&self.dir.join(&shown.medium.path))?;
+        let content = self.content(&shown.medium)?;
         if let Some(key) = self.features_key(shown, &content)
             && let Some(about) = self.cache.about::<AboutFeatures>(&key)
         {
@@ -259,6 +265,17 @@ impl Videos {
         }
         let (sampled, cached) = self.frames(&shown.medium, &content)?;
         Ok(Ahead::Frames(content, sampled, cached))
+    }
+
+    /// SHA-256 of a file, or of those of all frames of a list.
+    fn content(&self, medium: &Medium) -> Result<String> {
+        let of = |file: &PathBuf| hash::file(&self.dir.join(file));
+        match medium {
+            Medium::Image(file) | Medium::Video(file) => of(file),
+            Medium::Frames(files) => {
+                Ok(hash::text(&files.iter().map(of).collect::<Result<String>>()?))
+            }
+        }
     }
 
     /// Makes the features of what was read ahead, where they are missing.
@@ -295,7 +312,7 @@ impl Videos {
     }
 
     fn note_rotation(&self, shown: &Shown, rotation: usize, summary: &mut Summary) {
-        if rotation > 0 && !self.reader.is_upright(shown.medium.kind) {
+        if rotation > 0 && !self.reader.is_upright(shown.medium.kind()) {
             summary.sideways.insert(shown.medium.clone());
         }
     }
@@ -308,7 +325,7 @@ impl Videos {
         {
             return Ok((sampled.clone(), true));
         }
-        let key = self.reader.key(content, medium.kind);
+        let key = self.reader.key(content, medium.kind());
         let found =
             self.cache.get(&key).and_then(|(about, rgb): (AboutFrames, _)| about.frames(rgb));
         let cached = found.is_some();
@@ -327,16 +344,16 @@ impl Videos {
     }
 
     fn decode(&self, medium: &Medium, content: &str, key: &Key) -> Result<Sampled> {
-        let path = self.dir.join(&medium.path);
-        let sampled = self.reader.read(&path, medium.kind);
-        let sampled = sampled.map_err(|e| of_many(e, &self.dir, medium.kind))?;
-        if hash::file(&path)? != content {
-            return Err(Error::run(format!("{}: has changed during the run", path.display()))
+        let sampled = self.reader.read(&self.dir, medium);
+        let sampled = sampled.map_err(|e| of_many(e, &self.dir, medium.kind()))?;
+        if self.content(medium)? != content {
+            let name = self.dir.join(medium.to_string());
+            return Err(Error::run(format!("{}: has changed during the run", name.display()))
                 .help("start the same command again"));
         }
         let Frames { len, height, width, .. } = sampled.frames;
         let Sampled { second_per_grid, rotation, cost_s, .. } = sampled;
-        let video = medium.path.clone();
+        let video = medium.to_string();
         let about = AboutFrames { video, len, height, width, second_per_grid, rotation, cost_s };
         self.cache.put(key, &about, &sampled.frames.rgb);
         Ok(sampled)
@@ -378,7 +395,7 @@ impl Videos {
         let tower_s = start.elapsed().as_secs_f64();
         if let Some(key) = self.features_key(shown, &known.content) {
             let about = AboutFeatures {
-                video: shown.medium.path.clone(),
+                video: shown.medium.to_string(),
                 dtype: data.dtype(),
                 shape: data.shape().to_vec(),
                 grid_thw: patches.grid_thw,
@@ -405,7 +422,7 @@ impl Videos {
     /// Names the features of a video under the frozen tower; none where it is trained.
     fn features_key(&self, shown: &Shown, content: &str) -> Option<Key> {
         let tower = self.tower.as_ref()?;
-        let frames = self.reader.key(content, shown.medium.kind);
+        let frames = self.reader.key(content, shown.medium.kind());
         Some(Key::new("features", &(frames, shown.variant, tower)))
     }
 }

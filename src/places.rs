@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::data::entry::Entry;
 use crate::data::hub::{Hub, RemoteFile, Repo, Snapshot};
+use crate::data::medium::Medium;
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::number::{size, thousands};
@@ -80,7 +81,8 @@ impl Place {
         let Some(snapshot) = &self.snapshot else { return Ok(()) };
         let media: BTreeSet<String> = entries
             .flat_map(|entry| &entry.media)
-            .map(|medium| medium.path.to_string_lossy().into_owned())
+            .flat_map(Medium::files)
+            .map(|file| file.to_string_lossy().into_owned())
             .collect();
         download(snapshot, &snapshot.missing(|file| media.contains(file)), terminal)
     }

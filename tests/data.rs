@@ -236,10 +236,10 @@ fn check_reads_folders_of_llamafactory() {
     let text = stdout(&output);
     for wanted in [
         "./rows.jsonl\n  line 2, column 2: ",
-        "row 2: 0 `<video>` in its messages, but 1 file(s)",
+        "row 2: 0 `<video>` in its messages, but 1 video(s)",
         "row 4: ./gone.mp4: no such file",
         "./a.png\n  cannot be read as an image: ",
-        "  help: each file needs its marker in a user's message, and ",
+        "  help: each needs its marker in a user's message, and ",
         "  help: JPEG, PNG, WebP, GIF and BMP are read; ",
         "note   not looked at, as not in a file: far",
     ] {

@@ -15,7 +15,7 @@ use vlm4d_train::data::video::Sampling;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::recipe::{Image, Video};
 
-use crate::support::{CHECKPOINTS, golden, json};
+use crate::support::{CHECKPOINTS, golden, json, pixel_levels};
 
 fn data() -> PathBuf {
     golden("images/data")
@@ -103,8 +103,8 @@ fn rows_with_images_equal_llama_factory() {
         let reader = Reader::new(&video, &image, &checkpoint, &config.vision).unwrap();
         for (row, wanted) in rows.iter().zip(recorded[family]["rows"].as_array().unwrap()) {
             let tokens = |medium: &Medium| {
-                let (grid, _) = reader.outline(&data().join(&medium.path), medium.kind).unwrap();
-                assert_eq!(grid.second_per_grid.is_none(), medium.kind == Kind::Image);
+                let (grid, _) = reader.outline(&data(), medium).unwrap();
+                assert_eq!(grid.second_per_grid.is_none(), !medium.is_video());
                 grid.tokens(&config.vision)
             };
             let tokens: Vec<usize> = row.media.iter().map(tokens).collect();
@@ -128,19 +128,14 @@ fn patches_of_images_equal_llama_factory() {
         let sampling = Sampling::LlamaFactory;
         let budget = PixelBudget::new(sampling, Kind::Image, None, 9408, &config).unwrap();
         assert_eq!(budget.min_pixels, 1024);
-        for (file, (wanted, shape)) in levels(&format!("images/levels_{family}.safetensors")) {
+        for (file, (wanted, _)) in levels(&format!("images/levels_{family}.safetensors")) {
             let (frames, _) = image::read(&data().join(&file), sampling, false).unwrap();
             let frames = fit(frames, sampling, &config, budget).unwrap();
             let patches = patchify(&frames, &config).unwrap();
             let grid = serde_json::json!(patches.grid_thw);
             assert_eq!(grid, recorded[family]["grids"][&file], "{file}");
-            let channel = |i: usize| i % shape[1] / (shape[1] / 3);
-            let level = |(i, value): (usize, &f32)| {
-                let c = channel(i);
-                (value * 255.0 * config.image_std[c] + 255.0 * config.image_mean[c]).round() as u8
-            };
-            let got = patches.pixel_values.iter().enumerate().map(level);
-            let worst = got.zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            let got = pixel_levels(&patches.pixel_values, &config);
+            let worst = got.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
             // resizing twice, of what is within 4 levels
             assert!(worst <= 2 + accepted(&file), "{family} {file}: {worst} levels");
         }

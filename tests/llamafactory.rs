@@ -76,7 +76,7 @@ fn samples(family: &str, checkpoint: &str) -> (Vec<Sample>, Recorded) {
         entry::read(&golden("llamafactory/data"), &["tinyvid".into()]).unwrap();
     let pairs = conversations.iter().zip(recorded[family]["samples"].as_array().unwrap());
     let pairs = pairs.enumerate().map(|(i, (conversation, recorded))| {
-        let video = conversation.media[0].path.file_stem().unwrap().to_str().unwrap();
+        let video = conversation.media[0].files()[0].file_stem().unwrap().to_str().unwrap();
         let pixels = recorded_pixels(family, video, &config);
         let tokens = pixels.1.iter().product::<usize>() / 4;
         let encoded = chat.encode_sft(&conversation.messages, &[tokens]).unwrap();

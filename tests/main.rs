@@ -16,6 +16,7 @@ mod demo;
 mod device;
 mod evaluation;
 mod export;
+mod frames;
 mod full;
 mod generate;
 mod grade;

@@ -43,7 +43,7 @@ fn questions() -> Vec<Asked> {
         let subsets = ["real", "synthetic"].map(str::to_owned);
         let (questions, _) = entry::read(Path::new(&dir), &subsets).unwrap();
         let own = |q: Entry| Asked {
-            video: q.video().display().to_string(),
+            video: q.video(),
             id: q.id,
             source: q.source,
             group: q.group,
@@ -158,7 +158,7 @@ fn page_anew(dir: &Path, before: &[Prediction], after: &[Prediction]) {
     let recipe = recipe();
     let media = Media {
         frames: &|name: &str| -> Result<Frames> { Ok(frames(name)) },
-        href: &|name: &str| format!("../../data/vlm4d/{name}"),
+        href: &|name: &str| Some(format!("../../data/vlm4d/{name}")),
         progress: &|_| (),
     };
     let stages = controls::of_run(dir, before, after, recipe.seed).unwrap();

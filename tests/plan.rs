@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use vlm4d_train::data::medium::Kind;
+use vlm4d_train::data::medium::{Kind, Medium};
 use vlm4d_train::data::preprocessor::{PixelBudget, PreprocessorConfig};
 use vlm4d_train::data::processor::{fit, patchify};
 use vlm4d_train::data::reader::Reader;
@@ -23,7 +23,7 @@ fn headers_give_the_grid_that_reading_gives() {
     let vision = Config::from_dir(&checkpoint).unwrap().vision;
     let folder = demo_data().join("videos_real/davis");
     let clips = [golden("llamafactory/data/a.mp4"), golden("llamafactory/data/b.mp4")];
-    let demo = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let demo = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let videos: Vec<_> = demo.chain(clips).collect();
     assert!(videos.len() > 2);
     for sampling in [Sampling::Qwen, Sampling::LlamaFactory, Sampling::Hf, Sampling::Vlm4d] {
@@ -38,7 +38,7 @@ fn headers_give_the_grid_that_reading_gives() {
             let budget =
                 PixelBudget::new(sampling, Kind::Video, None, max_pixels, &config).unwrap();
             for path in &videos {
-                let (grid, bytes) = reader.outline(path, Kind::Video).unwrap();
+                let (grid, bytes) = reader.outline(&folder, &Medium::video(path)).unwrap();
                 let options = VideoOptions { sampling, fps: video.fps, max_frames, upright: false };
                 let clip = video::read(path, &options).unwrap();
                 let seconds = clip.second_per_grid_t(config.temporal_patch_size);

@@ -66,8 +66,8 @@ fn check_partition(items: &[&Entry], split: &Split, context: &str) {
         let part = part_of[&*item.id];
         assert_eq!(parts[part][in_order[part]], item.id, "{context}: not in the file's order");
         in_order[part] += 1;
-        for Medium { path, .. } in &item.media {
-            let unit = videos.entry(path.as_os_str()).or_insert(part);
+        for file in item.media.iter().flat_map(Medium::files) {
+            let unit = videos.entry(file.as_os_str()).or_insert(part);
             assert!(split.by == By::Question || *unit == part, "{context}: {} crosses", item.id);
         }
     }
@@ -147,9 +147,9 @@ fn sources_and_answers_are_stratified() {
 fn every_video_has_the_same_chance() {
     let items = generated(0);
     let mut taken: BTreeMap<&str, u32> =
-        items.iter().map(|i| (i.media[0].path.to_str().unwrap(), 0)).collect();
+        items.iter().map(|i| (i.media[0].files()[0].to_str().unwrap(), 0)).collect();
     let video: BTreeMap<&str, &str> =
-        items.iter().map(|i| (&*i.id, i.media[0].path.to_str().unwrap())).collect();
+        items.iter().map(|i| (&*i.id, i.media[0].files()[0].to_str().unwrap())).collect();
     let n = 400;
     for seed in 0..n {
         for drawn in split(&items, seed, 0.2, 0.0, By::Video).unwrap().values() {
@@ -286,7 +286,7 @@ fn a_video_in_two_subsets_may_not_cross() {
         id: format!("other/{}", item.id),
         subset: "other".into(),
         // so that the other subset is drawn in another order
-        gold: item.media[0].path.display().to_string(),
+        gold: item.media[0].to_string(),
         // and beside the shared video one of its own
         media: [vec![Medium::video(format!("own/{}", item.id))], item.media].concat(),
         ..item

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
+use vlm4d_train::data::preprocessor::PreprocessorConfig;
 
 /// A file under `tests/golden`.
 pub fn golden(path: &str) -> PathBuf {
@@ -28,6 +29,16 @@ pub fn real_files(test: &str) -> Option<PathBuf> {
         skipped(&format!("{test}: VLM4D_QA names no folder with VLM4D's files"));
     }
     folder
+}
+
+/// The level, 0 to 255, of each normalised number of a video's or image's patches.
+pub fn pixel_levels(pixel_values: &[f32], config: &PreprocessorConfig) -> Vec<u8> {
+    let of_channel = config.temporal_patch_size * config.patch_size * config.patch_size;
+    let level = |(i, value): (usize, &f32)| {
+        let c = i / of_channel % 3;
+        (value * 255.0 * config.image_std[c] + 255.0 * config.image_mean[c]).round() as u8
+    };
+    pixel_values.iter().enumerate().map(level).collect()
 }
 
 /// The two tiny checkpoints of the true architecture.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{self, Entry};
 use super::fault::Inspected;
-use super::medium::{self, Kind, Medium};
+use super::medium::{self, Medium};
 use super::video::{self, Sampling, VideoOptions};
 use super::{dataset_info, image, vlm4d};
-use crate::error::{Result, more};
+use crate::error::{Error, Result, more};
 use crate::{interrupt, parallel};
 
 /// First and last frame: nothing of a video is left unread, and little of it kept.
@@ -74,7 +74,10 @@ pub fn check(
 impl Checked {
     fn add(&mut self, path: &Path, what: String, help: Option<&str>) {
         let problems = self.problems.entry(path.to_owned()).or_default();
-        problems.what.push(what);
+        // lists may share a frame
+        if !problems.what.contains(&what) {
+            problems.what.push(what);
+        }
         if let Some(help) = help.filter(|help| !problems.help.iter().any(|told| told == help)) {
             problems.help.push(help.to_owned());
         }
@@ -103,22 +106,14 @@ impl Checked {
             }
         }
         let (there, missing): (Vec<_>, Vec<_>) =
-            users.iter().partition(|(medium, _)| dir.join(&medium.path).is_file());
+            users.iter().partition(|(medium, _)| is_there(dir, medium));
         self.add_missing(dir, &missing);
-        let read = |(medium, _): &(&&Medium, &Vec<&str>)| {
-            let path = dir.join(&medium.path);
-            let fault = match medium.kind {
-                Kind::Image => image::read(&path, WHOLE.sampling, WHOLE.upright).err(),
-                Kind::Video => video::read_whole(&path, &WHOLE).err(),
-            };
-            (path, fault)
-        };
-        parallel::each(&there, read, |done, (path, fault)| {
+        let read = |(medium, _): &(&&Medium, &Vec<&str>)| unreadable(dir, medium);
+        parallel::each(&there, read, |done, faults| {
             interrupt::check("the check")?;
-            if let Some(error) = fault {
-                let prefix = format!("{}: ", path.display());
-                let what = error.what().strip_prefix(&prefix).unwrap_or(error.what());
-                self.add(&path, what.to_owned(), error.fix());
+            for error in faults {
+                let (path, what) = error.what().split_once(": ").unwrap_or(("", error.what()));
+                self.add(Path::new(path), what.to_owned(), error.fix());
             }
             progress(done, there.len());
             Ok(())
@@ -129,9 +124,11 @@ impl Checked {
     /// A folder that is missing, or lacks many files, is one problem.
     fn add_missing(&mut self, dir: &Path, missing: &[(&&Medium, &Vec<&str>)]) {
         let mut folders: BTreeMap<PathBuf, Vec<(&Path, &[&str])>> = BTreeMap::new();
-        for (Medium { path, .. }, users) in missing {
-            let folder = dir.join(path).parent().unwrap_or(dir).to_owned();
-            folders.entry(folder).or_default().push((path, users));
+        for (medium, users) in missing {
+            for file in medium.files() {
+                let folder = dir.join(file).parent().unwrap_or(dir).to_owned();
+                folders.entry(folder).or_default().push((file, users));
+            }
         }
         for (folder, files) in folders {
             let file_name =
@@ -153,6 +150,29 @@ impl Checked {
                 }
             }
         }
+    }
+}
+
+fn is_there(dir: &Path, medium: &Medium) -> bool {
+    medium.files().iter().all(|file| dir.join(file).is_file())
+}
+
+/// What keeps a video or image from being read, beginning with the file's path.
+fn unreadable(dir: &Path, medium: &Medium) -> Vec<Error> {
+    let paths: Vec<PathBuf> = medium.files().iter().map(|file| dir.join(file)).collect();
+    // one by one: a list may be long
+    let read = |path: &PathBuf| match medium {
+        Medium::Video(_) => video::read_whole(path, &WHOLE).err(),
+        Medium::Image(_) | Medium::Frames(_) => {
+            image::read(path, WHOLE.sampling, WHOLE.upright).err()
+        }
+    };
+    let faults: Vec<Error> = paths.iter().filter_map(read).collect();
+    match medium {
+        Medium::Frames(_) if faults.is_empty() => {
+            image::probe_frames(&paths, WHOLE.upright).err().into_iter().collect()
+        }
+        _ => faults,
     }
 }
 
@@ -181,7 +201,7 @@ fn full_stops(entries: &[Entry]) -> Option<String> {
 fn shared_media(entries: &[Entry]) -> Option<String> {
     let mut subsets: BTreeMap<&Path, BTreeSet<&str>> = BTreeMap::new();
     for entry in entries {
-        for Medium { path, .. } in &entry.media {
+        for path in entry.media.iter().flat_map(Medium::files) {
             subsets.entry(path).or_default().insert(&entry.subset);
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::chat::{Content, Message};
 use super::fault::Inspected;
-use super::medium::Medium;
+use super::medium::{Kind, Medium};
 use super::mirror::{Why, mirror};
 use super::names::name_alike;
 use super::variant::{Shown, Variant};
@@ -77,7 +77,7 @@ pub(super) fn inspect(dir: &Path, subset: &str) -> Result<Inspected<Entry>> {
 /// Gives each file one name in all `entries`.
 pub(super) fn name_files(dir: &Path, entries: &mut [Entry]) {
     let media = entries.iter_mut().flat_map(|entry| &mut entry.media);
-    name_alike(dir, media.map(|medium| &mut medium.path).collect());
+    name_alike(dir, media.flat_map(Medium::files_mut).collect());
 }
 
 /// SHA-256 over what [`read`] takes `subsets` from: their files, and what `dataset_info.json` says
@@ -136,21 +136,20 @@ fn check_folder(dir: &Path) -> Result<()> {
 /// # Errors
 /// Names the first that is not, how many more are missing, and a question that needs it.
 pub fn check_media<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
-    let mut missing: Vec<(&Medium, &Entry, String)> = Vec::new();
+    let mut missing: Vec<(&PathBuf, Kind, &Entry, String)> = Vec::new();
     let mut seen = BTreeSet::new();
     for entry in entries {
         for medium in &entry.media {
-            if !seen.insert(&medium.path) {
-                continue;
-            }
-            match std::fs::metadata(dir.join(&medium.path)) {
-                Ok(found) if found.is_file() => {}
-                Ok(_) => missing.push((medium, entry, "is no file".into())),
-                Err(e) => missing.push((medium, entry, io_reason(&e))),
+            for path in medium.files().iter().filter(|path| seen.insert(*path)) {
+                match std::fs::metadata(dir.join(path)) {
+                    Ok(found) if found.is_file() => {}
+                    Ok(_) => missing.push((path, medium.kind(), entry, "is no file".into())),
+                    Err(e) => missing.push((path, medium.kind(), entry, io_reason(&e))),
+                }
             }
         }
     }
-    let Some((Medium { path, kind }, entry, why)) = missing.first() else { return Ok(()) };
+    let Some((path, kind, entry, why)) = missing.first() else { return Ok(()) };
     let more = more(missing.len() - 1);
     let path = dir.join(path);
     Err(Error::input(format!("{}: {why}{more}, used by `{}`", path.display(), entry.id)).help(
@@ -261,11 +260,11 @@ impl Entry {
         messages
     }
 
-    /// The file under which the entry is counted: the first video by name, whatever the order
-    /// shown, else the first image; its own name where it shows nothing.
-    pub fn video(&self) -> PathBuf {
-        let first = self.media.iter().min_by_key(|medium| (!medium.is_video(), &medium.path));
-        first.map_or_else(|| PathBuf::from(&self.id), |medium| medium.path.clone())
+    /// The name under which the entry is counted: of its first video, whatever the order shown, else
+    /// of its first image; its own where it shows nothing.
+    pub fn video(&self) -> String {
+        let first = self.media.iter().min_by_key(|medium| (!medium.is_video(), *medium));
+        first.map_or_else(|| self.id.clone(), Medium::to_string)
     }
 }
 

@@ -1,11 +1,11 @@
-//! An image file enters, its RGB pixels leave.
+//! An image file enters, its RGB pixels leave; of the frames of a video, all of them.
 //!
 //! The bytes are those of Pillow's `convert("RGB")`, but for JPEG, where decoders round differently
 //! (within 4 levels). Of several pictures in a file the first is taken, as Pillow does.
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage, RgbaImage};
@@ -23,6 +23,16 @@ pub struct ImageInfo {
     pub width: usize,
     /// Degrees, clockwise, by which a viewer turns it: 0, 90, 180 or 270.
     pub rotation: usize,
+}
+
+impl ImageInfo {
+    /// Height and width; if it is shown `upright`, as a viewer turns it.
+    pub fn size(self, upright: bool) -> (usize, usize) {
+        match upright && !self.rotation.is_multiple_of(180) {
+            true => (self.width, self.height),
+            false => (self.height, self.width),
+        }
+    }
 }
 
 /// Reads what the header says.
@@ -59,6 +69,57 @@ pub fn read(path: &Path, sampling: Sampling, upright: bool) -> Result<(Frames, u
     };
     let (width, height) = (rgb.width() as usize, rgb.height() as usize);
     Ok((Frames { rgb: rgb.into_raw(), len: 1, height, width }, rotation(orientation)))
+}
+
+/// Height and width of the frames of one video, from their headers.
+///
+/// # Errors
+/// As [`probe`]; frames of different sizes.
+pub fn probe_frames(paths: &[PathBuf], upright: bool) -> Result<(usize, usize)> {
+    let mut first = None;
+    for path in paths {
+        let size = probe(path)?.size(upright);
+        check_size(path, size, *first.get_or_insert(size))?;
+    }
+    first.ok_or_else(|| Error::input("a video without frames"))
+}
+
+/// Decodes the frames of one video as [`read`] does, and tells by how many degrees a viewer turns
+/// one of them at the most.
+///
+/// # Errors
+/// As [`read`]; frames of different sizes.
+pub fn read_frames(
+    paths: &[PathBuf],
+    sampling: Sampling,
+    upright: bool,
+) -> Result<(Frames, usize)> {
+    let mut all = Frames { rgb: Vec::new(), len: 0, height: 0, width: 0 };
+    let mut rotation = 0;
+    for path in paths {
+        let (Frames { rgb, height, width, .. }, turned) = read(path, sampling, upright)?;
+        if all.len == 0 {
+            (all.height, all.width) = (height, width);
+        }
+        check_size(path, (height, width), (all.height, all.width))?;
+        all.rgb.extend(rgb);
+        all.len += 1;
+        rotation = rotation.max(turned);
+    }
+    Ok((all, rotation))
+}
+
+/// No tool takes frames that still differ when they have been resized.
+fn check_size(path: &Path, (h, w): (usize, usize), first: (usize, usize)) -> Result<()> {
+    if (h, w) == first {
+        return Ok(());
+    }
+    let (first_h, first_w) = first;
+    Err(Error::input(format!(
+        "{}: has {w}×{h} pixels, and the first frame of its video {first_w}×{first_h}",
+        path.display()
+    ))
+    .help("give all frames of a list the same size"))
 }
 
 /// The decoder of the file's format, whatever its name, and that format.

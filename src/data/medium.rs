@@ -1,11 +1,12 @@
-//! The files that a question shows: videos and images.
+//! What a question shows: videos and images.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::number::thousands;
 
-/// What a file is shown as.
+/// As what something is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// One picture, without a clock.
@@ -14,13 +15,15 @@ pub enum Kind {
     Video,
 }
 
-/// A file that a question shows.
+/// What a question shows, its files relative to the data folder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Medium {
-    /// Relative to the data folder.
-    pub path: PathBuf,
-    /// Whether it is a video or an image.
-    pub kind: Kind,
+pub enum Medium {
+    /// An image.
+    Image(PathBuf),
+    /// A video in a file.
+    Video(PathBuf),
+    /// A video as a list of images, its frames in order, of which all are shown.
+    Frames(Vec<PathBuf>),
 }
 
 impl Kind {
@@ -36,23 +39,52 @@ impl Kind {
 impl Medium {
     /// The video at `path`.
     pub fn video(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().to_owned(), kind: Kind::Video }
+        Self::Video(path.as_ref().to_owned())
     }
 
     /// The image at `path`.
     pub fn image(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().to_owned(), kind: Kind::Image }
+        Self::Image(path.as_ref().to_owned())
+    }
+
+    /// Whether it is a video or an image.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Image(_) => Kind::Image,
+            Self::Video(_) | Self::Frames(_) => Kind::Video,
+        }
     }
 
     /// Whether it is a video.
     pub fn is_video(&self) -> bool {
-        self.kind == Kind::Video
+        self.kind() == Kind::Video
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &[PathBuf] {
+        match self {
+            Self::Image(file) | Self::Video(file) => std::slice::from_ref(file),
+            Self::Frames(files) => files,
+        }
+    }
+
+    /// Its files, to give them other names.
+    pub fn files_mut(&mut self) -> &mut [PathBuf] {
+        match self {
+            Self::Image(file) | Self::Video(file) => std::slice::from_mut(file),
+            Self::Frames(files) => files,
+        }
+    }
+
+    /// Whether the two have a file in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.files().iter().any(|file| other.files().contains(file))
     }
 }
 
 /// What each of `media` is: `video` or `image`, or `file` where there are both.
 pub fn name<'a>(media: impl Iterator<Item = &'a Medium>) -> &'static str {
-    let kinds: BTreeSet<Kind> = media.map(|medium| medium.kind).collect();
+    let kinds: BTreeSet<Kind> = media.map(Medium::kind).collect();
     match kinds.into_iter().collect::<Vec<_>>()[..] {
         [] => Kind::Video.name(),
         [kind] => kind.name(),
@@ -60,7 +92,19 @@ pub fn name<'a>(media: impl Iterator<Item = &'a Medium>) -> &'static str {
     }
 }
 
-/// How many different files `media` are: `2,000 videos`, `12 videos and 3 images`.
+/// The file's name; of a list the first one's and the last one's, and how many there are:
+/// `bear/00000.jpg … 00081.jpg (82)`.
+impl fmt::Display for Medium {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self::Frames(files) = self else { return self.files()[0].display().fmt(f) };
+        let [first, .., last] = &files[..] else { return write!(f, "{} (1)", files[0].display()) };
+        let folder = first.parent().unwrap_or(Path::new(""));
+        let last = last.strip_prefix(folder).unwrap_or(last);
+        write!(f, "{} … {} ({})", first.display(), last.display(), files.len())
+    }
+}
+
+/// How many different ones `media` are: `2,000 videos`, `12 videos and 3 images`.
 pub fn count<'a>(media: impl Iterator<Item = &'a Medium>) -> String {
     let (videos, images): (BTreeSet<_>, BTreeSet<_>) = media.partition(|medium| medium.is_video());
     match (videos.len(), images.len()) {

@@ -12,6 +12,10 @@ use crate::files::read_json;
 
 /// qwen-vl-utils' `VIDEO_MIN_PIXELS` and `MIN_PIXELS`: 128 tokens of 28×28 pixels, and 4.
 const QWEN_MIN_PIXELS: [usize; 2] = [128 * 28 * 28, 4 * 28 * 28];
+/// Its `fetch_video` (0.0.14) resizes each frame of a list as an image first, with blocks of twice the
+/// side: it hands on the side of a block for that of a patch.
+pub const QWEN_FRAME_FACTOR: usize = 2 * 28;
+const QWEN_FRAME_MIN_PIXELS: usize = 4 * QWEN_FRAME_FACTOR * QWEN_FRAME_FACTOR;
 /// LLaMA-Factory's `video_min_pixels` and `image_min_pixels`.
 const LLAMAFACTORY_MIN_PIXELS: [usize; 2] = [16 * 16, 32 * 32];
 /// transformers' `OPENAI_CLIP_MEAN` and `OPENAI_CLIP_STD`, as f32 has them.
@@ -77,6 +81,17 @@ impl PixelBudget {
             )));
         }
         Ok(Self { min_pixels, max_pixels })
+    }
+
+    /// The bounds within which `sampling` brings the frames of a list before those of a video, from
+    /// a recipe's keys; none where it does not.
+    pub fn of_list(
+        sampling: Sampling,
+        min_pixels: Option<usize>,
+        max_pixels: usize,
+    ) -> Option<Self> {
+        let min_pixels = min_pixels.unwrap_or(QWEN_FRAME_MIN_PIXELS.min(max_pixels));
+        (sampling == Sampling::Qwen).then_some(Self { min_pixels, max_pixels })
     }
 }
 

@@ -1,14 +1,16 @@
-//! A video's or image's file → its sampled frames, resized, and their patches: the recipe's
-//! `[video]` and `[image]` with the checkpoint's processor. An image is one frame.
+//! A video or image → its sampled frames, resized, and their patches: the recipe's `[video]` and
+//! `[image]` with the checkpoint's processor. An image is one frame; of a list of frames all are
+//! taken.
 
-use std::path::Path;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::cache::Key;
 use super::image;
-use super::medium::Kind;
-use super::preprocessor::{PixelBudget, PreprocessorConfig};
-use super::processor::{Patches, fit, fitted_size, patchify};
+use super::medium::{Kind, Medium};
+use super::preprocessor::{PixelBudget, PreprocessorConfig, QWEN_FRAME_FACTOR};
+use super::processor::{Patches, fit, fitted_size, patchify, resize, smart_resize};
 use super::variant::Shown;
 use super::video::{self, FRAME_FACTOR, Frames, Sampling, VideoOptions};
 use crate::error::{Error, Result};
@@ -21,6 +23,8 @@ use crate::recipe;
 pub struct Reader {
     options: VideoOptions,
     videos: Processor,
+    /// What a list's frames are brought within first, with some rules.
+    of_list: Option<PixelBudget>,
     /// Why there is none where the checkpoint has none that can be used: it matters only to data
     /// with images.
     images: Result<Processor, Error>,
@@ -35,13 +39,12 @@ struct Processor {
     config: PreprocessorConfig,
 }
 
-/// What a file's header says.
+/// What the headers of a video or image say.
 struct Header {
     /// Pictures that are taken.
     len: usize,
-    height: usize,
-    width: usize,
-    turned: bool,
+    /// Height and width as shown.
+    size: (usize, usize),
     second_per_grid: Option<f64>,
 }
 
@@ -82,26 +85,31 @@ impl Reader {
         Ok(Self {
             options: VideoOptions { sampling, fps, max_frames, upright: video.upright },
             videos: processor(Kind::Video, video.min_pixels, video.max_pixels)?,
+            of_list: PixelBudget::of_list(sampling, video.min_pixels, video.max_pixels),
             images: processor(Kind::Image, image.min_pixels, image.max_pixels),
             upright_images: image.upright,
         })
     }
 
-    /// What reading the file would give, from its header: its grid, and the bytes of its sampled
-    /// frames as decoded and as resized.
+    /// What reading `medium` from the folder `dir` would give, from the headers: its grid, and the
+    /// bytes of its sampled frames as decoded and as resized.
     ///
     /// # Errors
-    /// Where it is not what `kind` says, or cannot be sampled.
-    pub fn outline(&self, path: &Path, kind: Kind) -> Result<(MediaGrid, [usize; 2])> {
-        let Processor { sampling, budget, config } = self.processor(kind)?;
-        let header = match kind {
-            Kind::Image => self.image_header(path)?,
-            Kind::Video => self.video_header(path, config)?,
+    /// Where a file is not what `medium` says, or it cannot be sampled.
+    pub fn outline(&self, dir: &Path, medium: &Medium) -> Result<(MediaGrid, [usize; 2])> {
+        let Processor { sampling, budget, config } = self.processor(medium.kind())?;
+        let Header { len, size: (height, width), second_per_grid } = match medium {
+            Medium::Image(file) => self.image_header(&dir.join(file))?,
+            Medium::Video(file) => self.video_header(&dir.join(file))?,
+            Medium::Frames(files) => self.list_header(&paths(dir, files))?,
         };
-        let Header { len, height, width, turned, second_per_grid } = header;
-        let (to_fit_h, to_fit_w) = if turned { (width, height) } else { (height, width) };
+        let of = |e| wrong(dir, medium, e);
+        let (to_fit_h, to_fit_w) = match medium {
+            Medium::Frames(_) => self.list_size(height, width).map_err(of)?,
+            _ => (height, width),
+        };
         let fitted = fitted_size(to_fit_h, to_fit_w, *sampling, config, *budget);
-        let (fitted_h, fitted_w) = fitted.map_err(|e| wrong(path, e))?;
+        let (fitted_h, fitted_w) = fitted.map_err(of)?;
         let grid_thw = config.grid_thw(len, fitted_h, fitted_w);
         let bytes = |height: usize, width: usize| len * height * width * 3;
         let bytes = [bytes(height, width), bytes(fitted_h, fitted_w)];
@@ -109,41 +117,74 @@ impl Reader {
     }
 
     fn image_header(&self, path: &Path) -> Result<Header> {
-        let image::ImageInfo { height, width, rotation } = image::probe(path)?;
-        let turned = self.upright_images && rotation % 180 != 0;
-        Ok(Header { len: 1, height, width, turned, second_per_grid: None })
+        let size = image::probe(path)?.size(self.upright_images);
+        Ok(Header { len: 1, size, second_per_grid: None })
     }
 
-    fn video_header(&self, path: &Path, config: &PreprocessorConfig) -> Result<Header> {
+    fn video_header(&self, path: &Path) -> Result<Header> {
         let video = video::probe(path)?;
         let VideoOptions { sampling, fps, max_frames, upright } = self.options;
-        let len = sampling.indices(&video, fps, max_frames).map_err(|e| wrong(path, e))?.len();
-        let seconds = config.temporal_patch_size as f64 / sampling.sample_fps(&video, len);
-        Ok(Header {
-            len,
-            height: video.height,
-            width: video.width,
-            turned: upright && video.rotation % 180 != 0,
-            second_per_grid: Some(seconds),
-        })
+        let indices = sampling.indices(&video, fps, max_frames);
+        let len = indices.map_err(|e| named(path.display(), e))?.len();
+        let size = match upright && video.rotation % 180 != 0 {
+            true => (video.width, video.height),
+            false => (video.height, video.width),
+        };
+        let second_per_grid = Some(self.second_per_grid(sampling.sample_fps(&video, len)));
+        Ok(Header { len, size, second_per_grid })
     }
 
-    /// Decodes and resizes the sampled frames of one video, or an image.
-    pub(crate) fn read(&self, path: &Path, kind: Kind) -> Result<Sampled> {
+    fn list_header(&self, paths: &[PathBuf]) -> Result<Header> {
+        let VideoOptions { sampling, fps, upright, .. } = self.options;
+        let size = image::probe_frames(paths, upright)?;
+        let second_per_grid = Some(self.second_per_grid(sampling.list_fps(fps)));
+        Ok(Header { len: paths.len(), size, second_per_grid })
+    }
+
+    /// Seconds that one temporal patch spans.
+    fn second_per_grid(&self, sample_fps: f64) -> f64 {
+        self.videos.config.temporal_patch_size as f64 / sample_fps
+    }
+
+    /// The size (height, width) to which a list's frames are brought before they are fitted.
+    fn list_size(&self, height: usize, width: usize) -> Result<(usize, usize)> {
+        match self.of_list {
+            Some(budget) => smart_resize(height, width, QWEN_FRAME_FACTOR, budget),
+            None => Ok((height, width)),
+        }
+    }
+
+    /// Decodes and resizes the sampled frames of `medium` from the folder `dir`.
+    ///
+    /// # Errors
+    /// As [`outline`](Self::outline); a file that is damaged.
+    pub fn read(&self, dir: &Path, medium: &Medium) -> Result<Sampled> {
         let start = Instant::now();
-        let Processor { sampling, budget, config } = self.processor(kind)?;
-        let (frames, second_per_grid, rotation) = match kind {
-            Kind::Image => {
-                let (frames, rotation) = image::read(path, *sampling, self.upright_images)?;
+        let Processor { sampling, budget, config } = self.processor(medium.kind())?;
+        let of = |e| wrong(dir, medium, e);
+        let (frames, second_per_grid, rotation) = match medium {
+            Medium::Image(file) => {
+                let path = dir.join(file);
+                let (frames, rotation) = image::read(&path, *sampling, self.upright_images)?;
                 (frames, None, rotation)
             }
-            Kind::Video => {
-                let clip = video::read(path, &self.options)?;
+            Medium::Video(file) => {
+                let clip = video::read(&dir.join(file), &self.options)?;
                 let seconds = clip.second_per_grid_t(config.temporal_patch_size);
                 (clip.frames, Some(seconds), clip.video.rotation)
             }
+            Medium::Frames(files) => {
+                let VideoOptions { sampling, fps, upright, .. } = self.options;
+                let (mut frames, rotation) =
+                    image::read_frames(&paths(dir, files), sampling, upright)?;
+                let (height, width) = self.list_size(frames.height, frames.width).map_err(of)?;
+                if (height, width) != (frames.height, frames.width) {
+                    frames = resize(&frames, height, width).map_err(of)?;
+                }
+                (frames, Some(self.second_per_grid(sampling.list_fps(fps))), rotation)
+            }
         };
-        let frames = fit(frames, *sampling, config, *budget).map_err(|e| wrong(path, e))?;
+        let frames = fit(frames, *sampling, config, *budget).map_err(of)?;
         let cost_s = start.elapsed().as_secs_f64();
         Ok(Sampled { frames, second_per_grid, rotation, cost_s })
     }
@@ -165,29 +206,44 @@ impl Reader {
     }
 
     /// The patches of a video or image as it is shown.
-    pub(crate) fn patches(&self, mut frames: Frames, shown: &Shown) -> Result<Patches> {
+    ///
+    /// # Errors
+    /// Where the checkpoint has no processor for it.
+    pub fn patches(&self, mut frames: Frames, shown: &Shown) -> Result<Patches> {
         shown.variant.apply(&mut frames);
-        let config = &self.processor(shown.medium.kind)?.config;
-        patchify(&frames, config).map_err(|e| wrong(&shown.medium.path, e))
+        let config = &self.processor(shown.medium.kind())?.config;
+        patchify(&frames, config).map_err(|e| named(&shown.medium, e))
     }
 
-    /// Names the frames of the file with this content.
+    /// Names the frames of what has this content.
     pub(crate) fn key(&self, content: &str, kind: Kind) -> Key {
         let made_by = (env!("CARGO_PKG_VERSION"), video::decoder_version(), RULES);
         match kind {
             Kind::Image => {
                 Key::new("frames", &(content, made_by, &self.images, self.upright_images))
             }
-            Kind::Video => Key::new("frames", &(content, made_by, self.options, &self.videos)),
+            Kind::Video => {
+                let origin = (content, made_by, self.options, &self.videos, self.of_list);
+                Key::new("frames", &origin)
+            }
         }
     }
 
-    /// Whether the checkpoint has a processor for this kind.
+    /// Whether the checkpoint has a processor for each of `media`, and the recipe room for each list
+    /// of frames.
     ///
     /// # Errors
-    /// Why it has none.
-    pub(crate) fn takes(&self, kind: Kind) -> Result<()> {
-        self.processor(kind).map(drop)
+    /// Why not; names the longest list.
+    pub(crate) fn takes(&self, media: &[&Medium]) -> Result<()> {
+        media.iter().try_for_each(|medium| self.processor(medium.kind()).map(drop))?;
+        let most = self.options.max_frames;
+        match media.iter().map(|medium| (medium.files().len(), medium)).max() {
+            Some((n, medium)) if n > most => Err(Error::input(format!(
+                "{medium}: a list of {n} frames, and video.max_frames is {most}"
+            ))
+            .help("raise it, or list fewer: no frame of a list is left out")),
+            _ => Ok(()),
+        }
     }
 
     fn processor(&self, kind: Kind) -> Result<&Processor> {
@@ -198,8 +254,17 @@ impl Reader {
     }
 }
 
-fn wrong(path: &Path, error: impl std::fmt::Display) -> Error {
-    Error::input(format!("{}: {error}", path.display()))
+fn paths(dir: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
+    files.iter().map(|file| dir.join(file)).collect()
+}
+
+/// The error of `medium`, which lies in the folder `dir`.
+fn wrong(dir: &Path, medium: &Medium, error: Error) -> Error {
+    named(dir.join(medium.to_string()).display(), error)
+}
+
+fn named(what: impl Display, error: impl Display) -> Error {
+    Error::input(format!("{what}: {error}"))
 }
 
 /// Checks that the processor whose settings stand in `path` cuts patches that the vision tower
@@ -222,9 +287,10 @@ fn check_patches(path: &Path, cut: &PreprocessorConfig, vision: &VisionConfig) -
 
 /// The frames of one video, or an image, ready to be cut into patches.
 #[derive(Clone)]
-pub(crate) struct Sampled {
+pub struct Sampled {
+    /// As they are cut.
     pub frames: Frames,
-    /// None of an image.
+    /// Seconds that one temporal patch spans; none of an image.
     pub second_per_grid: Option<f64>,
     /// What the file says about turning the pictures, in degrees.
     pub rotation: usize,

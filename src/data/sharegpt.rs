@@ -4,7 +4,8 @@
 //! (JSON or JSON lines) and how its columns and tags are called; what it leaves
 //! out has LLaMA-Factory's defaults, also where `columns` or `tags` are given in
 //! part, of which LLaMA-Factory then has no others. `<image>` and `<video>` in a
-//! user's text stand for the media of the row, in order.
+//! user's text stand for the media of the row, in order. A video is a file, or a list
+//! of images, its frames.
 //!
 //! A media path counts from the data folder. Where no such file is there but one
 //! counted from the folder above it is, that one is meant: LLaMA-Factory, run
@@ -84,21 +85,21 @@ impl DataSet<'_> {
         })
     }
 
-    /// The files of a row, in the order of the markers in its messages.
+    /// The media of a row, in the order of the markers in its messages.
     fn media(&self, row: &Value, messages: &[Message]) -> Result<Vec<Medium>, Fault> {
         let columns = &self.info.columns;
-        let images = self.files(row, columns.images.as_deref(), Kind::Image)?;
-        let videos = self.files(row, columns.videos.as_deref(), Kind::Video)?;
+        let images = self.column(row, columns.images.as_deref(), Kind::Image)?;
+        let videos = self.column(row, columns.videos.as_deref(), Kind::Video)?;
         let marked: Vec<Kind> =
             messages.iter().flat_map(|m| &m.content).filter_map(Content::kind).collect();
         for (files, kind) in [(&images, Kind::Image), (&videos, Kind::Video)] {
             let n = marked.iter().filter(|marked| **marked == kind).count();
             if n != files.len() {
-                let (marker, files) = (kind.name(), files.len());
+                let (name, files) = (kind.name(), files.len());
                 return Err(fault(
-                    format!("{n} `<{marker}>` in its messages, but {files} file(s)"),
-                    "each file needs its marker in a user's message, and dataset_info.json must \
-                     name the column of the files",
+                    format!("{n} `<{name}>` in its messages, but {files} {name}(s)"),
+                    "each needs its marker in a user's message, and dataset_info.json must name \
+                     the column of the files; frames of one video form a list of their own",
                 ));
             }
         }
@@ -212,24 +213,29 @@ impl DataSet<'_> {
         Ok(Message::new(role, [Content::Text(content.to_owned())]))
     }
 
-    /// The files in a column, relative to the data folder.
-    fn files(&self, row: &Value, column: Option<&str>, kind: Kind) -> Result<Vec<Medium>, Fault> {
+    /// The images or videos in a column.
+    fn column(&self, row: &Value, column: Option<&str>, kind: Kind) -> Result<Vec<Medium>, Fault> {
         let Some(column) = column else { return Ok(Vec::new()) };
         let values = match row.get(column) {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(values)) => values.as_slice(),
             Some(one) => std::slice::from_ref(one),
         };
-        values
-            .iter()
-            .map(|value| match value.as_str() {
-                Some(path) => Ok(Medium { path: self.resolve(Path::new(path))?, kind }),
-                None => Err(fault(
-                    format!("`{column}` holds what is not a path"),
-                    if kind == Kind::Video { "a list of frames is not supported" } else { "" },
-                )),
-            })
-            .collect()
+        let file = |value: &Value| match value.as_str() {
+            Some(path) => self.resolve(Path::new(path)),
+            None => Err(fault(format!("`{column}` holds what is not a path"), "")),
+        };
+        let medium = |value: &Value| match (kind, value) {
+            (Kind::Image, _) => Ok(Medium::Image(file(value)?)),
+            (Kind::Video, Value::Array(frames)) if frames.is_empty() => {
+                Err(fault(format!("`{column}` holds a list without frames"), ""))
+            }
+            (Kind::Video, Value::Array(frames)) => {
+                Ok(Medium::Frames(frames.iter().map(file).collect::<Result<_, _>>()?))
+            }
+            (Kind::Video, _) => Ok(Medium::Video(file(value)?)),
+        };
+        values.iter().map(medium).collect()
     }
 
     /// See this file's head for the rule.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::Draw;
 use super::entry::Entry;
-use super::medium;
+use super::medium::{self, Medium};
 use crate::error::{Error, Result};
 use crate::files::{json_error, read_text};
 
@@ -219,7 +219,7 @@ fn units<'a>(entries: &[&'a Entry], by: By) -> Vec<Unit<'a>> {
 fn files(entry: &Entry) -> Vec<&OsStr> {
     match entry.media.is_empty() {
         true => vec![OsStr::new(&entry.id)],
-        false => entry.media.iter().map(|medium| medium.path.as_os_str()).collect(),
+        false => entry.media.iter().flat_map(Medium::files).map(|file| file.as_os_str()).collect(),
     }
 }
 

@@ -1,17 +1,16 @@
 //! A data set → how many questions of what kind it asks, on how many files, with which answers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::entry::Entry;
-use super::medium;
+use super::medium::{self, Medium};
 
 /// What a data set holds, subset by subset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// In the order in which they are read.
     pub subsets: Vec<Subset>,
-    /// What a file is that they show: `video` or `image`, or `file` where there are both.
+    /// What it is that they show: `video` or `image`, or `file` where there are both.
     pub medium: &'static str,
 }
 
@@ -63,13 +62,13 @@ impl Subset {
     fn new(name: &str, entries: &[&Entry]) -> Self {
         let mut subset = Self { name: name.to_owned(), all: count(entries), ..Self::default() };
         let mut kinds: BTreeMap<(String, String), Vec<&Entry>> = BTreeMap::new();
-        let mut files: BTreeMap<&Path, usize> = BTreeMap::new();
+        let mut files: BTreeMap<&Medium, usize> = BTreeMap::new();
         let mut answers: BTreeMap<String, usize> = BTreeMap::new();
         for entry in entries {
             kinds.entry((entry.source.clone(), entry.group.clone())).or_default().push(entry);
             // one that is shown twice is one
-            for path in paths(entry).collect::<BTreeSet<_>>() {
-                *files.entry(path).or_default() += 1;
+            for medium in entry.media.iter().collect::<BTreeSet<_>>() {
+                *files.entry(medium).or_default() += 1;
             }
             if let Some(&gold) = entry.gold_choices.first() {
                 if subset.letters.len() < entry.choices.len() {
@@ -91,10 +90,6 @@ impl Subset {
 }
 
 fn count(entries: &[&Entry]) -> Count {
-    let files: BTreeSet<_> = entries.iter().copied().flat_map(paths).collect();
+    let files: BTreeSet<&Medium> = entries.iter().flat_map(|entry| &entry.media).collect();
     Count { questions: entries.len(), files: files.len() }
-}
-
-fn paths(entry: &Entry) -> impl Iterator<Item = &Path> {
-    entry.media.iter().map(|medium| &*medium.path)
 }

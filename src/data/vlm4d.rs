@@ -60,8 +60,9 @@ pub enum PromptStyle {
 /// Where the folder has no file for the subset.
 pub(super) fn inspect(data_dir: &Path, subset: &str) -> Result<Inspected<Entry>> {
     let mut read = inspect_file(find(data_dir, subset)?, subset);
-    for medium in read.items.iter_mut().flat_map(|entry| &mut entry.media) {
-        medium.path = name_in(data_dir, &medium.path);
+    let media = read.items.iter_mut().flat_map(|entry| &mut entry.media);
+    for file in media.flat_map(Medium::files_mut) {
+        *file = name_in(data_dir, file);
     }
     Ok(read)
 }

@@ -216,7 +216,7 @@ impl Evaluator<'_> {
             let mut videos = shown.iter().filter(|shown| shown.medium.is_video());
             let other = matches!(view, View::Others(_)).then(|| videos.next()).flatten();
             Ok(Prediction {
-                shown: other.map(|shown| shown.medium.path.display().to_string()),
+                shown: other.map(|shown| shown.medium.to_string()),
                 n_video_tokens: tokens.iter().sum(),
                 ..self.prediction(ask, &response, &letters)?
             })
@@ -261,7 +261,7 @@ impl Evaluator<'_> {
             subset: entry.subset.clone(),
             source: entry.source.clone(),
             group: entry.group.clone(),
-            video: entry.video().display().to_string(),
+            video: entry.video(),
             shown: None,
             format: *format,
             prompt: self.recipe.prompt,

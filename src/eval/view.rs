@@ -94,7 +94,8 @@ fn others<'a>(
             let ring = from.iter().chain(before);
             let near = ring.clone().filter(|(source, _)| *source == entry.source);
             let mut nearest = near.chain(ring).map(|(_, video)| *video);
-            let other = nearest.find(|v| !entry.media.contains(v) && !chosen.contains(v));
+            let is_own = |v: &Medium| entry.media.iter().any(|own| own.overlaps(v));
+            let other = nearest.find(|v| !is_own(v) && !chosen.contains(v));
             chosen.push(other.ok_or_else(|| too_few(entry))?.clone());
         }
         others.insert(entry.media.clone(), chosen);

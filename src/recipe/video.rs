@@ -10,9 +10,9 @@ use crate::data::video::Sampling;
 pub struct Video {
     /// Which tool's rule chooses the frames.
     pub sampling: Sampling,
-    /// Frames per second of video.
+    /// Frames per second of video; a list of frames, which is shown whole, counts as taken at it.
     pub fps: f64,
-    /// Most frames of one video.
+    /// Most frames of one video. A longer list of frames is refused.
     pub max_frames: usize,
     /// Most pixels of one frame, after resizing; taken as given. qwen-vl-utils has caps of its own
     /// since 0.0.11: 602,112, and for many frames 180,633,600 divided by their number.

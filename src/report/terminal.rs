@@ -13,7 +13,7 @@ use super::accuracy::{percent, points};
 use super::finished::Finished;
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
-use crate::data::medium::{self, Kind, Medium};
+use crate::data::medium::{self, Kind};
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result, more};
 use crate::eval::judge::Cost;
@@ -318,17 +318,16 @@ pub fn videos(videos: &Videos, medium: &str, uses: usize, terminal: &Terminal) {
         seconds(saved(s, uses))
     ));
     for kind in [Kind::Video, Kind::Image] {
-        let mut sideways = s.sideways.iter().filter(|medium| medium.kind == kind);
-        let Some(Medium { path, .. }) = sideways.next() else { continue };
+        let mut sideways = s.sideways.iter().filter(|medium| medium.kind() == kind);
+        let Some(first) = sideways.next() else { continue };
         let more = more(sideways.count());
         let (by, as_in) = match kind {
             Kind::Video => ("a player", "PyAV"),
             Kind::Image => ("a viewer", "Pillow"),
         };
         terminal.note(&format!(
-            "{}{more} would be turned by {by} and are used as coded, as {as_in} and LLaMA-Factory \
-             do; {}.upright = true turns them",
-            path.display(),
+            "{first}{more} would be turned by {by} and are used as coded, as {as_in} and \
+             LLaMA-Factory do; {}.upright = true turns them",
             kind.name()
         ));
     }

@@ -170,13 +170,13 @@ pub fn outlines(
 ) -> Result<(Grids, [usize; 2])> {
     let media: BTreeSet<&Medium> = shown.iter().map(|shown| &shown.medium).collect();
     let media: Vec<&Medium> = media.into_iter().collect();
-    media.iter().try_for_each(|medium| reader.takes(medium.kind))?;
+    reader.takes(&media)?;
     let bar = terminal.bar("headers", media.len());
     let outlines = parallel::map(&media, |medium| {
         interrupt::check("the reading of headers")?;
-        let outline = reader.outline(&data.join(&medium.path), medium.kind);
+        let outline = reader.outline(data, medium);
         bar.one_more();
-        outline.map_err(|e| of_many(e, data, medium.kind))
+        outline.map_err(|e| of_many(e, data, medium.kind()))
     });
     bar.finish();
     let (grids, bytes): (Vec<MediaGrid>, Vec<[usize; 2]>) = outlines?.into_iter().unzip();
@@ -186,7 +186,7 @@ pub fn outlines(
 
 /// What makes `media` take fewer tokens, if there are any.
 pub fn smaller<'a>(media: impl IntoIterator<Item = &'a Medium>) -> Option<&'static str> {
-    let kinds: BTreeSet<Kind> = media.into_iter().map(|medium| medium.kind).collect();
+    let kinds: BTreeSet<Kind> = media.into_iter().map(Medium::kind).collect();
     match (kinds.contains(&Kind::Image), kinds.contains(&Kind::Video)) {
         (false, false) => None,
         (false, true) => Some("lower video.max_pixels or video.max_frames"),

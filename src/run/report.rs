@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::prepare::Prepared;
-use crate::error::{Result, more};
+use crate::error::{Error, Result, more};
 use crate::eval::predict::Prediction;
 use crate::report::controls;
 use crate::report::html::{Media, relative, run};
@@ -21,9 +21,14 @@ pub fn report(
     let (recipe, videos) = (&prepared.recipe, &prepared.videos);
     let names: BTreeSet<&str> = after.iter().map(|p| &*p.video).collect();
     let bar = terminal.bar("frames", names.len());
+    let read = videos.by_name();
+    let unread = |name: &str| Error::run(format!("{name}: was not read"));
     let media = Media {
-        frames: &|name| videos.seen(Path::new(name)),
-        href: &|name| relative(dir, &videos.dir().join(name)),
+        frames: &|name| videos.seen(read.get(name).ok_or_else(|| unread(name))?),
+        href: &|name| {
+            let file = videos.dir().join(name);
+            file.is_file().then(|| relative(dir, &file))
+        },
         progress: &|done| bar.set(done),
     };
     let stages = controls::of_run(dir, before, after, recipe.seed)?;

@@ -130,7 +130,7 @@ const HIDDEN: &str = "hidden";
 fn answers_are_true() {
     let mut checked: BTreeMap<String, usize> = BTreeMap::new();
     for entry in entries(&[&LEARNED[1..], &SKILLS].concat()) {
-        let frames = frames(&rendered().join(&entry.media[0].path));
+        let frames = frames(&rendered().join(&entry.media[0].files()[0]));
         assert_eq!(frames.len(), 2);
         for turn in turns(&entry) {
             if let Some(kind) = check(&turn, &frames) {

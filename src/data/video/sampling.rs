@@ -10,6 +10,8 @@ const MIN_FRAMES: usize = 4;
 /// Both round the number of frames down to a multiple of this: qwen-vl-utils always, Hugging Face
 /// for the temporal patch that all checkpoints have.
 pub const FRAME_FACTOR: usize = 2;
+/// VLM4D's evaluation gives vLLM the frames alone, and transformers' processor then takes its default.
+const VLM4D_FPS: f64 = 2.0;
 
 /// Whose rule chooses the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -73,8 +75,17 @@ impl Sampling {
         match self {
             Self::LlamaFactory => k as f64 / video.duration_s,
             Self::Qwen | Self::Hf => k as f64 / video.frames as f64 * video.fps,
-            // It gives vLLM the frames alone, and transformers' processor then takes its default.
-            Self::Vlm4d => 2.0,
+            Self::Vlm4d => VLM4D_FPS,
+        }
+    }
+
+    /// Frames per second that the tool reports for a list of frames, of which it takes all, where it
+    /// is told `fps`: LLaMA-Factory's `video_fps`, qwen-vl-utils' `sample_fps`, the `fps` of
+    /// transformers' metadata (untold, the last takes 24).
+    pub fn list_fps(self, fps: f64) -> f64 {
+        match self {
+            Self::Qwen | Self::LlamaFactory | Self::Hf => fps,
+            Self::Vlm4d => VLM4D_FPS,
         }
     }
 

@@ -48,7 +48,8 @@ struct Answer<'a> {
 #[derive(Serialize)]
 struct Video {
     name: String,
-    /// Where the file lies, seen from the page; none where the question has no video.
+    /// Where the file lies, seen from the page; none of a list of frames, nor where the question has
+    /// no video.
     href: Option<String>,
     strip: Option<Strip>,
 }
@@ -57,8 +58,8 @@ struct Video {
 pub struct Media<'a> {
     /// The frames of a video, by its name in the predictions.
     pub frames: &'a dyn Fn(&str) -> Result<Frames>,
-    /// The link to a video.
-    pub href: &'a dyn Fn(&str) -> String,
+    /// The link to a video's file, if it has one.
+    pub href: &'a dyn Fn(&str) -> Option<String>,
     /// Told after each video, with how many are done.
     pub progress: &'a dyn Fn(usize),
 }
@@ -101,7 +102,7 @@ pub fn json(
         if has_video && strip.is_none() {
             missing.push(name.to_owned());
         }
-        let href = has_video.then(|| (media.href)(name));
+        let href = has_video.then(|| (media.href)(name)).flatten();
         videos.push(Video { name: name.to_owned(), href, strip });
         (media.progress)(i + 1);
     }

@@ -77,7 +77,7 @@
       element("span", "hint", `${q.id} · ${FORMATS[q.format]} · ${q.group}`),
     );
     made.append(head);
-    if (video.href) made.append(clip(video));
+    if (video.strip || video.href) made.append(clip(video));
     made.append(element("p", "question", q.question));
     const choices = q.choices.length > 0 && q.format === "mc";
     made.append(choices ? table(q) : element("p", "gold", `Right answer: ${q.gold}`));
@@ -171,7 +171,7 @@
     };
     const plays = !strip || strip.frames > 1;
     if (strip && plays) button("play frames", () => (timer ? showStrip() : animate()));
-    if (plays) button("play video", () => {
+    if (plays && video.href) button("play video", () => {
       stop();
       const player = element("video");
       Object.assign(player, { controls: true, autoplay: true, loop: true, muted: true });
