@@ -22,7 +22,7 @@ pub enum Medium {
     Image(PathBuf),
     /// A video in a file.
     Video(PathBuf),
-    /// A video as a list of images, its frames in order, of which all are shown.
+    /// A video as a list of images, its frames in order: at least one, and all are shown.
     Frames(Vec<PathBuf>),
 }
 
@@ -93,7 +93,7 @@ pub fn name<'a>(media: impl Iterator<Item = &'a Medium>) -> &'static str {
 }
 
 /// The file's name; of a list the first one's and the last one's, and how many there are:
-/// `bear/00000.jpg … 00081.jpg (82)`.
+/// `bear/00000.jpg … 00081.jpg (82)`. Lists that differ between their ends alone share it.
 impl fmt::Display for Medium {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self::Frames(files) = self else { return self.files()[0].display().fmt(f) };
