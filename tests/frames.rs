@@ -255,7 +255,7 @@ fn lists_go_through_the_whole_run() {
     let recipe = place.0.path().join("recipes/r.toml");
     let shorter = fs::read_to_string(&recipe).unwrap().replace("max_frames = 4", "max_frames = 2");
     fs::write(&recipe, shorter).unwrap();
-    let output = place.run();
+    let output = place.with(&["plan", "recipes/r.toml"]);
     assert_eq!(output.status.code(), Some(2));
     let wanted = ".png … 2.png (3): a list of 3 frames, and video.max_frames is 2";
     assert!(text(&output.stderr).contains(wanted), "{}", text(&output.stderr));
