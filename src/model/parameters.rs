@@ -57,7 +57,18 @@ pub fn list(module: &impl Module) -> Vec<Parameter> {
 
 /// Whether anything in `module` is trained.
 pub fn any_trained(module: &impl Module) -> bool {
-    list(module).iter().any(|parameter| parameter.trained)
+    let mut any = AnyTrained(false);
+    module.visit(&mut any);
+    any.0
+}
+
+/// Without names and values, as it is asked for each layer of each step.
+struct AnyTrained(bool);
+
+impl ModuleVisitor for AnyTrained {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0 |= param.is_require_grad();
+    }
 }
 
 /// Shape (burn's layout) and value of every parameter, without autodiff.
