@@ -99,7 +99,8 @@ pub fn lock(dir: &Path) -> Result<File> {
 /// `to` is then as it was.
 pub fn write_dir<T>(to: &Path, content: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let to = target(to);
-    let folder = to.with_added_extension("partial");
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let folder = to.with_file_name(format!(".{name}.partial"));
     if folder.exists() {
         let _lock = lock(&folder)?;
         remove_dir(&folder)?;

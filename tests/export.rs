@@ -403,7 +403,7 @@ fn an_export_is_whole_or_absent() {
 #[test]
 fn what_a_killed_export_left_is_not_published() {
     let run = trained("tiny-qwen2-vl", "");
-    let left = [("out.partial", false), ("out.partial", true), ("out.old.partial", false)];
+    let left = [(".out.partial", false), (".out.partial", true), ("out.old.partial", false)];
     for (left, merge) in left {
         let left = run.root.path().join(left);
         std::fs::create_dir_all(&left).unwrap();

@@ -20,7 +20,7 @@ use crate::{files, interrupt};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DataCommand {
-    /// Tell sources, groups, questions per file and answers
+    /// Tell sources, groups, questions per video and answers
     Stats {
         #[command(flatten)]
         data: DataArgs,

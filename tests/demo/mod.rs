@@ -155,7 +155,7 @@ fn a_folder_in_use_is_left_alone() {
 
     fs::remove_file(out.join("mine.txt")).unwrap();
     // What a killed one left goes.
-    fs::create_dir_all(folder.path().join("demo.partial/QA/old")).unwrap();
+    fs::create_dir_all(folder.path().join(".demo.partial/QA/old")).unwrap();
     render(&out, &options, |_, _| ()).unwrap();
     let beside: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(beside.len(), 1, "{beside:?}");

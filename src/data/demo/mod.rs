@@ -21,6 +21,7 @@ mod scene;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 
 use rand::SeedableRng;
@@ -239,6 +240,9 @@ fn write_set<T>(out: &Path, content: impl FnOnce(&Path) -> Result<T>) -> Result<
         let written = content(folder)?;
         // What has come there meanwhile stays.
         files::check_free(out)?;
+        if out.exists() {
+            fs::remove_dir(out).map_err(|e| files::failed(out, &e))?;
+        }
         Ok(written)
     })
 }
