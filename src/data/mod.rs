@@ -21,6 +21,7 @@ mod sharegpt;
 pub mod split;
 pub mod stats;
 pub mod terms;
+pub(crate) mod ties;
 pub mod tokenizer;
 pub mod variant;
 pub mod video;

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::draw::Draw;
 use super::entry::Entry;
 use super::medium::{self, Medium};
+use super::ties::Ties;
 use crate::error::{Error, Result};
 use crate::files::{json_error, read_text};
 
@@ -198,12 +199,12 @@ type Unit<'a> = Vec<&'a Entry>;
 
 /// The units of a subset, in an order that does not depend on the input's.
 fn units<'a>(entries: &[&'a Entry], by: By) -> Vec<Unit<'a>> {
-    let mut firsts = firsts(entries);
+    let mut ties = Ties::new(entries.iter().map(|entry| files(entry)));
     let mut units: BTreeMap<(&OsStr, &str), Unit> = BTreeMap::new();
     for &entry in entries {
         let video = files(entry)[0];
         let key = match by {
-            By::Video => (first(&mut firsts, video), ""),
+            By::Video => (ties.first(video), ""),
             By::Question => (video, entry.id.as_str()),
         };
         units.entry(key).or_default().push(entry);
@@ -223,41 +224,11 @@ fn files(entry: &Entry) -> Vec<&OsStr> {
     }
 }
 
-/// Whether questions of a unit show several videos between them.
+/// Whether questions of a unit show several videos or images between them.
 fn is_tied(unit: &Unit) -> bool {
-    let mut videos = unit.iter().copied().flat_map(files);
-    let first = videos.next();
-    videos.any(|video| Some(video) != first)
-}
-
-/// By video, one that questions tie it to and that comes before it by name, or itself.
-type Firsts<'a> = BTreeMap<&'a OsStr, &'a OsStr>;
-
-fn firsts<'a>(entries: &[&'a Entry]) -> Firsts<'a> {
-    let mut firsts = Firsts::new();
-    for &entry in entries {
-        let videos = files(entry);
-        for &video in &videos {
-            firsts.entry(video).or_insert(video);
-            let a = first(&mut firsts, videos[0]);
-            let b = first(&mut firsts, video);
-            firsts.insert(a.max(b), a.min(b));
-        }
-    }
-    firsts
-}
-
-/// The first by name of all videos that questions tie to `video`; the next look for it is short.
-fn first<'a>(firsts: &mut Firsts<'a>, video: &'a OsStr) -> &'a OsStr {
-    let mut first = video;
-    while firsts[first] != first {
-        first = firsts[first];
-    }
-    let mut passed = video;
-    while passed != first {
-        passed = firsts.insert(passed, first).unwrap_or(first);
-    }
-    first
+    let mut media = unit.iter().flat_map(|entry| &entry.media);
+    let first = media.next();
+    media.any(|medium| Some(medium) != first)
 }
 
 /// How many of `n` units a share takes: the nearest number that leaves one of

@@ -2,6 +2,7 @@
 //! else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -9,6 +10,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::data::entry::Entry;
 use crate::data::medium::Medium;
+use crate::data::ties::Ties;
 use crate::data::variant::{Shown, Variant};
 use crate::error::{Error, Result};
 use crate::recipe::Control;
@@ -71,8 +73,8 @@ impl View {
 
 /// Other videos for those of each entry, by its media, whose images stay: for each the next of the
 /// same source in an order drawn from the seed, of any source where its own has no other. Where
-/// entries have one video each, every one stands in for one at most, but for those of such lonely
-/// sources.
+/// entries have one video each, in files of their own, every one stands in for one at most, but for
+/// those of such lonely sources.
 fn others<'a>(
     entries: impl Iterator<Item = &'a Entry>,
     seed: u64,
@@ -82,8 +84,10 @@ fn others<'a>(
     let mut order: Vec<(&str, &Medium)> = all.into_iter().collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let places: BTreeMap<(&str, &Medium), usize> = order.iter().copied().zip(0..).collect();
+    let clips = clips(entries.iter().flat_map(|entry| &entry.media));
     let mut others: BTreeMap<Vec<Medium>, Vec<Medium>> = BTreeMap::new();
     for entry in entries {
+        let own: BTreeSet<&OsStr> = entry.media.iter().map(|medium| clips[medium]).collect();
         let mut chosen: Vec<Medium> = Vec::new();
         for medium in &entry.media {
             let Some(place) = places.get(&(&*entry.source, medium)) else {
@@ -94,13 +98,20 @@ fn others<'a>(
             let ring = from.iter().chain(before);
             let near = ring.clone().filter(|(source, _)| *source == entry.source);
             let mut nearest = near.chain(ring).map(|(_, video)| *video);
-            let is_own = |v: &Medium| entry.media.iter().any(|own| own.overlaps(v));
-            let other = nearest.find(|v| !is_own(v) && !chosen.contains(v));
+            let other = nearest.find(|v| !own.contains(&clips[v]) && !chosen.contains(v));
             chosen.push(other.ok_or_else(|| too_few(entry))?.clone());
         }
         others.insert(entry.media.clone(), chosen);
     }
     Ok(others)
+}
+
+/// What `media` are of: lists that share a frame, and what shares one with these, are of one clip.
+fn clips<'a>(media: impl Iterator<Item = &'a Medium>) -> BTreeMap<&'a Medium, &'a OsStr> {
+    let media: BTreeSet<&Medium> = media.collect();
+    let files = |medium: &&'a Medium| medium.files().iter().map(|file| file.as_os_str()).collect();
+    let mut ties = Ties::new(media.iter().map(files));
+    media.into_iter().map(|medium| (medium, ties.first(medium.files()[0].as_os_str()))).collect()
 }
 
 /// The videos of an entry with their source.
