@@ -7,6 +7,7 @@
 //! are made again: a run's numbers do not depend on what was kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -233,8 +234,12 @@ impl Videos {
 
     /// SHA-256 over names and contents of all videos and images.
     pub fn sha256(&self) -> String {
-        let named =
-            self.known.iter().map(|(shown, known)| (shown.medium.to_string(), &known.content));
+        // A list's names stand in one, as a file's does.
+        let name = |medium: &Medium| {
+            let files: Vec<&OsStr> = medium.files().iter().map(|file| file.as_os_str()).collect();
+            PathBuf::from(files.join(OsStr::new("\n")))
+        };
+        let named = self.known.iter().map(|(shown, known)| (name(&shown.medium), &known.content));
         hash::text(&format!("{:?}", named.collect::<BTreeMap<_, _>>()))
     }
 

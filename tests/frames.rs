@@ -114,10 +114,11 @@ fn patches_and_clocks_of_lists_equal_each_tools() {
 fn a_list_is_named_by_its_ends() {
     let named =
         |files: &[&str]| Medium::Frames(files.iter().map(PathBuf::from).collect()).to_string();
-    assert_eq!(list("bear", 82, "jpg").to_string(), "bear/0.jpg … 81.jpg (82)");
-    assert_eq!(named(&["a.png", "b.png"]), "a.png … b.png (2)");
-    assert_eq!(named(&["a/1.png", "b/1.png"]), "a/1.png … b/1.png (2)");
+    let bear = list("bear", 82, "jpg").to_string();
+    assert!(bear.starts_with("bear/0.jpg … 81.jpg (82, "), "{bear}");
+    assert!(named(&["a/1.png", "b/1.png"]).starts_with("a/1.png … b/1.png (2, "));
     assert_eq!(named(&["a.png"]), "a.png (1)");
+    assert_ne!(named(&["0.png", "1.png", "3.png"]), named(&["0.png", "2.png", "3.png"]));
 }
 
 #[test]
@@ -173,15 +174,20 @@ fn write_rows(dir: &Path, rows: &[Value]) {
 #[test]
 fn lists_that_share_a_frame_are_one_video_to_split_and_controls() {
     let dir = tempfile::tempdir().unwrap();
-    write_rows(dir.path(), &rows(dir.path()));
+    let mut rows = rows(dir.path());
+    write_frame(&dir.path().join("0/3.png"), 61, [9; 3]);
+    rows.push(rows[10].clone());
+    rows[11]["videos"] = json!([["0/2.png", "0/3.png"]]);
+    write_rows(dir.path(), &rows);
     let (entries, _) = entry::read(dir.path(), &["lists".into()]).unwrap();
     for seed in 0..30 {
         let drawn = split::split(&entries, seed, 0.5, 0.0, By::Video).unwrap();
         let tested = |id: &str| drawn["lists"].test.iter().any(|other| other == id);
         assert_eq!(tested("lists/0"), tested("lists/10"), "seed {seed}");
-        let two = [&entries[0], &entries[1], &entries[10]];
+        assert_eq!(tested("lists/0"), tested("lists/11"), "seed {seed}");
+        let two = [&entries[0], &entries[1], &entries[10], &entries[11]];
         let view = View::of(Control::WrongVideo, two.into_iter(), seed).unwrap();
-        for entry in [&entries[0], &entries[10]] {
+        for entry in [&entries[0], &entries[10], &entries[11]] {
             assert_eq!(view.shown(entry)[0].medium, entries[1].media[0], "seed {seed}");
         }
     }
@@ -236,9 +242,10 @@ fn lists_go_through_the_whole_run() {
     for (id, prediction) in asked("predictions.jsonl") {
         let row = id.strip_prefix("lists/").unwrap();
         let name = match row {
-            "10" => "0/0.png … 1.png (2)".into(),
-            row => format!("{row}/0.png … 2.png (3)"),
+            "10" => list("0", 2, "png"),
+            row => list(row, 3, "png"),
         };
+        let name = name.to_string();
         assert_eq!(prediction["video"], name);
         let video = format!("{{\"name\":\"{name}\",\"href\":null,\"strip\":{{");
         assert!(report.contains(&video), "no {video}");
@@ -257,8 +264,9 @@ fn lists_go_through_the_whole_run() {
     fs::write(&recipe, shorter).unwrap();
     let output = place.with(&["plan", "recipes/r.toml"]);
     assert_eq!(output.status.code(), Some(2));
-    let wanted = ".png … 2.png (3): a list of 3 frames, and video.max_frames is 2";
-    assert!(text(&output.stderr).contains(wanted), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    assert!(said.contains(".png … 2.png (3, "), "{said}");
+    assert!(said.contains("): a list of 3 frames, and video.max_frames is 2"), "{said}");
 }
 
 #[test]

@@ -111,9 +111,10 @@ impl Checked {
         let read = |(medium, _): &(&&Medium, &Vec<&str>)| unreadable(dir, medium);
         parallel::each(&there, read, |done, faults| {
             interrupt::check("the check")?;
-            for error in faults {
-                let (path, what) = error.what().split_once(": ").unwrap_or(("", error.what()));
-                self.add(Path::new(path), what.to_owned(), error.fix());
+            for (path, error) in faults {
+                let prefix = format!("{}: ", path.display());
+                let what = error.what().strip_prefix(&prefix).unwrap_or(error.what());
+                self.add(&path, what.to_owned(), error.fix());
             }
             progress(done, there.len());
             Ok(())
@@ -125,7 +126,7 @@ impl Checked {
     fn add_missing(&mut self, dir: &Path, missing: &[(&&Medium, &Vec<&str>)]) {
         let mut folders: BTreeMap<PathBuf, Vec<(&Path, &[&str])>> = BTreeMap::new();
         for (medium, users) in missing {
-            for file in medium.files() {
+            for file in medium.files().iter().filter(|file| !dir.join(file).is_file()) {
                 let folder = dir.join(file).parent().unwrap_or(dir).to_owned();
                 folders.entry(folder).or_default().push((file, users));
             }
@@ -157,23 +158,21 @@ fn is_there(dir: &Path, medium: &Medium) -> bool {
     medium.files().iter().all(|file| dir.join(file).is_file())
 }
 
-/// What keeps a video or image from being read, beginning with the file's path.
-fn unreadable(dir: &Path, medium: &Medium) -> Vec<Error> {
-    let paths: Vec<PathBuf> = medium.files().iter().map(|file| dir.join(file)).collect();
+/// The files that keep a video or image from being read, and why.
+fn unreadable(dir: &Path, medium: &Medium) -> Vec<(PathBuf, Error)> {
+    let paths = medium.files().iter().map(|file| dir.join(file));
+    let mut first = None;
     // one by one: a list may be long
-    let read = |path: &PathBuf| match medium {
-        Medium::Video(_) => video::read_whole(path, &WHOLE).err(),
-        Medium::Image(_) | Medium::Frames(_) => {
-            image::read(path, WHOLE.sampling, WHOLE.upright).err()
-        }
+    let read = |path: PathBuf| {
+        let read = match medium {
+            Medium::Video(_) => video::read_whole(&path, &WHOLE).map(drop),
+            Medium::Image(_) => image::read(&path, WHOLE.sampling, WHOLE.upright).map(drop),
+            Medium::Frames(_) => image::read(&path, WHOLE.sampling, WHOLE.upright)
+                .and_then(|(f, _)| image::check_size(&path, (f.height, f.width), &mut first)),
+        };
+        read.err().map(|error| (path, error))
     };
-    let faults: Vec<Error> = paths.iter().filter_map(read).collect();
-    match medium {
-        Medium::Frames(_) if faults.is_empty() => {
-            image::probe_frames(&paths, WHOLE.upright).err().into_iter().collect()
-        }
-        _ => faults,
-    }
+    paths.filter_map(read).collect()
 }
 
 /// Choices of which one alone ends in a full stop, where that gives the answer away.

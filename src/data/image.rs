@@ -79,7 +79,7 @@ pub fn probe_frames(paths: &[PathBuf], upright: bool) -> Result<(usize, usize)> 
     let mut first = None;
     for path in paths {
         let size = probe(path)?.size(upright);
-        check_size(path, size, *first.get_or_insert(size))?;
+        check_size(path, size, &mut first)?;
     }
     first.ok_or_else(|| Error::input("a video without frames"))
 }
@@ -95,13 +95,14 @@ pub fn read_frames(
     upright: bool,
 ) -> Result<(Frames, usize)> {
     let mut all = Frames { rgb: Vec::new(), len: 0, height: 0, width: 0 };
-    let mut rotation = 0;
+    let (mut first, mut rotation) = (None, 0);
     for path in paths {
         let (Frames { rgb, height, width, .. }, turned) = read(path, sampling, upright)?;
+        check_size(path, (height, width), &mut first)?;
         if all.len == 0 {
             (all.height, all.width) = (height, width);
+            all.rgb.reserve_exact(rgb.len() * paths.len());
         }
-        check_size(path, (height, width), (all.height, all.width))?;
         all.rgb.extend(rgb);
         all.len += 1;
         rotation = rotation.max(turned);
@@ -109,12 +110,20 @@ pub fn read_frames(
     Ok((all, rotation))
 }
 
-/// No tool takes frames that still differ when they have been resized.
-fn check_size(path: &Path, (h, w): (usize, usize), first: (usize, usize)) -> Result<()> {
-    if (h, w) == first {
+/// Checks that a frame has the height and width of the `first`, which it is itself where there is
+/// none. The tools take frames that are alike once they are resized; here they are alike before.
+///
+/// # Errors
+/// Names the frame.
+pub fn check_size(
+    path: &Path,
+    (h, w): (usize, usize),
+    first: &mut Option<(usize, usize)>,
+) -> Result<()> {
+    let (first_h, first_w) = *first.get_or_insert((h, w));
+    if (h, w) == (first_h, first_w) {
         return Ok(());
     }
-    let (first_h, first_w) = first;
     Err(Error::input(format!(
         "{}: has {w}×{h} pixels, and the first frame of its video {first_w}×{first_h}",
         path.display()

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::hash;
 use crate::number::thousands;
 
 /// As what something is shown.
@@ -75,11 +76,6 @@ impl Medium {
             Self::Frames(files) => files,
         }
     }
-
-    /// Whether the two have a file in common.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.files().iter().any(|file| other.files().contains(file))
-    }
 }
 
 /// What each of `media` is: `video` or `image`, or `file` where there are both.
@@ -92,15 +88,16 @@ pub fn name<'a>(media: impl Iterator<Item = &'a Medium>) -> &'static str {
     }
 }
 
-/// The file's name; of a list the first one's and the last one's, and how many there are:
-/// `bear/00000.jpg … 00081.jpg (82)`. Lists that differ between their ends alone share it.
+/// The file's name; of a list the first one's and the last one's, how many there are, and the
+/// beginning of the SHA-256 of all names: `bear/00000.jpg … 00081.jpg (82, 1f6c)`.
 impl fmt::Display for Medium {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self::Frames(files) = self else { return self.files()[0].display().fmt(f) };
         let [first, .., last] = &files[..] else { return write!(f, "{} (1)", files[0].display()) };
         let folder = first.parent().unwrap_or(Path::new(""));
         let last = last.strip_prefix(folder).unwrap_or(last);
-        write!(f, "{} … {} ({})", first.display(), last.display(), files.len())
+        let (n, all) = (files.len(), hash::text(&format!("{files:?}")));
+        write!(f, "{} … {} ({n}, {})", first.display(), last.display(), &all[..4])
     }
 }
 
