@@ -246,7 +246,8 @@ fn what_was_kept_costs_what_it_took_to_make() {
     }
     let again = read();
     assert_eq!(again.from_cache, 0);
-    assert!(again.decoding_s > 0.0 && again.tower_s > 0.0);
+    assert!(again.tower_s > 0.0);
+    assert!(equal(again.decoding_s, cold.decoding_s), "its frames are still kept");
 }
 
 #[test]

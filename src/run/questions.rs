@@ -92,9 +92,9 @@ impl Questions {
         medium::name(self.shown.iter().map(|shown| &shown.medium))
     }
 
-    /// How often a video or image is needed: for each training sample of each epoch, and for each question
-    /// whenever it is asked. Without the cache each of these would be a decoding and a pass of the
-    /// tower.
+    /// How often a video or image is needed: for each training sample of each epoch, and for each
+    /// question whenever it is asked. Without the cache each of these would be a decoding and a pass
+    /// of the tower.
     pub fn uses(&self, recipe: &Recipe) -> usize {
         let per_epoch = self.samples.epochs.first().map_or(0, Vec::len);
         let trained = (recipe.train.epochs * per_epoch as f64).ceil() as usize;

@@ -192,6 +192,8 @@ fn put_weights(dir: &Path, model: QwenVl) -> Result<(QwenVl, Named)> {
         }
         cast(master.clone(), dtype)
     });
+    // What they took the place of is not needed again.
+    model.device().memory_cleanup();
     Ok((model, masters))
 }
 

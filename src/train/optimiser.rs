@@ -52,7 +52,7 @@ impl AdamW {
     ) -> M {
         self.step += 1;
         let Some(first) = gradients.values().next() else { return model };
-        // What a step makes stays until the next, where the parameters and moments are: `resident`.
+        // The first step makes moments, each one bf16 weights, and all of these stay: as `resident`.
         first.device().memory_persistent_allocations((self, model), |(optimiser, model)| {
             optimiser.move_all(model, &lr, gradients)
         })

@@ -204,9 +204,9 @@ impl Facts {
         let (text, full) = (&self.config.text, self.recipe.lora.is_none());
         let trained: usize = self.counts.values().map(|count| count.trained).sum();
         // In bf16 the f32 values of a model's own weights, and on a GPU an adapter's in bf16.
-        let copy = match (self.width < 4, full, self.on_cpu) {
-            (true, true, _) => 4,
-            (true, false, false) => self.width,
+        let copy = match &self.recipe.lora {
+            None if self.width < 4 => 4,
+            Some(lora) if self.width < 4 && !self.on_cpu && !lora.use_dora => self.width,
             _ => 0,
         };
         let mut terms = vec![Term {
