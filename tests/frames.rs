@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use vlm4d_train::data::chat::Chat;
-use vlm4d_train::data::entry;
+use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::image;
 use vlm4d_train::data::medium::{Kind, Medium};
 use vlm4d_train::data::preprocessor::PreprocessorConfig;
@@ -270,16 +270,39 @@ fn lists_go_through_the_whole_run() {
 }
 
 #[test]
+fn a_list_is_split_as_a_file_is() {
+    let entries = |medium: fn(usize) -> Medium| -> Vec<Entry> {
+        let of = |(i, clip): (usize, usize)| Entry {
+            id: format!("set/{i}"),
+            subset: "set".into(),
+            media: vec![medium(clip)],
+            ..Entry::default()
+        };
+        [0, 0, 0, 1, 1].into_iter().enumerate().map(of).collect()
+    };
+    let lists = entries(|clip| list(&clip.to_string(), 3, "png"));
+    let files = entries(|clip| Medium::video(format!("{clip}.mp4")));
+    for seed in 0..20 {
+        let [lists, files] = [&lists, &files].map(|e| split::split(e, seed, 0.5, 0.0, By::Video));
+        assert_eq!(lists.unwrap(), files.unwrap(), "seed {seed}");
+    }
+}
+
+#[test]
 fn check_reads_every_frame() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     copy_dir(&self::data(), &data);
-    fs::write(data.join("left/1.jpg"), "").unwrap();
+    // a path may hold what parts it from the fault
+    fs::rename(data.join("left/1.jpg"), data.join("left/1: 2.jpg")).unwrap();
+    let rows = fs::read_to_string(data.join("rows.json")).unwrap();
+    fs::write(data.join("rows.json"), rows.replace("left/1.jpg", "left/1: 2.jpg")).unwrap();
+    fs::write(data.join("left/1: 2.jpg"), "").unwrap();
     write_frame(&data.join("right/2.png"), 5, [0; 3]);
     let output = Workplace::new("").with(&["data", "check", &data.display().to_string()]);
     let told = text(&output.stdout);
     for wanted in [
-        "left/1.jpg\n  cannot be read as an image: ",
+        "left/1: 2.jpg\n  cannot be read as an image: ",
         "right/2.png\n  has 5×45 pixels, and the first frame of its video 31×20",
     ] {
         assert!(told.contains(wanted), "no `{wanted}` in\n{told}");

@@ -163,7 +163,7 @@ fn a_full_disk_is_an_error_that_loses_no_checkpoint() {
     let output = run_with_files_up_to(&full, kib);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("checkpoints/step-"), "{stderr}");
+    assert!(stderr.contains("checkpoints/.step-"), "{stderr}");
     assert!(stderr.contains("cannot be written: File too large"), "{stderr}");
     assert!(stderr.contains("it goes on where it stopped"), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
