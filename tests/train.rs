@@ -133,8 +133,8 @@ fn recomputing_cutting_the_logits_and_padding_change_nothing() {
         let full = load(name).set_require_grad(true).train();
         let file = format!("{name}/forward_video.safetensors");
         let batch = Batch::read(&adapted, &file, &[], &["vid_exact".into()]);
-        for model in [adapted, full] {
-            let (loss, plain) = of_first(&model, &batch, PLAIN);
+        for model in [&adapted, &full] {
+            let (loss, plain) = of_first(model, &batch, PLAIN);
             let recompute = Method { recompute: true, ..PLAIN };
             let multiple = batch.samples[0].input_ids.len() + 7;
             for (method, tolerance) in [
@@ -145,7 +145,7 @@ fn recomputing_cutting_the_logits_and_padding_change_nothing() {
                 (Method { multiple, ..PLAIN }, 3e-6),
                 (Method { multiple, ..recompute }, 3e-6),
             ] {
-                let (other, gradients) = of_first(&model, &batch, method);
+                let (other, gradients) = of_first(model, &batch, method);
                 assert!((other / loss - 1.0).abs() < 1e-6, "{name}: {other} {loss}");
                 assert_same_gradients(&gradients, &plain, tolerance);
             }
@@ -161,23 +161,23 @@ fn samples_that_go_together_learn_as_alone() {
         let full = load(name).set_require_grad(true).train();
         let meta = &json(&format!("{name}/summary.json"))["forward"]["batch"];
         let (images, videos) = (strings(&meta["images"]), strings(&meta["videos"]));
-        for model in [adapted, full] {
+        for model in [&adapted, &full] {
             let file = format!("{name}/forward_batch.safetensors");
-            let batch = Batch::read(&model, &file, &images, &videos);
+            let batch = Batch::read(model, &file, &images, &videos);
             let lengths: Vec<usize> = batch.samples.iter().map(|s| s.input_ids.len()).collect();
             assert!(lengths.iter().any(|t| *t != lengths[0]), "{lengths:?}");
             let weights: Vec<(usize, f64)> =
                 (0..lengths.len()).map(|i| (i, 1.0 / (1 + i) as f64)).collect();
             let (mut losses, mut alone) = (vec![], Named::new());
             for one in &weights {
-                losses.extend(add(&model, &batch, &[*one], PLAIN, &mut alone));
+                losses.extend(add(model, &batch, &[*one], PLAIN, &mut alone));
             }
             for (recompute, multiple, logits_at_once) in
                 [(false, 1, LOGITS_AT_ONCE), (true, 16, LOGITS_AT_ONCE), (true, 1, 1)]
             {
                 let method = Method { recompute, multiple, logits_at_once, ..PLAIN };
                 let mut sums = Named::new();
-                let together = add(&model, &batch, &weights, method, &mut sums);
+                let together = add(model, &batch, &weights, method, &mut sums);
                 for (together, alone) in together.iter().zip(&losses) {
                     assert!((together / alone - 1.0).abs() < 1e-6, "{name}: {together} {alone}");
                 }
@@ -310,22 +310,22 @@ fn lanes_add_up_to_the_samples_one_by_one() {
     let file = format!("{name}/forward_batch.safetensors");
     let adapted = with_adapter(name, &format!("{name}/lora_init.safetensors"));
     let full = load(name).set_require_grad(true).train();
-    for model in [adapted, full] {
-        let rows = Batch::read(&model, &file, &[], &["vid_odd".into(), "vid_down".into()]);
+    for model in [&adapted, &full] {
+        let rows = Batch::read(model, &file, &[], &["vid_odd".into(), "vid_down".into()]);
         let batch = rows.repeat(5);
         let train = Train { batch_size: 5, grad_accum: 1, shuffle: false, ..Train::default() };
         let setup = setup(&train, &batch.samples, &batch);
-        let (loss, gradients) = setup.gradients(&model, 0).unwrap();
+        let (loss, gradients) = setup.gradients(model, 0).unwrap();
         let (mut alone, mut sums) = (0.0, Named::new());
         for (i, sample) in batch.samples.iter().enumerate() {
             let labels = sample.labels.iter().filter(|label| **label >= 0).count();
             let weight = 1.0 / (5.0 * labels as f64);
             let method = Method { recompute: true, ..PLAIN };
-            alone += weight * add(&model, &batch, &[(i, weight)], method, &mut sums)[0];
+            alone += weight * add(model, &batch, &[(i, weight)], method, &mut sums)[0];
         }
         assert!((loss / alone - 1.0).abs() < 1e-9, "{loss} {alone}");
         assert_same_gradients(&gradients, &sums, 1e-6);
-        let (again, same) = setup.gradients(&model, 0).unwrap();
+        let (again, same) = setup.gradients(model, 0).unwrap();
         assert_eq!(again.to_bits(), loss.to_bits());
         for (name, gradient) in &gradients {
             assert!(values(gradient.clone()) == values(same[name].clone()), "{name}");
