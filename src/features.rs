@@ -236,8 +236,7 @@ impl Videos {
     pub fn sha256(&self) -> String {
         // A list's names stand in one, as a file's does.
         let name = |medium: &Medium| {
-            let files: Vec<&OsStr> = medium.files().iter().map(|file| file.as_os_str()).collect();
-            PathBuf::from(files.join(OsStr::new("\n")))
+            PathBuf::from(medium.names().collect::<Vec<_>>().join(OsStr::new("\n")))
         };
         let named = self.known.iter().map(|(shown, known)| (name(&shown.medium), &known.content));
         hash::text(&format!("{:?}", named.collect::<BTreeMap<_, _>>()))

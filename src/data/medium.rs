@@ -1,6 +1,7 @@
 //! What a question shows: videos and images.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,11 @@ impl Medium {
             Self::Image(file) | Self::Video(file) => std::slice::from_ref(file),
             Self::Frames(files) => files,
         }
+    }
+
+    /// Its files' names.
+    pub fn names(&self) -> impl Iterator<Item = &OsStr> {
+        self.files().iter().map(|file| file.as_os_str())
     }
 
     /// Its files, to give them other names.

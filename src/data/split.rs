@@ -220,7 +220,7 @@ fn units<'a>(entries: &[&'a Entry], by: By) -> Vec<Unit<'a>> {
 fn files(entry: &Entry) -> Vec<&OsStr> {
     match entry.media.is_empty() {
         true => vec![OsStr::new(&entry.id)],
-        false => entry.media.iter().flat_map(Medium::files).map(|file| file.as_os_str()).collect(),
+        false => entry.media.iter().flat_map(Medium::names).collect(),
     }
 }
 

@@ -109,8 +109,7 @@ fn others<'a>(
 /// What `media` are of: lists that share a frame, and what shares one with these, are of one clip.
 fn clips<'a>(media: impl Iterator<Item = &'a Medium>) -> BTreeMap<&'a Medium, &'a OsStr> {
     let media: BTreeSet<&Medium> = media.collect();
-    let files = |medium: &&'a Medium| medium.files().iter().map(|file| file.as_os_str()).collect();
-    let mut ties = Ties::new(media.iter().map(files));
+    let mut ties = Ties::new(media.iter().map(|medium| medium.names().collect()));
     media.into_iter().map(|medium| (medium, ties.first(medium.files()[0].as_os_str()))).collect()
 }
 
