@@ -17,7 +17,7 @@ pub mod norm;
 pub mod parameters;
 pub mod peft;
 pub mod qwen_vl;
-mod record;
+pub(crate) mod record;
 pub mod rope;
 mod targets;
 pub mod tensor_files;

@@ -1,4 +1,5 @@
-//! How an operation with a backward pass of its own comes onto burn's tape.
+//! How an operation with a backward pass of its own comes onto burn's tape, and how a gradient that
+//! is known goes back along it.
 
 #![allow(
     clippy::match_wildcard_for_single_variants,
@@ -15,8 +16,9 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext, DispatchTensor,
-    DispatchTensorKind, Flex,
+    DispatchTensorKind, Flex, TensorMetadata,
 };
+use burn::tensor::{self, Tensor};
 
 type Taped<B> = FloatTensor<Autodiff<B>>;
 
@@ -88,6 +90,44 @@ pub fn run<const N: usize, B: Recording, O: Operation<N, B>>(
     };
     let kind = B::into_kind(BackendTensor::Autodiff(output));
     DispatchTensor { kind: DispatchTensorKind::Autodiff(Box::new(kind)), autodiff: context }
+}
+
+/// The gradients of all that `output` was made of; `gradient` is its own.
+pub fn backward<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> tensor::Gradients {
+    #[cfg(feature = "cuda")]
+    if super::cuda::holds(&output) {
+        return from_output::<burn::backend::Cuda, D>(output, gradient);
+    }
+    from_output::<Flex, D>(output, gradient)
+}
+
+fn from_output<B: Recording, const D: usize>(
+    output: Tensor<D>,
+    gradient: Tensor<D>,
+) -> tensor::Gradients {
+    let gradient = Input::<B>::new(gradient.into_dispatch()).untaped();
+    let root = run::<1, B, _>(Known::<B>(gradient), [output.into_dispatch()]);
+    Tensor::<D>::from_dispatch(root).backward()
+}
+
+/// The root of a tape: the input's gradient is this one, whatever its own.
+///
+/// The sum over `input · gradient` has the same gradient, for two passes over memory each way.
+#[derive(Clone, Debug)]
+struct Known<B: Recording>(FloatTensor<B>);
+
+impl<B: Recording> Operation<1, B> for Known<B> {
+    type Saved = ();
+
+    fn forward(&self, [x]: [FloatTensor<B>; 1]) -> (FloatTensor<B>, ()) {
+        // One number, which nobody reads: burn begins with ones of the root's shape.
+        let shape = vec![1; x.shape().num_dims()].into();
+        (B::float_empty(shape, &x.device(), x.dtype().into()), ())
+    }
+
+    fn backward(&self, (): (), _: FloatTensor<B>, _: [bool; 1]) -> [Option<FloatTensor<B>>; 1] {
+        [Some(self.0.clone())]
+    }
 }
 
 /// A tensor with or without a tape.

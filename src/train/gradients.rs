@@ -14,6 +14,7 @@ use crate::model::host::host;
 use crate::model::language::Context;
 use crate::model::parameters::{Named, add_gradients, any_trained};
 use crate::model::qwen_vl::QwenVl;
+use crate::model::record::backward;
 use crate::model::rope::Positions;
 
 /// A sample, ready for the model.
@@ -139,7 +140,7 @@ pub fn add_samples(
         (losses, last, gradient)
     };
     if tape.is_tracked() {
-        add_gradients(model, "", &mut (tape * gradient).sum().backward(), sums);
+        add_gradients(model, "", &mut backward(tape, gradient), sums);
     }
     Ok(losses)
 }
@@ -234,7 +235,7 @@ impl Pass<'_> {
             losses.push(loss);
             gradients.push(gradient);
         }
-        let mut gradients = (hidden * Tensor::cat(gradients, 0)).sum().backward();
+        let mut gradients = backward(hidden, Tensor::cat(gradients, 0));
         let gradient = last.grad_remove(&mut gradients);
         add_gradients(self.model, "", &mut gradients, sums);
         Ok((Losses { pieces: losses, tokens }, gradient.ok_or_else(no_gradient)?))
@@ -251,7 +252,7 @@ impl Pass<'_> {
         let weights = Tensor::<1>::from_data(weights, (&hidden.device(), DType::F32));
         let hidden = hidden.autodiff().require_grad();
         let losses = cross_entropy(self.model.head(hidden.clone(), true), targets);
-        let mut gradients = (losses.clone() * weights.autodiff()).sum().backward();
+        let mut gradients = backward(losses.clone(), weights);
         let gradient = hidden.grad_remove(&mut gradients).ok_or_else(no_gradient)?;
         add_gradients(self.model, "", &mut gradients, sums);
         Ok((losses.inner(), gradient))
@@ -273,7 +274,7 @@ impl Pass<'_> {
         let input = if through { input.require_grad() } else { input };
         self.seed_dropout(i);
         let output = layer.forward(input.clone(), &self.context, None);
-        let mut gradients = (output * gradient.clone()).sum().backward();
+        let mut gradients = backward(output, gradient.clone());
         add_gradients(layer, &format!("model.layers.{i}"), &mut gradients, sums);
         input.grad_remove(&mut gradients).unwrap_or(gradient)
     }
