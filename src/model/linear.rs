@@ -26,7 +26,7 @@ impl Linear {
         if let Some(magnitude) = &lora.magnitude {
             return lora.forward_dora(self, x, magnitude.val(), train);
         }
-        lora.add_to(product(x.clone(), self.weight.val(), bias), x, train)
+        lora.add_to(product(x.clone(), self.weight.val(), None), x, bias, train)
     }
 
     /// `[i, o]`.
@@ -64,13 +64,17 @@ pub fn product<const D: usize>(
 ) -> Tensor<D> {
     #[cfg(feature = "cuda")]
     if super::cuda::runs(&x) {
-        let y = super::cuda::product(x, weight);
-        return match bias {
-            None => y,
-            Some(bias) => y + bias.unsqueeze(),
-        };
+        return add_bias(super::cuda::product(x, weight), bias);
     }
     linear(x, weight, bias)
+}
+
+/// `y + bias`: `y: […, o]`, `bias: [o]`.
+pub(super) fn add_bias<const D: usize>(y: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    match bias {
+        None => y,
+        Some(bias) => y + bias.unsqueeze(),
+    }
 }
 
 /// `x` as `dtype`; nothing happens where it is that already.

@@ -11,7 +11,7 @@ use rand::RngExt as Rng;
 
 use super::cpu;
 use super::host::resident;
-use super::linear::{Linear, cast, product};
+use super::linear::{Linear, add_bias, cast, product};
 
 /// A low-rank update `s·A·B`, kept in f32 over a base of any type. Its gradients are f32 too.
 #[derive(Module, Debug)]
@@ -80,10 +80,7 @@ impl Lora {
         let left = cast(left, DType::F32);
         let correction = (factor.clone() - 1.0) * cast(base, DType::F32);
         let y = y + cast(correction + factor * self.update(left), dtype);
-        match &of.bias {
-            None => y,
-            Some(bias) => y + bias.val().unsqueeze(),
-        }
+        add_bias(y, of.bias.as_ref().map(Param::val))
     }
 
     /// `weight` and the update as one matrix, in the weight's type.
@@ -131,23 +128,25 @@ impl Lora {
         squares.sqrt().squeeze_dim(0)
     }
 
-    /// Adds `s·(x·A)·B` to `y: […, o]`, the layer's output for `x: […, i]`; computed in their type,
-    /// as PEFT does under autocast.
+    /// Adds `bias` and `s·(x·A)·B` to `y: […, o]`, what the layer's weight makes of `x: […, i]`;
+    /// computed in their type, as PEFT does under autocast.
     pub(super) fn add_to<const D: usize>(
         &self,
         y: Tensor<D>,
         x: Tensor<D>,
+        bias: Option<Tensor<1>>,
         train: bool,
     ) -> Tensor<D> {
         let x = self.drop_inputs(x, train);
-        if cpu::runs(&y) {
-            return cpu::add_lora(y, x, self.lora_a.val(), self.lora_b.val(), self.scaling);
-        }
         #[cfg(feature = "cuda")]
         if super::cuda::runs(&y) {
             let factors = self.factors.clone().unwrap_or_else(|| self.new_factors());
             let learned = [self.lora_a.val(), self.lora_b.val()];
-            return super::cuda::add_lora(y, x, learned, factors, self.scaling);
+            return super::cuda::add_lora(y, x, bias, learned, factors, self.scaling);
+        }
+        let y = add_bias(y, bias);
+        if cpu::runs(&y) {
+            return cpu::add_lora(y, x, self.lora_a.val(), self.lora_b.val(), self.scaling);
         }
         y + self.update(x)
     }

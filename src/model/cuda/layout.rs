@@ -21,6 +21,12 @@ pub fn flat(x: Primitive) -> Primitive {
     like(&x, copy, x.dtype)
 }
 
+/// `x`, flat, where nothing else reads what is written: copied where something holds it too.
+pub fn own(x: Primitive) -> Primitive {
+    let x = flat(x);
+    if x.can_mut() { x } else { x.copy() }
+}
+
 /// Whether `x` begins where [`vector`]s may. A part of another tensor need not.
 pub fn is_aligned(x: &Primitive) -> bool {
     x.handle.offset_start.is_none_or(|offset| offset.is_multiple_of(WIDE as u64))

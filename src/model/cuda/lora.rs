@@ -3,18 +3,22 @@
 use burn::backend::Cuda;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
+use cubek::cubecl;
+use cubek::cubecl::prelude::*;
 
 use super::Primitive;
-use super::layout::{cast, scaled};
+use super::layout::{address, cast, elem, flat, grid, own, scaled, vector};
 use super::product::{product, rows, transposed, with_rows_of};
 use crate::model::record::Operation;
 
-/// `y + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, both bf16, in which it is computed;
+/// `y + bias + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, both bf16, in which it is computed;
 /// `a: [i, r]`, `b: [r, o]`, whose gradients have their type.
 #[derive(Clone, Debug)]
 pub struct AddLora {
     /// What the update is multiplied by.
     pub scaling: f32,
+    /// `[o]`, bf16.
+    pub bias: Option<Primitive>,
     /// `a`, scaled, and `b`, both bf16.
     pub factors: [Primitive; 2],
 }
@@ -33,11 +37,15 @@ impl Operation<4, Cuda> for AddLora {
     type Saved = Saved;
 
     fn forward(&self, [y, x, a, _]: [Primitive; 4]) -> (Primitive, Saved) {
-        let (x, learned) = (rows(x), a.dtype);
+        let (y, inputs, learned) = (rows(y), rows(x.clone()), a.dtype);
         let [a, b] = self.factors.clone();
-        let xa = product(x.clone(), a);
-        let update = with_rows_of(&y, product(xa.clone(), b));
-        (Cuda::float_add(y, update), Saved { x, xa, learned })
+        let xa = product(inputs.clone(), a);
+        let update = product(xa.clone(), b);
+        let sum = match self.bias.clone() {
+            None => Cuda::float_add(y, update),
+            Some(bias) => add_biased(y, update, bias),
+        };
+        (with_rows_of(&x, sum), Saved { x: inputs, xa, learned })
     }
 
     fn backward(
@@ -53,4 +61,81 @@ impl Operation<4, Cuda> for AddLora {
         let db = wanted[3].then(|| cast(product(transposed(xa), g), learned));
         [wanted[0].then_some(gradient), dx, da, db]
     }
+}
+
+/// `y + update + bias`: `[n, o]`, `[n, o]`, `[o]` → `[n, o]`, rounded once.
+fn add_biased(y: Primitive, update: Primitive, bias: Primitive) -> Primitive {
+    let bias = flat(bias);
+    // As `product` leaves them: both the same way.
+    if !y.is_contiguous() && transposed(y.clone()).is_contiguous() {
+        let (y, update) = (own(transposed(y)), flat(transposed(update)));
+        let vector = vector(y.dtype, y.meta.shape()[1]);
+        let (count, dim) = grid(&y, y.meta.num_elements() / vector);
+        add_to_rows::launch(
+            &y.client,
+            count,
+            dim,
+            address(&y),
+            vector,
+            y.clone().into_buffer_arg(),
+            update.into_buffer_arg(),
+            bias.into_buffer_arg(),
+            elem(y.dtype),
+        );
+        return transposed(y);
+    }
+    let (y, update) = (own(y), flat(update));
+    let vector = vector(y.dtype, y.meta.shape()[1]);
+    let (count, dim) = grid(&y, y.meta.num_elements() / vector);
+    add_to_columns::launch(
+        &y.client,
+        count,
+        dim,
+        address(&y),
+        vector,
+        y.clone().into_buffer_arg(),
+        update.into_buffer_arg(),
+        bias.into_buffer_arg(),
+        elem(y.dtype),
+    );
+    y
+}
+
+/// A number of `bias` for each column of `y` and `update`.
+#[cube(launch, address_type = "dynamic")]
+fn add_to_columns<T: Float, N: Size>(
+    y: &mut [Vector<T, N>],
+    update: &[Vector<T, N>],
+    bias: &[Vector<T, N>],
+    #[define(T)] _dtype: ElemType,
+) {
+    let i = ABSOLUTE_POS;
+    if i >= y.len() {
+        terminate!();
+    }
+    y[i] = sum(y[i], update[i], Vector::cast_from(bias[i % bias.len()]));
+}
+
+/// A number of `bias` for each row of `y` and `update`.
+#[cube(launch, address_type = "dynamic")]
+fn add_to_rows<T: Float, N: Size>(
+    y: &mut [Vector<T, N>],
+    update: &[Vector<T, N>],
+    bias: &[T],
+    #[define(T)] _dtype: ElemType,
+) {
+    let i = ABSOLUTE_POS;
+    if i >= y.len() {
+        terminate!();
+    }
+    y[i] = sum(y[i], update[i], Vector::cast_from(bias[i / (y.len() / bias.len())]));
+}
+
+#[cube]
+fn sum<T: Float, N: Size>(
+    y: Vector<T, N>,
+    update: Vector<T, N>,
+    bias: Vector<f32, N>,
+) -> Vector<T, N> {
+    Vector::cast_from(Vector::<f32, N>::cast_from(y) + Vector::cast_from(update) + bias)
 }

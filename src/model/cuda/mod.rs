@@ -71,19 +71,21 @@ pub fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
     })
 }
 
-/// `y + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, bf16; `a: [i, r]`, `b: [r, o]`, bf16 or f32,
-/// in which their gradients are; `factors` are [theirs](factors).
+/// `y + bias + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, bf16; `bias: [o]`, without a gradient;
+/// `a: [i, r]`, `b: [r, o]`, bf16 or f32, in which their gradients are; `factors` are
+/// [theirs](factors).
 pub fn add_lora<const D: usize>(
     y: Tensor<D>,
     x: Tensor<D>,
+    bias: Option<Tensor<1>>,
     [a, b]: [Tensor<2>; 2],
     factors: [Tensor<2>; 2],
     scaling: f64,
 ) -> Tensor<D> {
     let [a, b] = whole_ranks(a, b);
     let inputs = [y.into_dispatch(), x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
-    let factors = factors.map(untaped);
-    Tensor::from_dispatch(run(lora::AddLora { scaling: scaling as f32, factors }, inputs))
+    let (bias, factors) = (bias.map(untaped), factors.map(untaped));
+    Tensor::from_dispatch(run(lora::AddLora { scaling: scaling as f32, bias, factors }, inputs))
 }
 
 /// What [`add_lora`] multiplies by: `a: [i, r]`, scaled, and `b: [r, o]`, both bf16.

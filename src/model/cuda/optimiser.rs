@@ -5,7 +5,7 @@ use cubek::cubecl::prelude::*;
 
 use super::Primitive;
 use super::block::{BLOCK, block_sum, sum};
-use super::layout::{address, each, elem, empty, flat, vector};
+use super::layout::{address, each, elem, empty, flat, own, vector};
 
 /// What a step of AdamW multiplies by and adds, worked out on the host.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +55,6 @@ pub fn adamw(
         step.left,
     );
     ([first, second], value)
-}
-
-/// `x`, flat, where nothing else reads what is written: copied where something holds it too.
-fn own(x: Primitive) -> Primitive {
-    let x = flat(x);
-    if x.can_mut() { x } else { x.copy() }
 }
 
 #[cube(launch, address_type = "dynamic")]
