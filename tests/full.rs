@@ -42,7 +42,7 @@ fn a_saved_model_is_the_trained_model() {
         let model = load_as(&source, dtype).train_all_but(&[Part::Vision]).train();
         let ones = parameters::trained_values(&model).into_iter();
         let gradients = ones.map(|(name, value)| (name, value.ones_like().cast(DType::F32)));
-        let model = AdamW::new(0.0).update(model, |_| 0.01, &gradients.collect());
+        let model = AdamW::new(0.0).update(model, |_| 0.01, &gradients.collect(), 1.0);
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("model");
         hub::save(&model, &source, &to).unwrap();
@@ -116,7 +116,7 @@ fn small_steps_are_not_lost_in_bf16() {
     let first = values(parameters::trained_values(&model)[name].clone().cast(DType::F32));
     // bf16 has steps of 2^-8 around 1: each of these alone would vanish.
     for _ in 0..100 {
-        model = optimiser.update(model, |_| 2e-4, &gradients);
+        model = optimiser.update(model, |_| 2e-4, &gradients, 1.0);
     }
     let last = values(parameters::trained_values(&model)[name].clone().cast(DType::F32));
     for (first, last) in first.iter().zip(&last) {
@@ -130,7 +130,7 @@ fn small_steps_are_not_lost_in_bf16() {
     let fresh = load_as(&source, DType::BF16).train_all_but(&[Part::Vision]).train();
     let (again, restored) = checkpoint::load(&at, fresh, 0.0).unwrap();
     let next = |model: QwenVl, mut optimiser: AdamW| {
-        let model = optimiser.update(model, |_| 2e-4, &gradients);
+        let model = optimiser.update(model, |_| 2e-4, &gradients, 1.0);
         let master = values(optimiser.masters[name].clone());
         (values(parameters::trained_values(&model)[name].clone().cast(DType::F32)), master)
     };

@@ -177,9 +177,9 @@ fn a_checkpoint_knows_the_steps_of_each_parameter() {
     let ones = parameters::trained_values(&model).into_iter();
     let mut gradients: Named = ones.map(|(name, value)| (name, value.ones_like())).collect();
     let mut optimiser = AdamW::new(0.0);
-    model = optimiser.update(model, |_| 1e-3, &gradients);
+    model = optimiser.update(model, |_| 1e-3, &gradients, 1.0);
     let (once, _) = gradients.pop_first().unwrap();
-    model = optimiser.update(model, |_| 1e-3, &gradients);
+    model = optimiser.update(model, |_| 1e-3, &gradients, 1.0);
     let state = TrainerState { optimiser, track: Track::default() };
     checkpoint::save(dir.path(), &model, &state, 1).unwrap();
     let at = checkpoint::path(dir.path(), 2);
@@ -258,7 +258,7 @@ fn a_checkpoint_is_not_put_together_from_several() {
         for _ in 0..steps {
             let ones = parameters::trained_values(&model).into_iter();
             let gradients = ones.map(|(name, value)| (name, value.ones_like())).collect();
-            model = optimiser.update(model, |_| 1e-3, &gradients);
+            model = optimiser.update(model, |_| 1e-3, &gradients, 1.0);
         }
         let state = TrainerState { optimiser, track: Track::default() };
         checkpoint::save(dir.path(), &model, &state, 9).unwrap();

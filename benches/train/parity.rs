@@ -17,7 +17,7 @@ use vlm4d_train::model::tensor_files::{HostTensors, write_tensors};
 use vlm4d_train::model::weights::{module_name, to_hub};
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::loss::predictions;
-use vlm4d_train::train::optimiser::{AdamW, clip};
+use vlm4d_train::train::optimiser::{AdamW, clip, global_norm};
 use vlm4d_train::train::trainer::Media;
 
 use super::samples::{Batches, Entry, Videos};
@@ -65,15 +65,15 @@ pub fn write(parity: &Parity) -> Result<Value, Failure> {
     let (mut losses, mut norms) = (vec![], vec![]);
     let start = Instant::now();
     for step in 0..parity.steps {
-        let (loss, mut gradients) = setup.gradients(&model, step)?;
+        let (loss, gradients) = setup.gradients(&model, step)?;
         if step == 0 {
             write_gradients(&model, &gradients, &parity.out)?;
         }
-        let norm = clip(&mut gradients, 1.0)?;
+        let norm = global_norm(&gradients)?;
         if !norm.is_finite() {
             return Err(format!("step {}: the gradient's norm is {norm}", step + 1).into());
         }
-        model = optimiser.update(model, |_| 1e-4, &gradients);
+        model = optimiser.update(model, |_| 1e-4, &gradients, clip(norm, 1.0));
         losses.push(loss);
         norms.push(norm);
     }

@@ -43,22 +43,30 @@ impl AdamW {
         Self { weight_decay, ..Self::default() }
     }
 
-    /// Moves every parameter of `model` that has a gradient; `lr` is asked for each one's rate.
+    /// Moves every parameter of `model` that has a gradient, which is multiplied by `factor` first;
+    /// `lr` is asked for each one's rate.
     pub fn update<M: Module>(
         &mut self,
         model: M,
         lr: impl Fn(&str) -> f64 + Sync,
         gradients: &Named,
+        factor: f64,
     ) -> M {
         self.step += 1;
         let Some(first) = gradients.values().next() else { return model };
         // The first step makes moments, each one bf16 weights, and all of these stay: as `resident`.
         first.device().memory_persistent_allocations((self, model), |(optimiser, model)| {
-            optimiser.move_all(model, &lr, gradients)
+            optimiser.move_all(model, &lr, gradients, factor)
         })
     }
 
-    fn move_all<M: Module>(&mut self, model: M, lr: impl Fn(&str) -> f64, gradients: &Named) -> M {
+    fn move_all<M: Module>(
+        &mut self,
+        model: M,
+        lr: impl Fn(&str) -> f64,
+        gradients: &Named,
+        factor: f64,
+    ) -> M {
         parameters::replace(model, |name, value| {
             let Some(gradient) = gradients.get(name).cloned() else { return value };
             let decay = if decays(name, gradients) { self.weight_decay } else { 0.0 };
@@ -66,7 +74,7 @@ impl AdamW {
             *steps += 1;
             let exponent = *steps as i32;
             let corrections = [BETAS.0, BETAS.1].map(|beta| 1.0 - beta.powi(exponent));
-            let step = Step { lr: lr(name), decay, corrections };
+            let step = Step { factor, lr: lr(name), decay, corrections };
             let moments = self
                 .moments
                 .remove(name)
@@ -85,6 +93,8 @@ impl AdamW {
 
 /// One step of one parameter.
 struct Step {
+    /// What the gradient is multiplied by.
+    factor: f64,
     lr: f64,
     decay: f64,
     /// `1 − βᵗ` of both moments.
@@ -105,6 +115,7 @@ impl Step {
         #[cfg(feature = "cuda")]
         if cuda::holds(&value) {
             let step = cuda::Step {
+                factor: self.factor as f32,
                 first: (1.0 - beta1) as f32,
                 decay: beta2 as f32,
                 second: (1.0 - beta2) as f32,
@@ -116,6 +127,7 @@ impl Step {
             return cuda::adamw(step, gradient, moments, value);
         }
         let [first, second] = moments;
+        let gradient = gradient.mul_scalar(self.factor);
         let first = first.clone() + (gradient.clone() - first).mul_scalar(1.0 - beta1);
         let second = second.mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
         let over = second.clone().sqrt().div_scalar(root).add_scalar(EPS);
@@ -135,22 +147,20 @@ fn decays(name: &str, gradients: &Named) -> bool {
     }
 }
 
-/// The global norm of `gradients`, which are scaled down to `max_norm` where it is larger; 0 scales
-/// nothing.
+/// The global norm of `gradients`.
 ///
 /// # Errors
 /// Where the device fails.
-pub fn clip(gradients: &mut Named, max_norm: f64) -> Result<f64> {
+pub fn global_norm(gradients: &Named) -> Result<f64> {
     let Some(squares) = squares(gradients) else { return Ok(0.0) };
-    let norm = host(squares)?.into_iter().map(f64::from).sum::<f64>().sqrt();
+    Ok(host(squares)?.into_iter().map(f64::from).sum::<f64>().sqrt())
+}
+
+/// What gradients of the global norm `norm` are multiplied by, so that it is at most `max_norm`; 0
+/// clips nothing.
+pub fn clip(norm: f64, max_norm: f64) -> f64 {
     // 1e-6: as `clip_grad_norm_`.
-    let factor = max_norm / (norm + 1e-6);
-    // By a norm that is no number they would be lost, and with them which of them is to blame.
-    if max_norm > 0.0 && norm.is_finite() && factor < 1.0 {
-        let all = std::mem::take(gradients).into_iter();
-        *gradients = all.map(|(name, gradient)| (name, gradient.mul_scalar(factor))).collect();
-    }
-    Ok(norm)
+    if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
 /// Sums of squares whose sum is that of all `gradients`; nothing where there are none.

@@ -17,7 +17,7 @@ use super::gradients::{
 use super::lanes;
 use super::log::{Log, Record};
 use super::loss::{label_tokens, token_weights};
-use super::optimiser::{AdamW, clip};
+use super::optimiser::{AdamW, clip, global_norm};
 use super::schedule::{Course, Rates};
 use super::validation::{Scores, Track, Validation, Validator};
 use crate::device::memory_bytes;
@@ -259,13 +259,14 @@ impl Setup<'_> {
     ) -> Result<QwenVl> {
         let (course, rates) = (self.course(), Rates::new(self.train, self.lora));
         let (start, step) = (Instant::now(), optimiser.step);
-        let (loss, mut gradients) = self.gradients(&model, step)?;
-        let grad_norm = clip(&mut gradients, self.train.max_grad_norm)?;
+        let (loss, gradients) = self.gradients(&model, step)?;
+        let grad_norm = global_norm(&gradients)?;
         if !grad_norm.is_finite() {
             return Err(self.broken(step, &self.not_finite(step, grad_norm, &gradients)?));
         }
         let (lr, factor) = (course.lr(step), course.factor(step));
-        let model = optimiser.update(model, |name| rates.of(name) * factor, &gradients);
+        let clipped = clip(grad_norm, self.train.max_grad_norm);
+        let model = optimiser.update(model, |name| rates.of(name) * factor, &gradients, clipped);
         let ids: Vec<usize> = self.micro_batches(step).concat();
         let record = Record {
             step: step + 1,

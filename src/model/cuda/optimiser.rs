@@ -10,6 +10,8 @@ use super::layout::{address, each, elem, empty, flat, own, vector};
 /// What a step of AdamW multiplies by and adds, worked out on the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
+    /// What the gradient is multiplied by first.
+    pub factor: f32,
     /// What of the first moment gives way to the gradient, `1 − β₁`.
     pub first: f32,
     /// Decay of the second moment, `β₂`.
@@ -46,6 +48,7 @@ pub fn adamw(
         first.clone().into_buffer_arg(),
         second.clone().into_buffer_arg(),
         value.clone().into_buffer_arg(),
+        step.factor,
         step.first,
         step.decay,
         step.second,
@@ -63,6 +66,7 @@ fn adamw_step<N: Size>(
     first: &mut [Vector<f32, N>],
     second: &mut [Vector<f32, N>],
     value: &mut [Vector<f32, N>],
+    factor: f32,
     one_minus_beta1: f32,
     beta2: f32,
     one_minus_beta2: f32,
@@ -75,7 +79,7 @@ fn adamw_step<N: Size>(
     if i >= value.len() {
         terminate!();
     }
-    let g = gradient[i];
+    let g = gradient[i] * Vector::cast_from(factor);
     let m = first[i] + (g - first[i]) * Vector::cast_from(one_minus_beta1);
     let v = second[i] * Vector::cast_from(beta2) + g * g * Vector::cast_from(one_minus_beta2);
     let over = v.sqrt() / Vector::cast_from(root) + Vector::cast_from(eps);
