@@ -275,6 +275,7 @@ fn the_card_tells_data_recipe_and_numbers() {
             assert!(card.contains(part), "no `{part}` in\n{card}");
         }
         assert_eq!(card.contains("PeftModel"), !merge);
+        assert_eq!(card.contains("here it is added to the weights"), merge);
         assert!(!card.contains("base_model:"), "a path on this machine is no model on the hub");
     }
 }
@@ -288,7 +289,10 @@ fn the_card_claims_what_the_run_did() {
     };
     let by_rules = card("rules");
     for part in [
-        "questions of real that it was not\ntrained on, split by video.",
+        "pipeline_tag: video-text-to-text",
+        "real questions about motion in video, and tested on questions of real that it was not",
+        "trained on, split by video.",
+        "questions as VLM4D's evaluation puts them",
         "Graded: MC by rules; FF by rules.",
         "✻ marks fewer than 30 videos",
         "it takes questions as independent",
@@ -298,6 +302,7 @@ fn the_card_claims_what_the_run_did() {
     let path = run.dir.join("recipe.toml");
     let mut recipe = Recipe::from_file(&path).unwrap();
     recipe.data.split.by = By::Question;
+    recipe.data.train = vec!["bears".into()];
     std::fs::write(&path, recipe.to_toml().unwrap()).unwrap();
     let path = run.dir.join("after/predictions.jsonl");
     let mut after = predict::read(&path).unwrap();
@@ -306,7 +311,13 @@ fn the_card_claims_what_the_run_did() {
     }
     predict::write(&path, &after).unwrap();
     let by_letters = card("letters");
-    for part in ["trained on, split by question.", "Graded: MC by logprob; FF by rules."] {
+    for part in [
+        "pipeline_tag: image-text-to-text",
+        "bears conversations, and tested on questions of bears that it was not",
+        "trained on, split by question.",
+        "Graded: MC by logprob; FF by rules.",
+        "conversations as they stand in the data",
+    ] {
         assert!(by_letters.contains(part), "no `{part}` in\n{by_letters}");
     }
 }

@@ -67,6 +67,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         dataset => id(&recipe.data.path),
         lora => kind != Kind::Full,
         adapter => kind == Kind::Adapter,
+        merged => kind == Kind::Merged,
         model => recipe.model.name(),
         what => match kind {
             Kind::Adapter => "A LoRA adapter",
@@ -75,6 +76,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         },
         trained_on => recipe.data.train.join(" + "),
         tested_on => recipe.data.test_subsets().join(" + "),
+        conversations => !recipe.data.is_vlm4d(),
         split,
         version => env!("CARGO_PKG_VERSION"),
         accuracies => table.markdown(),

@@ -53,11 +53,15 @@ impl Data {
         (self.cache_gib * f64::from(1 << 30)) as u64
     }
 
+    /// Whether it is trained on VLM4D's subsets, in its layout.
+    pub fn is_vlm4d(&self) -> bool {
+        self.train.iter().all(|s| s == "real" || s == "synthetic")
+            && !is_sharegpt(Path::new(&self.path))
+    }
+
     /// What is tested on: `test`, or its default.
     pub fn test_subsets(&self) -> Vec<String> {
-        let vlm4d = self.train.iter().all(|s| s == "real" || s == "synthetic")
-            && !is_sharegpt(Path::new(&self.path));
-        match (self.test.is_empty(), vlm4d) {
+        match (self.test.is_empty(), self.is_vlm4d()) {
             (false, _) => self.test.clone(),
             (true, true) => vec!["real".into()],
             (true, false) => self.train.clone(),
