@@ -124,8 +124,16 @@ pub fn grid(x: &Primitive, n: usize) -> (CubeCount, CubeDim) {
 
 /// Blocks, threads and numbers of a thread for all numbers of `x`, each alone.
 pub fn each(x: &Primitive) -> (CubeCount, CubeDim, VectorSize) {
-    let n = x.meta.num_elements();
-    let vector = vector(x.dtype, n);
-    let (count, dim) = grid(x, n / vector);
+    in_runs(x, x.meta.num_elements())
+}
+
+/// The same for `x: […, d]`, where no thread takes numbers of two rows.
+pub fn each_of_rows(x: &Primitive) -> (CubeCount, CubeDim, VectorSize) {
+    in_runs(x, x.meta.shape()[x.meta.shape().num_dims() - 1])
+}
+
+fn in_runs(x: &Primitive, width: usize) -> (CubeCount, CubeDim, VectorSize) {
+    let vector = vector(x.dtype, width);
+    let (count, dim) = grid(x, x.meta.num_elements() / vector);
     (count, dim, vector)
 }

@@ -5,9 +5,10 @@ use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 use cubek::cubecl;
 use cubek::cubecl::prelude::*;
+use cubek::cubecl::std::tensor::TensorHandle;
 
 use super::Primitive;
-use super::layout::{address, cast, elem, flat, grid, own, scaled, vector};
+use super::layout::{address, cast, each_of_rows, elem, flat, is_aligned, like, own, scaled};
 use super::product::{product, rows, transposed, with_rows_of};
 use crate::model::record::Operation;
 
@@ -37,15 +38,15 @@ impl Operation<4, Cuda> for AddLora {
     type Saved = Saved;
 
     fn forward(&self, [y, x, a, _]: [Primitive; 4]) -> (Primitive, Saved) {
-        let (y, inputs, learned) = (rows(y), rows(x.clone()), a.dtype);
+        let (x, learned) = (rows(x), a.dtype);
         let [a, b] = self.factors.clone();
-        let xa = product(inputs.clone(), a);
-        let update = product(xa.clone(), b);
+        let xa = product(x.clone(), a);
+        let update = with_rows_of(&y, product(xa.clone(), b));
         let sum = match self.bias.clone() {
             None => Cuda::float_add(y, update),
             Some(bias) => add_biased(y, update, bias),
         };
-        (with_rows_of(&x, sum), Saved { x: inputs, xa, learned })
+        (sum, Saved { x, xa, learned })
     }
 
     fn backward(
@@ -63,30 +64,29 @@ impl Operation<4, Cuda> for AddLora {
     }
 }
 
-/// `y + update + bias`: `[n, o]`, `[n, o]`, `[o]` → `[n, o]`, rounded once.
+/// `y + update + bias`: `[…, o]`, `[…, o]`, `[o]` → `[…, o]`, rounded once.
 fn add_biased(y: Primitive, update: Primitive, bias: Primitive) -> Primitive {
-    let bias = flat(bias);
-    // As `product` leaves them: both the same way.
-    if !y.is_contiguous() && transposed(y.clone()).is_contiguous() {
-        let (y, update) = (own(transposed(y)), flat(transposed(update)));
-        let vector = vector(y.dtype, y.meta.shape()[1]);
-        let (count, dim) = grid(&y, y.meta.num_elements() / vector);
+    let (bias, mine) = (flat(bias), y.can_mut());
+    if let [Some(columns), Some(update)] = [&y, &update].map(columns)
+        && columns.meta == update.meta
+        && mine
+    {
+        let (count, dim, vector) = each_of_rows(&columns);
         add_to_rows::launch(
             &y.client,
             count,
             dim,
-            address(&y),
+            address(&columns),
             vector,
-            y.clone().into_buffer_arg(),
+            columns.into_buffer_arg(),
             update.into_buffer_arg(),
             bias.into_buffer_arg(),
             elem(y.dtype),
         );
-        return transposed(y);
+        return y;
     }
     let (y, update) = (own(y), flat(update));
-    let vector = vector(y.dtype, y.meta.shape()[1]);
-    let (count, dim) = grid(&y, y.meta.num_elements() / vector);
+    let (count, dim, vector) = each_of_rows(&y);
     add_to_columns::launch(
         &y.client,
         count,
@@ -99,6 +99,26 @@ fn add_biased(y: Primitive, update: Primitive, bias: Primitive) -> Primitive {
         elem(y.dtype),
     );
     y
+}
+
+/// The memory of `x: […, o]` where its columns lie one behind the other, as [`product`] leaves a tall
+/// one: `[o, n]` of `n` rows, or of more where burn left gaps behind the columns.
+fn columns(x: &Primitive) -> Option<Primitive> {
+    let (shape, strides) = (x.meta.shape(), x.meta.strides());
+    let last = shape.num_dims() - 1;
+    let mut n = 1;
+    for i in (0..last).rev().filter(|i| shape[*i] > 1) {
+        if strides[i] != n {
+            return None;
+        }
+        n *= shape[i];
+    }
+    let (o, pitch) = (shape[last], strides[last]);
+    let held = x.handle.size_in_used() as usize >= o * pitch * x.dtype.size();
+    (n > 1 && pitch >= n && held && is_aligned(x)).then(|| {
+        let memory = TensorHandle::new_contiguous(vec![o, pitch], x.handle.clone(), elem(x.dtype));
+        like(x, memory, x.dtype)
+    })
 }
 
 /// A number of `bias` for each column of `y` and `update`.
