@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use vlm4d_train::data::chat::Chat;
+use vlm4d_train::data::check::check;
 use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::image;
 use vlm4d_train::data::medium::{Kind, Medium};
@@ -292,6 +293,16 @@ fn a_list_is_split_as_a_file_is() {
         let [lists, files] = [&lists, &files].map(|e| split::split(e, seed, 0.5, 0.0, By::Video));
         assert_eq!(lists.unwrap(), files.unwrap(), "seed {seed}");
     }
+}
+
+#[test]
+fn check_reads_a_shared_frame_once() {
+    let dir = tempfile::tempdir().unwrap();
+    write_rows(dir.path(), &rows(dir.path()));
+    let mut seen = (0, 0);
+    let checked = check(dir.path(), &[], |done, all| seen = (done, all)).unwrap();
+    assert_eq!(seen, (30, 30));
+    assert!(checked.problems.is_empty());
 }
 
 #[test]
