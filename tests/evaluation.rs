@@ -194,6 +194,7 @@ pub fn prediction(id: &str, rotation: Option<usize>, correct: bool) -> Predictio
         source: "davis".into(),
         group: "exo-centric".into(),
         video: format!("{id}.mp4"),
+        cluster: None,
         shown: None,
         format: Format::Mc,
         prompt: PromptStyle::Do,
@@ -279,4 +280,29 @@ fn intervals_of_predictions_are_over_videos() {
         (own, paired(&before, &after, Format::Mc, 1).ci95)
     };
     assert_eq!(of(1), of(10));
+}
+
+#[test]
+fn predictions_on_tied_videos_are_resampled_together() {
+    let asked = |cluster: Option<&str>, one_in: usize| -> Vec<Prediction> {
+        let asked = |i: usize| Prediction {
+            cluster: cluster.map(str::to_owned),
+            ..prediction(&i.to_string(), None, i.is_multiple_of(one_in))
+        };
+        (0..40).map(asked).collect()
+    };
+    let interval = |predictions: &[Prediction]| {
+        metrics(predictions, &BTreeMap::new(), 1).formats[&Format::Mc].breakdown.overall.ci95
+    };
+    let change = |[a, b]: [Option<&str>; 2]| paired(&asked(a, 4), &asked(b, 2), Format::Mc, 1).ci95;
+    let tied = Some("0.mp4");
+    assert_eq!(interval(&asked(tied, 2)), [0.0, 1.0]);
+    assert_eq!(change([tied; 2]), [0.25 - 0.975, 1.0]);
+    // A prediction of before does not tell its cluster: by itself its video is one.
+    let old = asked(None, 2);
+    let line = serde_json::to_string(&old[0]).unwrap();
+    assert!(!line.contains("cluster"), "{line}");
+    assert_eq!(serde_json::from_str::<Prediction>(&line).unwrap(), old[0]);
+    assert!(interval(&old)[0] > 0.3 && change([None; 2])[0] > 0.1);
+    assert_eq!([change([None, tied]), change([tied, None])], [change([tied; 2]); 2]);
 }

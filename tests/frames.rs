@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use vlm4d_train::data::chat::Chat;
+use vlm4d_train::data::check::check;
 use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::image;
 use vlm4d_train::data::medium::{Kind, Medium};
@@ -172,7 +173,7 @@ fn write_rows(dir: &Path, rows: &[Value]) {
 }
 
 #[test]
-fn lists_that_share_a_frame_are_one_video_to_split_and_controls() {
+fn lists_that_share_a_frame_are_one_video_to_split_controls_and_intervals() {
     let dir = tempfile::tempdir().unwrap();
     let mut rows = rows(dir.path());
     write_frame(&dir.path().join("0/3.png"), 61, [9; 3]);
@@ -180,6 +181,10 @@ fn lists_that_share_a_frame_are_one_video_to_split_and_controls() {
     rows[11]["videos"] = json!([["0/2.png", "0/3.png"]]);
     write_rows(dir.path(), &rows);
     let (entries, _) = entry::read(dir.path(), &["lists".into()]).unwrap();
+    // 10 and 11 share no frame with each other, but both with 0
+    let clusters: Vec<Option<String>> = entries.iter().map(|e| e.cluster.clone()).collect();
+    let first = Some(entries[0].video());
+    assert_eq!(clusters, [vec![None; 10], vec![first.clone(), first]].concat());
     for seed in 0..30 {
         let drawn = split::split(&entries, seed, 0.5, 0.0, By::Video).unwrap();
         let tested = |id: &str| drawn["lists"].test.iter().any(|other| other == id);
@@ -247,6 +252,8 @@ fn lists_go_through_the_whole_run() {
         };
         let name = name.to_string();
         assert_eq!(prediction["video"], name);
+        let cluster = (row == "10").then(|| list("0", 3, "png").to_string());
+        assert_eq!(prediction["cluster"], json!(cluster));
         let video = format!("{{\"name\":\"{name}\",\"href\":null,\"strip\":{{");
         assert!(report.contains(&video), "no {video}");
     }
@@ -286,6 +293,16 @@ fn a_list_is_split_as_a_file_is() {
         let [lists, files] = [&lists, &files].map(|e| split::split(e, seed, 0.5, 0.0, By::Video));
         assert_eq!(lists.unwrap(), files.unwrap(), "seed {seed}");
     }
+}
+
+#[test]
+fn check_reads_a_shared_frame_once() {
+    let dir = tempfile::tempdir().unwrap();
+    write_rows(dir.path(), &rows(dir.path()));
+    let mut seen = (0, 0);
+    let checked = check(dir.path(), &[], |done, all| seen = (done, all)).unwrap();
+    assert_eq!(seen, (30, 30));
+    assert!(checked.problems.is_empty());
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn predictions(right: usize, turn: usize) -> Vec<Prediction> {
                 source: source.clone(),
                 group: group.clone(),
                 video: video.clone(),
+                cluster: None,
                 format,
                 rotation: None,
                 shown: None,

@@ -12,6 +12,7 @@ fn outcome(video: &str, correct: bool) -> Outcome<'_> {
         group: "exo",
         answer: "number",
         video,
+        cluster: video,
         chance: None,
         correct,
     }
@@ -100,6 +101,32 @@ fn the_interval_resamples_videos_not_questions() {
     assert_eq!(stats::metric(&one, 1).ci95, stats::metric(&ten, 1).ci95);
 }
 
+/// Videos that are all tied together carry the information of one, however each is answered.
+#[test]
+fn the_interval_resamples_tied_videos_together() {
+    let names: Vec<String> = (0..100).map(|i| format!("v{i:03}")).collect();
+    let of = |cluster: fn(usize) -> usize| -> Vec<Outcome> {
+        let tied = |i: usize| Outcome {
+            cluster: &names[cluster(i)],
+            ..outcome(&names[i], (i / 2).is_multiple_of(2))
+        };
+        (0..100).map(tied).collect()
+    };
+    let [free, twos, all] =
+        [of(|i| i), of(|i| i - i % 2), of(|_| 0)].map(|outcomes| stats::metric(&outcomes, 1));
+    let width = |m: &stats::Metric| m.ci95[1] - m.ci95[0];
+    // Two that fall alike count as one: wider by √2.
+    assert!((width(&twos) / width(&free) - 2f64.sqrt()).abs() < 0.15, "{twos:?} {free:?}");
+    assert_eq!(all.ci95, [0.0, 1.0]);
+    assert_eq!(
+        [&free, &twos, &all].map(|m| (m.n_videos, m.small)),
+        [(100, false), (100, false), (100, true)]
+    );
+    // A run that does not know of the ties adds nothing where another one tells them.
+    let both = [of(|i| i - i % 2), of(|i| i)].concat();
+    assert_eq!(stats::metric(&both, 1).ci95, twos.ci95);
+}
+
 /// 400 simulated test sets of 120 videos: videos differ in difficulty, so that questions on one
 /// video fall together. The true accuracy is 0.4 by construction.
 #[test]
@@ -129,6 +156,7 @@ fn paired_counts_what_changed() {
     let pairs: Vec<_> = (0..40)
         .map(|i| Pair {
             video: &names[i],
+            cluster: &names[i],
             before: (10..20).contains(&i),
             after: !(10..12).contains(&i) && i < 20,
         })

@@ -15,6 +15,9 @@ use crate::{interrupt, parallel};
 const WHOLE: VideoOptions =
     VideoOptions { sampling: Sampling::LlamaFactory, fps: f64::MAX, max_frames: 2, upright: false };
 
+/// A file, and whether it is read as a clip: else it is a picture.
+type File<'a> = (&'a PathBuf, bool);
+
 /// More missing files of a folder are told as one problem.
 const MANY: usize = 20;
 
@@ -83,6 +86,12 @@ impl Checked {
         }
     }
 
+    fn add_error(&mut self, path: &Path, error: &Error) {
+        let prefix = format!("{}: ", path.display());
+        let what = error.what().strip_prefix(&prefix).unwrap_or(error.what());
+        self.add(path, what.to_owned(), error.fix());
+    }
+
     /// Notes the faults of a file, and hands on what it holds.
     fn keep(&mut self, read: Inspected<Entry>) -> Vec<Entry> {
         for fault in &read.faults {
@@ -93,10 +102,10 @@ impl Checked {
         read.items
     }
 
-    fn check_media(
+    fn check_media<'a>(
         &mut self,
         dir: &Path,
-        entries: &[Entry],
+        entries: &'a [Entry],
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
         let mut users: BTreeMap<&Medium, Vec<&str>> = BTreeMap::new();
@@ -108,18 +117,40 @@ impl Checked {
         let (there, missing): (Vec<_>, Vec<_>) =
             users.iter().partition(|(medium, _)| is_there(dir, medium));
         self.add_missing(dir, &missing);
-        let read = |(medium, _): &(&&Medium, &Vec<&str>)| unreadable(dir, medium);
-        parallel::each(&there, read, |done, faults| {
+        let files: BTreeSet<File> = there.iter().flat_map(|(medium, _)| files(medium)).collect();
+        let files: Vec<File> = files.into_iter().collect();
+        let mut sizes = BTreeMap::new();
+        let read = |(file, is_clip): &File<'a>| (*file, size(&dir.join(file), *is_clip));
+        parallel::each(&files, read, |done, (file, size)| {
             interrupt::check("the check")?;
-            for (path, error) in faults {
-                let prefix = format!("{}: ", path.display());
-                let what = error.what().strip_prefix(&prefix).unwrap_or(error.what());
-                self.add(&path, what.to_owned(), error.fix());
+            match size {
+                Ok(size) => drop(sizes.insert(file, size)),
+                Err(error) => self.add_error(&dir.join(file), &error),
             }
-            progress(done, there.len());
+            progress(done, files.len());
             Ok(())
         })?;
+        for (medium, _) in there {
+            self.check_list(dir, medium, &sizes);
+        }
         interrupt::check("the check")
+    }
+
+    /// The frames of a list are of one size, as far as they could be read.
+    fn check_list(
+        &mut self,
+        dir: &Path,
+        medium: &Medium,
+        sizes: &BTreeMap<&PathBuf, (usize, usize)>,
+    ) {
+        let Medium::Frames(files) = medium else { return };
+        let mut first = None;
+        for (file, size) in files.iter().filter_map(|file| sizes.get_key_value(file)) {
+            let path = dir.join(file);
+            if let Err(error) = image::check_size(&path, *size, &mut first) {
+                self.add_error(&path, &error);
+            }
+        }
     }
 
     /// A folder that is missing, or lacks many files, is one problem.
@@ -158,21 +189,19 @@ fn is_there(dir: &Path, medium: &Medium) -> bool {
     medium.files().iter().all(|file| dir.join(file).is_file())
 }
 
-/// The files that keep a video or image from being read, and why.
-fn unreadable(dir: &Path, medium: &Medium) -> Vec<(PathBuf, Error)> {
-    let paths = medium.files().iter().map(|file| dir.join(file));
-    let mut first = None;
-    // one by one: a list may be long
-    let read = |path: PathBuf| {
-        let read = match medium {
-            Medium::Video(_) => video::read_whole(&path, &WHOLE).map(drop),
-            Medium::Image(_) => image::read(&path, WHOLE.sampling, WHOLE.upright).map(drop),
-            Medium::Frames(_) => image::read(&path, WHOLE.sampling, WHOLE.upright)
-                .and_then(|(f, _)| image::check_size(&path, (f.height, f.width), &mut first)),
-        };
-        read.err().map(|error| (path, error))
+/// The files of `medium`.
+fn files(medium: &Medium) -> impl Iterator<Item = File<'_>> {
+    let is_clip = matches!(medium, Medium::Video(_));
+    medium.files().iter().map(move |file| (file, is_clip))
+}
+
+/// Height and width of the pictures in a file, all of which is decoded.
+fn size(path: &Path, is_clip: bool) -> Result<(usize, usize)> {
+    let frames = match is_clip {
+        true => video::read_whole(path, &WHOLE)?.frames,
+        false => image::read(path, WHOLE.sampling, WHOLE.upright)?.0,
     };
-    paths.filter_map(read).collect()
+    Ok((frames.height, frames.width))
 }
 
 /// Choices of which one alone ends in a full stop, where that gives the answer away.

@@ -1,6 +1,7 @@
 //! What a run trains on and tests: VLM4D's questions or LLaMA-Factory's conversations, seen alike.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use super::fault::Inspected;
 use super::medium::{Kind, Medium};
 use super::mirror::{Why, mirror};
 use super::names::name_alike;
+use super::ties::Ties;
 use super::variant::{Shown, Variant};
 use super::vlm4d::{self, Format, PromptStyle};
 use super::{dataset_info, sharegpt};
@@ -31,6 +33,9 @@ pub struct Entry {
     pub group: String,
     /// What it shows, in order.
     pub media: Vec<Medium>,
+    /// The [video](Self::video) that stands for all that are tied to its own, by files that entries
+    /// share or show together; none where that is its own.
+    pub cluster: Option<String>,
     /// How they are shown.
     pub variant: Variant,
     /// The question's text, trimmed.
@@ -59,6 +64,7 @@ pub fn read(dir: &Path, subsets: &[String]) -> Result<(Vec<Entry>, Vec<String>)>
         entries.extend(inspect(dir, subset)?.whole()?);
     }
     name_files(dir, &mut entries);
+    tie(&mut entries);
     let notes = vlm4d::notes(&entries);
     Ok((entries, notes))
 }
@@ -78,6 +84,19 @@ pub(super) fn inspect(dir: &Path, subset: &str) -> Result<Inspected<Entry>> {
 pub(super) fn name_files(dir: &Path, entries: &mut [Entry]) {
     let media = entries.iter_mut().flat_map(|entry| &mut entry.media);
     name_alike(dir, media.flat_map(Medium::files_mut).collect());
+}
+
+/// Gives each of `entries` its cluster: that of the first entry that it is tied to.
+fn tie(entries: &mut [Entry]) {
+    let mut ties = Ties::new(entries.iter().map(Entry::names));
+    let mut videos: BTreeMap<&OsStr, String> = BTreeMap::new();
+    let clusters = entries.iter().map(|entry| {
+        let tied = ties.first(entry.names()[0]);
+        let first = videos.entry(tied).or_insert_with(|| entry.video());
+        Some(first.clone()).filter(|first| *first != entry.video())
+    });
+    let clusters: Vec<Option<String>> = clusters.collect();
+    entries.iter_mut().zip(clusters).for_each(|(entry, cluster)| entry.cluster = cluster);
 }
 
 /// SHA-256 over what [`read`] takes `subsets` from: their files, and what `dataset_info.json` says
@@ -258,6 +277,14 @@ impl Entry {
         let mut messages = self.prompt(format, PromptStyle::Do, true);
         messages.push(Message::new("assistant", [Content::Text(answer)]));
         messages
+    }
+
+    /// The names of the files that it shows; its own where it shows nothing.
+    pub(super) fn names(&self) -> Vec<&OsStr> {
+        match self.media.is_empty() {
+            true => vec![OsStr::new(&self.id)],
+            false => self.media.iter().flat_map(Medium::names).collect(),
+        }
     }
 
     /// The name under which the entry is counted: of its first video, whatever the order shown, else

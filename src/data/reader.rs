@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::cache::Key;
-use super::image;
+use super::image::{self, ImageInfo};
 use super::medium::{Kind, Medium};
 use super::preprocessor::{PixelBudget, PreprocessorConfig, QWEN_FRAME_FACTOR};
 use super::processor::{Patches, fit, fitted_size, patchify, resize, smart_resize};
 use super::variant::Shown;
-use super::video::{self, FRAME_FACTOR, Frames, Sampling, VideoOptions};
+use super::video::{self, FRAME_FACTOR, Frames, Sampling, VideoInfo, VideoOptions};
 use crate::error::{Error, Result};
 use crate::model::config::VisionConfig;
 use crate::model::rope::MediaGrid;
@@ -126,10 +126,8 @@ impl Reader {
         let VideoOptions { sampling, fps, max_frames, upright } = self.options;
         let indices = sampling.indices(&video, fps, max_frames);
         let len = indices.map_err(|e| named(path.display(), e))?.len();
-        let size = match upright && video.rotation % 180 != 0 {
-            true => (video.width, video.height),
-            false => (video.height, video.width),
-        };
+        let VideoInfo { height, width, rotation, .. } = video;
+        let size = ImageInfo { height, width, rotation }.size(upright);
         let second_per_grid = Some(self.second_per_grid(sampling.sample_fps(&video, len)));
         Ok(Header { len, size, second_per_grid })
     }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::Draw;
 use super::entry::Entry;
-use super::medium::{self, Medium};
+use super::medium;
 use super::ties::Ties;
 use crate::error::{Error, Result};
 use crate::files::{json_error, read_text};
@@ -199,10 +199,10 @@ type Unit<'a> = Vec<&'a Entry>;
 
 /// The units of a subset, in an order that does not depend on the input's.
 fn units<'a>(entries: &[&'a Entry], by: By) -> Vec<Unit<'a>> {
-    let mut ties = Ties::new(entries.iter().map(|entry| files(entry)));
+    let mut ties = Ties::new(entries.iter().map(|entry| entry.names()));
     let mut units: BTreeMap<(&OsStr, &str), Unit> = BTreeMap::new();
     for &entry in entries {
-        let video = files(entry)[0];
+        let video = entry.names()[0];
         let key = match by {
             By::Video => (ties.first(video), ""),
             By::Question => (video, entry.id.as_str()),
@@ -214,14 +214,6 @@ fn units<'a>(entries: &[&'a Entry], by: By) -> Vec<Unit<'a>> {
         unit.sort_by(|a, b| a.id.cmp(&b.id));
     }
     units
-}
-
-/// What a question shows, by name; its own where it shows nothing.
-fn files(entry: &Entry) -> Vec<&OsStr> {
-    match entry.media.is_empty() {
-        true => vec![OsStr::new(&entry.id)],
-        false => entry.media.iter().flat_map(Medium::names).collect(),
-    }
 }
 
 /// Whether questions of a unit show several videos or images between them.
@@ -295,7 +287,7 @@ fn check_videos(entries: &[Entry], splits: &BTreeMap<String, Split>) -> Result<(
     for entry in entries {
         // a question that is in none of these parts cannot cross
         let Some(&b) = parts.get(entry.id.as_str()) else { continue };
-        for video in files(entry) {
+        for video in entry.names() {
             let first = *seen.entry(video).or_insert(entry);
             let a = parts[first.id.as_str()];
             if a != b {

@@ -149,6 +149,7 @@ pub fn outcome(p: &Prediction) -> Outcome<'_> {
         group: &p.group,
         answer: kind(&p.gold),
         video: &p.video,
+        cluster: p.cluster.as_deref().unwrap_or(&p.video),
         chance: (p.format == Format::Mc).then(|| {
             let right = p.choices.iter().filter(|choice| **choice == p.gold).count();
             stats::share(right, p.choices.len())
@@ -169,8 +170,10 @@ pub fn pairs<'a>(
     format: Format,
 ) -> Vec<Pair<'a>> {
     let matched = matched(before, after).into_iter().filter(|(_, late)| late.format == format);
-    let pair = |(early, late): (&Prediction, &'a Prediction)| Pair {
+    let pair = |(early, late): (&'a Prediction, &'a Prediction)| Pair {
         video: &late.video,
+        // A run of before does not tell it.
+        cluster: late.cluster.as_ref().or(early.cluster.as_ref()).unwrap_or(&late.video),
         before: early.correct,
         after: late.correct,
     };

@@ -32,8 +32,11 @@ pub struct Prediction {
     pub source: String,
     /// The paper's group.
     pub group: String,
-    /// The question's video or image, relative to the data folder; what intervals are resampled over.
+    /// The question's video or image, relative to the data folder.
     pub video: String,
+    /// Another video that stands for it and all that are tied to both; those are resampled together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// The video that was shown instead, where it was another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shown: Option<String>,
@@ -262,6 +265,7 @@ impl Evaluator<'_> {
             source: entry.source.clone(),
             group: entry.group.clone(),
             video: entry.video(),
+            cluster: entry.cluster.clone(),
             shown: None,
             format: *format,
             prompt: self.recipe.prompt,

@@ -2,23 +2,26 @@
 //! video. Out: [`Metric`] (accuracy with a 95% interval), [`Paired`] (after minus before on the
 //! same questions) and the chance level.
 //!
-//! Questions on one video are not independent, so intervals come from resampling videos, not
-//! questions: the cluster bootstrap (Davison & Hinkley, *Bootstrap Methods and their
-//! Application*, 1997, §3.8) with percentile limits. Equal input and seed give equal numbers, in
-//! whatever order the questions come.
+//! Questions on one video are not independent, nor are those on videos that are tied to each other,
+//! so intervals come from resampling clusters, not questions: the cluster bootstrap (Davison &
+//! Hinkley, *Bootstrap Methods and their Application*, 1997, §3.8) with percentile limits. Equal
+//! input and seed give equal numbers, in whatever order the questions come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+
+use crate::data::ties::Ties;
 
 /// Resamples per interval. Percentile limits want 1,000 or more (Efron & Tibshirani, *An
 /// Introduction to the Bootstrap*, 1993, §13.3 and §19.3); twice that keeps the limits steady to
 /// about a tenth of a standard error.
 pub const RESAMPLES: usize = 2_000;
 
-/// Below this many videos a [`Metric`] is flagged `small`: cluster-robust intervals are too narrow
+/// Below this many clusters a [`Metric`] is flagged `small`: cluster-robust intervals are too narrow
 /// with few clusters, "few" reaching from under 20 to under 50 (Cameron & Miller, *A
 /// Practitioner's Guide to Cluster-Robust Inference*, 2015, §VI).
 pub const SMALL: usize = 30;
@@ -36,6 +39,10 @@ pub struct Outcome<'a> {
     pub answer: &'a str,
     /// Identity of the video, unique over all subsets.
     pub video: &'a str,
+    /// The video that stands for all that are tied to it: [`Prediction::cluster`], or `video`.
+    ///
+    /// [`Prediction::cluster`]: super::predict::Prediction::cluster
+    pub cluster: &'a str,
     /// Accuracy of guessing among the choices, a share; nothing where none are shown.
     pub chance: Option<f64>,
     /// Whether the answer counts. No answer is wrong, never left out.
@@ -45,8 +52,10 @@ pub struct Outcome<'a> {
 /// One question answered before and after training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair<'a> {
-    /// Identity of the video, unique over all subsets.
+    /// As [`Outcome::video`].
     pub video: &'a str,
+    /// As [`Outcome::cluster`].
+    pub cluster: &'a str,
     /// Whether the answer before training counts.
     pub before: bool,
     /// Whether the answer after training counts.
@@ -64,9 +73,9 @@ pub struct Metric {
     pub accuracy: f64,
     /// 95% interval of `accuracy`; 0 to 1 where there is no question.
     pub ci95: [f64; 2],
-    /// Videos that the questions are on.
+    /// Videos that the questions are on, each for itself, whatever it is tied to.
     pub n_videos: usize,
-    /// Fewer than [`SMALL`] videos: the interval is likely too narrow.
+    /// Fewer than [`SMALL`] clusters of tied videos: the interval is likely too narrow.
     pub small: bool,
     /// Accuracy of guessing: the mean of [`Outcome::chance`]; nothing where a question has none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,14 +135,15 @@ pub struct Paired {
 /// Accuracy over `outcomes`, with its interval.
 pub fn metric(outcomes: &[Outcome], seed: u64) -> Metric {
     let correct = outcomes.iter().filter(|o| o.correct).count();
-    let clusters = clusters(outcomes.iter().map(|o| (o.video, f64::from(o.correct))));
+    let clusters = clusters(outcomes.iter().map(|o| ([o.video, o.cluster], f64::from(o.correct))));
+    let videos: BTreeSet<&str> = outcomes.iter().map(|o| o.video).collect();
     let guessed: Option<f64> = outcomes.iter().map(|o| o.chance).sum();
     Metric {
         n: outcomes.len(),
         correct,
         accuracy: share(correct, outcomes.len()),
         ci95: interval(&clusters, seed, 0.0).unwrap_or([0.0, 1.0]),
-        n_videos: clusters.len(),
+        n_videos: videos.len(),
         small: clusters.len() < SMALL,
         chance: guessed.filter(|_| !outcomes.is_empty()).map(|sum| sum / outcomes.len() as f64),
     }
@@ -168,7 +178,7 @@ pub fn paired(pairs: &[Pair], seed: u64) -> Paired {
     let fixed = pairs.iter().filter(|p| !p.before && p.after).count();
     let broken = pairs.iter().filter(|p| p.before && !p.after).count();
     let change = |p: &Pair| f64::from(p.after) - f64::from(p.before);
-    let clusters = clusters(pairs.iter().map(|p| (p.video, change(p))));
+    let clusters = clusters(pairs.iter().map(|p| ([p.video, p.cluster], change(p))));
     Paired {
         n: pairs.len(),
         difference: share(fixed, pairs.len()) - share(broken, pairs.len()),
@@ -192,29 +202,32 @@ pub fn mcnemar(fixed: usize, broken: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Sum of the scores and number of questions of one video.
+/// Sum of the scores and number of questions of tied videos.
 #[derive(Clone, Copy, Default)]
 struct Cluster {
     sum: f64,
     n: f64,
 }
 
-/// Clusters in the order of the videos' names, so that the questions' order plays no part.
-fn clusters<'a>(scores: impl Iterator<Item = (&'a str, f64)>) -> Vec<Cluster> {
-    let mut videos: BTreeMap<&str, Cluster> = BTreeMap::new();
-    for (video, score) in scores {
-        let cluster = videos.entry(video).or_default();
+/// Clusters of scores with their video and its cluster, in the order of the videos' names, so that
+/// the questions' order plays no part. Runs may name a video's cluster differently, or not at all:
+/// all scores of a video are in one.
+fn clusters<'a>(scores: impl Iterator<Item = ([&'a str; 2], f64)> + Clone) -> Vec<Cluster> {
+    let mut ties = Ties::new(scores.clone().map(|(names, _)| names.map(OsStr::new).to_vec()));
+    let mut clusters: BTreeMap<&OsStr, Cluster> = BTreeMap::new();
+    for ([video, _], score) in scores {
+        let cluster = clusters.entry(ties.first(OsStr::new(video))).or_default();
         cluster.sum += score;
         cluster.n += 1.0;
     }
-    videos.into_values().collect()
+    clusters.into_values().collect()
 }
 
 /// 95% interval of the mean score per question, within `least..=1`; nothing without a question.
 ///
-/// Percentiles of the bootstrap. Where all videos score alike no resample differs, which would
-/// read as certainty: then the bound is that of Clopper and Pearson for `clusters` videos that all
-/// agree, `1 − 0.025^(1 / n)` away from the score.
+/// Percentiles of the bootstrap. Where all clusters score alike no resample differs, which would
+/// read as certainty: then the bound is that of Clopper and Pearson for `clusters` trials that
+/// all agree, `1 − 0.025^(1 / n)` away from the score.
 fn interval(clusters: &[Cluster], seed: u64, least: f64) -> Option<[f64; 2]> {
     let first = clusters.first()?;
     let score = first.sum / first.n;

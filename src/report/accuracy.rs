@@ -9,7 +9,8 @@ use crate::eval::stats::{Breakdown, Metric, Paired, SMALL};
 
 /// What an [`interval`] is.
 pub const INTERVALS: &str = "95 % intervals from a bootstrap over videos, or Clopper and Pearson's \
-                             where all videos score alike";
+                             where all videos score alike; those that share a file or a question \
+                             count as one";
 
 /// What `p` is.
 pub const P: &str =

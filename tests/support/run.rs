@@ -194,6 +194,7 @@ impl RunFolder<'_> {
                     source: if i % 2 == 0 { "davis" } else { "ego4d" }.into(),
                     group: if i % 2 == 0 { "exo-centric" } else { "ego-centric" }.into(),
                     video: format!("videos_real/davis/{}.mp4", i / 2),
+                    cluster: None,
                     shown: None,
                     format,
                     prompt: PromptStyle::Do,
