@@ -290,7 +290,7 @@ fn the_card_claims_what_the_run_did() {
     let by_rules = card("rules");
     for part in [
         "pipeline_tag: video-text-to-text",
-        "real questions about motion in video, and tested on questions of real that it was not",
+        "questions about motion in video, those of real, and tested on questions of real that",
         "trained on, split by video.",
         "questions as VLM4D's evaluation puts them",
         "Graded: MC by rules; FF by rules.",
@@ -313,7 +313,7 @@ fn the_card_claims_what_the_run_did() {
     let by_letters = card("letters");
     for part in [
         "pipeline_tag: image-text-to-text",
-        "bears conversations, and tested on questions of bears that it was not",
+        "conversations, those of bears, and tested on questions of bears that it was not",
         "trained on, split by question.",
         "Graded: MC by logprob; FF by rules.",
         "conversations as they stand in the data",

@@ -439,7 +439,8 @@ fn faults_of_a_sharegpt_set_are_named() {
         (
             with("num_samples", json!(5)),
             good.clone(),
-            "data set `set`: `num_samples` is not supported\n  help: remove it",
+            "data set `set`: `num_samples` is not supported\n  help: remove it from dataset_info.json: \
+             data.max_questions",
         ),
         (with("ranking", json!(true)), good.clone(), "`ranking` is not supported"),
         (with("split", json!("test")), good.clone(), "`split` is not supported"),

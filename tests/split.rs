@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::json;
 use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::split::{By, Split, read, split};
@@ -306,7 +307,7 @@ fn a_given_split_by_video_may_not_cross() {
     let part = |by, train: &[&str], test: &[&str]| {
         let [train, test] =
             [train, test].map(|ids| ids.iter().map(|id| (*id).to_owned()).collect());
-        Split { seed: 0, by, train, val: vec![], test }
+        Split { seed: 0, by, train, val: vec![], test, left_out: vec![] }
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("split.json");
@@ -321,4 +322,73 @@ fn a_given_split_by_video_may_not_cross() {
         assert!(error.starts_with("0.mp4: is in train with `demo/00` and in test with"));
         assert_eq!(given(By::Question, of_other), Ok(()));
     }
+}
+
+#[test]
+fn limits_nest_and_leave_test_and_validation_alone() {
+    let limited = |drawn: &Split, most| {
+        let mut drawn = drawn.clone();
+        drawn.limit(most);
+        drawn
+    };
+    for seed in 0..20 {
+        for (subset, whole) in split(&generated(seed), seed, 0.2, 0.1, By::Video).unwrap() {
+            let context = format!("seed {seed}, {subset}");
+            let n = whole.train.len();
+            assert_eq!(limited(&whole, n), whole, "{context}");
+            let mut more = whole.clone();
+            for most in [n - 1, n / 2, n / 4, 1] {
+                let fewer = limited(&whole, most);
+                assert_eq!(fewer.train.len(), most, "{context}");
+                assert_eq!((&fewer.test, &fewer.val), (&whole.test, &whole.val), "{context}");
+                let in_order = |ids: &Vec<String>| {
+                    let of = whole.train.iter().filter(|id| ids.contains(id));
+                    of.eq(ids.iter())
+                };
+                assert!(in_order(&fewer.train) && in_order(&fewer.left_out), "{context}");
+                assert_eq!(fewer.trainable(), n, "{context}");
+                assert!(fewer.train.iter().all(|id| more.train.contains(id)), "{context}");
+                assert_eq!(limited(&more, most).train, fewer.train, "{context}");
+                more = fewer;
+            }
+        }
+    }
+}
+
+/// Fixed here, as the test questions are, and another seed's are others.
+#[test]
+fn limits_draw_the_same_questions_on_every_machine() {
+    let drawn = |seed| {
+        let mut drawn = split(&small(20, 2), 42, 0.2, 0.1, By::Video).unwrap().remove("demo");
+        let drawn = drawn.as_mut().unwrap();
+        drawn.seed = seed;
+        drawn.limit(6);
+        drawn.train.clone()
+    };
+    let want = ["20", "29", "30", "32", "36", "37"].map(|n| format!("demo/{n}"));
+    assert_eq!(drawn(42), want);
+    assert_ne!(drawn(43), want);
+}
+
+/// What is left out is on no side, and a question of the data.
+#[test]
+fn a_given_split_may_leave_questions_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("split.json");
+    let given = |test: &[&str], left_out: &[&str]| {
+        let file = json!({"demo": {"seed": 0, "by": "video", "train": ["demo/00"], "val": [],
+            "test": test, "left_out": left_out}});
+        std::fs::write(&path, file.to_string()).unwrap();
+        read(&path, &small(2, 2)).map(|(_, notes)| notes).map_err(|e| e.to_string())
+    };
+    assert_eq!(given(&["demo/03"], &["demo/01", "demo/02"]), Ok(vec![]));
+    assert_eq!(given(&["demo/03"], &["demo/01"]).unwrap().len(), 1);
+    for (left_out, wanted) in [
+        ("demo/00", "`demo/00` is in train and in left_out"),
+        ("demo/04", "`demo/04` is no question of the data"),
+    ] {
+        let error = given(&["demo/03"], &[left_out]).unwrap_err();
+        assert!(error.contains(wanted), "{error}");
+    }
+    assert!(given(&["demo/01"], &[]).unwrap_err().contains("is in train with `demo/00`"));
 }

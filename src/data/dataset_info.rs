@@ -74,12 +74,20 @@ impl Info {
         Self::deserialize(info).map_err(|e| {
             let text = e.to_string();
             match text.strip_prefix("unknown field ").and_then(|rest| rest.split_once(", ")) {
-                Some((key, _)) => {
-                    fault(format!("{key} is not supported"), "remove it from dataset_info.json")
-                }
+                Some((key, _)) => fault(format!("{key} is not supported"), remedy(key)),
                 None => fault(text, SUPPORTED),
             }
         })
+    }
+}
+
+/// What to do about a `key` that is not supported.
+fn remedy(key: &str) -> &'static str {
+    match key {
+        "`num_samples`" => {
+            "remove it from dataset_info.json: data.max_questions of a recipe limits what is trained on"
+        }
+        _ => "remove it from dataset_info.json",
     }
 }
 

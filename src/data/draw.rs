@@ -28,6 +28,11 @@ impl Draw {
         usize::try_from(scaled).expect("smaller than n")
     }
 
+    /// A place in a random order.
+    pub(crate) fn place(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
     /// True with this probability.
     pub(crate) fn chance(&mut self, probability: f64) -> bool {
         // 53 random bits: as many as an f64 in [0, 1) has

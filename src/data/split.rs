@@ -61,7 +61,13 @@ pub struct Split {
     pub val: Vec<String>,
     /// Reported.
     pub test: Vec<String>,
+    /// Would be trained on, but for a limit: on no side.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
+
+/// Name of the part that is on no side.
+const LEFT_OUT: &str = "left_out";
 
 /// Splits each subset of `entries`; the result, by subset, is `split.json`.
 ///
@@ -146,9 +152,34 @@ pub fn read(path: &Path, entries: &[Entry]) -> Result<(BTreeMap<String, Split>, 
 }
 
 impl Split {
+    /// Keeps `most` training questions at most, in their order, and leaves the others out.
+    ///
+    /// Where a question comes in the draw depends on its id and the seed alone: what a smaller limit
+    /// keeps, a larger one keeps too, whatever else there is.
+    pub fn limit(&mut self, most: usize) {
+        let seed = self.seed.to_string();
+        let mut drawn = self.train.clone();
+        drawn.sort_by_cached_key(|id| Draw::of(&[&seed, "max_questions", id]).place());
+        let kept: BTreeSet<String> = drawn.into_iter().take(most).collect();
+        let all = std::mem::take(&mut self.train).into_iter();
+        let (train, others): (Vec<_>, Vec<_>) = all.partition(|id| kept.contains(id));
+        self.train = train;
+        self.left_out.extend(others);
+    }
+
+    /// How many training questions there are, those that are left out among them.
+    pub fn trainable(&self) -> usize {
+        self.train.len() + self.left_out.len()
+    }
+
     /// Every question with the name of its part.
     fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let parts = [("train", &self.train), ("val", &self.val), ("test", &self.test)];
+        let parts = [
+            ("train", &self.train),
+            ("val", &self.val),
+            ("test", &self.test),
+            (LEFT_OUT, &self.left_out),
+        ];
         parts.into_iter().flat_map(|(part, ids)| ids.iter().map(move |id| (part, id.as_str())))
     }
 }
@@ -182,7 +213,8 @@ fn split_subset(
     let (test, rest) = draw(units, n_test, &mut rng);
     let (val, _) = draw(rest, n_val, &mut rng);
     let (test, val) = (ids(&test), ids(&val));
-    let mut split = Split { seed, by, train: Vec::new(), val: Vec::new(), test: Vec::new() };
+    let [train, left_out] = [Vec::new(), Vec::new()];
+    let mut split = Split { seed, by, train, val: Vec::new(), test: Vec::new(), left_out };
     for entry in entries {
         let part = match entry.id.as_str() {
             id if test.contains(id) => &mut split.test,
@@ -281,7 +313,8 @@ fn ids<'a>(units: &[Unit<'a>]) -> BTreeSet<&'a str> {
 fn check_videos(entries: &[Entry], splits: &BTreeMap<String, Split>) -> Result<()> {
     let mut parts: BTreeMap<&str, &str> = BTreeMap::new();
     for split in splits.values().filter(|split| split.by == By::Video) {
-        parts.extend(split.parts().map(|(part, id)| (id, part)));
+        let sides = split.parts().filter(|(part, _)| *part != LEFT_OUT);
+        parts.extend(sides.map(|(part, id)| (id, part)));
     }
     let mut seen: BTreeMap<&OsStr, &Entry> = BTreeMap::new();
     for entry in entries {

@@ -4,7 +4,8 @@ use std::fmt::Display;
 
 use super::source::Source;
 use super::{
-    Data, Eval, Image, Judge, JudgeKind, Lora, Model, Part, Recipe, Scoring, Split, Train, Video,
+    Data, Eval, Image, Judge, JudgeKind, Lora, MaxQuestions, Model, Part, Recipe, Scoring, Split,
+    Train, Video,
 };
 use crate::data::hub::{Kind, Repo};
 use crate::data::vlm4d::{Format, PromptStyle};
@@ -57,6 +58,7 @@ impl Data {
             once(&self.train, &["data", "train"]),
             once(&self.test, &["data", "test"]),
             once(&self.formats, &["data", "formats"]),
+            self.limit_check(),
             check(
                 (0.0..=1.0).contains(&self.mirror),
                 &["data", "mirror"],
@@ -78,6 +80,22 @@ impl Data {
                 "GiB on disk, or 0 to keep nothing",
             ),
         ]
+    }
+
+    fn limit_check(&self) -> Check {
+        const KEYS: &[&str] = &["data", "max_questions"];
+        let by_subset = match &self.max_questions {
+            Some(MaxQuestions::Of(limits)) => Some(limits),
+            _ => None,
+        };
+        let mut named = by_subset.into_iter().flat_map(|limits| limits.keys());
+        if let Some(name) = named.find(|name| !self.train.contains(name)) {
+            let what = format!("given for `{name}`, and `train` is {:?}", self.train);
+            return check(false, KEYS, what, "name subsets that are trained on");
+        }
+        let limit = |subset| self.max_questions.as_ref()?.of(subset);
+        let is_zero = self.train.iter().any(|subset| limit(subset) == Some(0));
+        check(!is_zero, KEYS, 0, "at least 1; leave it out for no limit")
     }
 }
 

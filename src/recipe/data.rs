@@ -1,5 +1,6 @@
 //! `[data]`: the questions and what they show, and how they are divided.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,11 @@ pub struct Data {
     /// is trained on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
+    /// Most training questions, drawn from the split's seed where there are more; test and validation
+    /// stay as they are without it. Left out: no limit. (LLaMA-Factory's `max_samples` takes the first
+    /// rows of each data set.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_questions: Option<MaxQuestions>,
     /// Formats of the training samples.
     #[serde(default = "default_formats")]
     pub formats: Vec<Format>,
@@ -73,6 +79,26 @@ impl Data {
         let mut all = self.train.clone();
         all.extend(self.test_subsets().into_iter().filter(|s| !self.train.contains(s)));
         all
+    }
+}
+
+/// `data.max_questions`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MaxQuestions {
+    /// Of each subset: `400`.
+    Each(usize),
+    /// By subset: `{ real = 400, synthetic = 200 }`; one that is left out has no limit.
+    Of(BTreeMap<String, usize>),
+}
+
+impl MaxQuestions {
+    /// The limit of `subset`, where it has one.
+    pub fn of(&self, subset: &str) -> Option<usize> {
+        match self {
+            Self::Each(most) => Some(*most),
+            Self::Of(limits) => limits.get(subset).copied(),
+        }
     }
 }
 

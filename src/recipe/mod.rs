@@ -18,7 +18,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::data::{Data, Split};
+pub use self::data::{Data, MaxQuestions, Split};
 pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
 pub use self::image::Image;
 pub use self::lora::{Lora, TargetModules};

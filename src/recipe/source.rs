@@ -86,6 +86,10 @@ fn in_plain_words(message: &str) -> String {
             "data did not match any variant of untagged enum TargetModules",
             "`target_modules` must be \"all-linear\", a list of names or a regular expression",
         ),
+        (
+            "data did not match any variant of untagged enum MaxQuestions",
+            "`max_questions` must be a number, or numbers by subset: { real = 400 }",
+        ),
         ("invalid type: ", "not "),
         ("invalid value: ", "not "),
         ("expected a string", "a text was expected"),

@@ -1,11 +1,13 @@
 //! A finished run, read back from its folder.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::split;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::predict::{self, Prediction};
@@ -13,6 +15,7 @@ use crate::eval::rounds::CIRCULAR;
 use crate::files;
 use crate::model::peft;
 use crate::model::tensor_files::TensorFiles;
+use crate::number::thousands;
 use crate::recipe::Recipe;
 
 const AGAIN: &str = "start the run's recipe again: what is missing or damaged is made again";
@@ -28,6 +31,9 @@ pub struct Finished {
     pub before: Vec<Prediction>,
     /// Graded responses after training.
     pub after: Vec<Prediction>,
+    /// How many questions it was trained on, and among how many they were drawn, of each subset
+    /// that has others.
+    pub limited: BTreeMap<String, [usize; 2]>,
 }
 
 impl Finished {
@@ -70,7 +76,8 @@ impl Finished {
             return Err(Error::input(format!("{shown}: before and after answer other questions"))
                 .help(AGAIN));
         }
-        Ok(Self { dir: dir.to_owned(), recipe, before, after })
+        let limited = split::limited(dir, &recipe)?;
+        Ok(Self { dir: dir.to_owned(), recipe, before, after, limited })
     }
 
     /// Checks that what was trained is there, and whole.
@@ -92,16 +99,31 @@ impl Finished {
             && self.check_trained().is_ok()
     }
 
-    /// `R`, `S`, `R+S` as the paper has it; else the names of the subsets trained on.
-    pub fn trained_on(&self) -> String {
+    /// `R`, `S`, `R+S` as the paper has it; else the names of the subsets trained on. Where questions
+    /// were left out, with how many there were of each subset: `R (400)`, `R+S (400+all)`. A limit
+    /// counts as reached where one of `runs` with the same limits reaches it: seeds that draw a split
+    /// each may differ in that.
+    pub fn trained_on(&self, runs: &[Self]) -> String {
         let letter = |subset: &String| match subset.as_str() {
             "real" => "R".to_owned(),
             "synthetic" => "S".to_owned(),
             other => other.to_owned(),
         };
-        let mut letters: Vec<String> = self.recipe.data.train.iter().map(letter).collect();
-        letters.sort();
-        letters.join("+")
+        let limits = |run: &Self| run.recipe.data.max_questions.clone();
+        let alike = runs.iter().filter(|run| limits(self).is_some() && limits(run) == limits(self));
+        let reached =
+            |subset| iter::once(self).chain(alike.clone()).find_map(|run| run.limited.get(subset));
+        let subsets = self.recipe.data.train.iter();
+        let mut subsets: Vec<_> = subsets.map(|subset| (letter(subset), reached(subset))).collect();
+        subsets.sort();
+        let (letters, sizes): (Vec<_>, Vec<_>) = subsets.into_iter().unzip();
+        let letters = letters.join("+");
+        if sizes.iter().all(Option::is_none) {
+            return letters;
+        }
+        let size = |size: Option<&[usize; 2]>| size.map_or("all".into(), |[n, _]| thousands(*n));
+        let sizes: Vec<String> = sizes.into_iter().map(size).collect();
+        format!("{letters} ({})", sizes.join("+"))
     }
 }
 

@@ -50,7 +50,7 @@ fn report(
         text,
         "{} trained on {} with seed {seed}, tested on {}; {split} with seed {split_seed}.\n",
         recipe.model.path,
-        recipe.data.train.join(" + "),
+        split::trained_on(dir, recipe)?,
         recipe.data.test_subsets().join(" + ")
     );
     for format in Format::ALL {

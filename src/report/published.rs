@@ -52,8 +52,9 @@ const QUESTIONS: [(&str, usize); 2] = [("real", 1_371), ("synthetic", 445)];
 pub fn is_vlm4d(dir: &Path) -> bool {
     let split = files::read_json::<BTreeMap<String, Split>>(&dir.join("split.json"));
     split.is_ok_and(|split| {
-        split.iter().all(|(subset, Split { train, val, test, .. })| {
-            QUESTIONS.contains(&(subset, train.len() + val.len() + test.len()))
+        split.iter().all(|(subset, parts)| {
+            let n = parts.trainable() + parts.val.len() + parts.test.len();
+            QUESTIONS.contains(&(subset, n))
         })
     })
 }

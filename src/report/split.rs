@@ -1,13 +1,12 @@
-//! How a run's questions were split.
+//! How a run's questions were split, and how many of them it was trained on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde::Deserialize;
-
-use crate::data::split::By;
-use crate::error::{Error, Result};
-use crate::files::read_text;
+use crate::data::split::Split;
+use crate::error::Result;
+use crate::files;
+use crate::number::thousands;
 use crate::recipe::Recipe;
 
 /// `split by video` and the seed of that, for the run in `dir`. Beside a given split its recipe
@@ -16,20 +15,48 @@ use crate::recipe::Recipe;
 /// # Errors
 /// Where a split was given and that file cannot be read.
 pub fn told(dir: &Path, recipe: &Recipe) -> Result<(String, String)> {
-    #[derive(Deserialize)]
-    struct Made {
-        by: By,
-        seed: u64,
-    }
     let told = recipe.data.split.told();
     if recipe.data.split.file.is_none() {
         return Ok((told, recipe.split_seed().to_string()));
     }
-    let path = dir.join("split.json");
-    let subsets: BTreeMap<String, Made> = serde_json::from_str(&read_text(&path)?)
-        .map_err(|e| Error::input(format!("{}: not a split: {e}", path.display())))?;
+    let subsets = of_run(dir)?;
     let by = distinct(subsets.values().map(|made| made.by.name().to_owned()));
     Ok((format!("{told} by {by}"), distinct(subsets.values().map(|made| made.seed.to_string()))))
+}
+
+/// How many questions the run in `dir` was trained on, and among how many they were drawn, of each
+/// subset that has others.
+///
+/// # Errors
+/// Where there may be such a subset and the run's `split.json` cannot be read.
+pub fn limited(dir: &Path, recipe: &Recipe) -> Result<BTreeMap<String, [usize; 2]>> {
+    let data = &recipe.data;
+    if data.max_questions.is_none() && data.split.file.is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let mut split = of_run(dir)?;
+    split.retain(|subset, parts| data.train.contains(subset) && !parts.left_out.is_empty());
+    let sizes = |parts: Split| [parts.train.len(), parts.trainable()];
+    Ok(split.into_iter().map(|(subset, parts)| (subset, sizes(parts))).collect())
+}
+
+/// `real (400 of 3,184 questions) + synthetic`: what the run in `dir` was trained on.
+///
+/// # Errors
+/// As [`limited`].
+pub fn trained_on(dir: &Path, recipe: &Recipe) -> Result<String> {
+    let limited = limited(dir, recipe)?;
+    let told = |subset: &String| match limited.get(subset).map(|sizes| sizes.map(thousands)) {
+        Some([n, all]) => format!("{subset} ({n} of {all} questions)"),
+        None => subset.clone(),
+    };
+    Ok(recipe.data.train.iter().map(told).collect::<Vec<_>>().join(" + "))
+}
+
+/// The parts of each subset of the run in `dir`.
+fn of_run(dir: &Path) -> Result<BTreeMap<String, Split>> {
+    files::read_json(&dir.join("split.json"))
+        .map_err(|e| e.help("a run keeps its split there: put it back, or move that folder away"))
 }
 
 /// What the subsets of a split have; mostly it is one.

@@ -14,6 +14,7 @@ use super::finished::Finished;
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::medium::{self, Kind};
+use crate::data::split::Split;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result, more};
 use crate::eval::judge::Cost;
@@ -281,15 +282,27 @@ pub fn model(path: &str, counts: &BTreeMap<Part, PartCount>, device: &str, termi
     terminal.line(&format!("       {}", parts.collect::<Vec<_>>().join("   ")));
 }
 
-/// Prints what the data is.
-pub fn data(recipe: &Recipe, all: &[Entry], parts: [&[Entry]; 3], terminal: &Terminal) {
+/// Prints what the data is, and how it is divided.
+pub fn data(
+    recipe: &Recipe,
+    all: &[Entry],
+    split: &BTreeMap<String, Split>,
+    parts: [&[Entry]; 3],
+    terminal: &Terminal,
+) {
     for subset in recipe.data.subsets() {
         let of = |entries: &[Entry]| entries.iter().filter(|e| e.subset == subset).count();
         let media = all.iter().filter(|e| e.subset == subset).flat_map(|e| &e.media);
+        let limited = split.get(&subset).filter(|parts| !parts.left_out.is_empty());
+        let limited = limited.filter(|_| recipe.data.train.contains(&subset));
+        let among = |name: &str| match limited {
+            Some(parts) if name == "train" => format!(" of {}", thousands(parts.trainable())),
+            _ => String::new(),
+        };
         let sizes = ["train", "val", "test"].into_iter().zip(parts);
         let sizes = sizes
             .filter(|(name, part)| *name != "val" || of(part) > 0)
-            .map(|(name, part)| format!("{name} {}", thousands(of(part))));
+            .map(|(name, part)| format!("{name} {}{}", thousands(of(part)), among(name)));
         terminal.line(&format!(
             "data   {subset} {} questions on {}: {}, {}",
             thousands(of(all)),
@@ -423,7 +436,7 @@ pub fn judged(judge: &str, label: &str, cost: &Cost, terminal: &Terminal) {
 
 /// Prints the results of a finished run.
 pub fn results(run: &Finished, terminal: &Terminal) {
-    let Finished { dir, recipe, before, after } = run;
+    let Finished { dir, recipe, before, after, .. } = run;
     accuracy("before", before, recipe.seed, terminal);
     accuracy("after", after, recipe.seed, terminal);
     change(before, after, recipe.seed, terminal);

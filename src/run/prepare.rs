@@ -104,7 +104,8 @@ pub fn prepare(
     };
     let mut examples = encode(&outlined)?;
     let (model, adapter) = load(&recipe, purpose, &config, &checkpoint, &chosen, terminal)?;
-    terminal::data(&recipe, &questions.entries, questions.parts.all(), terminal);
+    let parts = &questions.parts;
+    terminal::data(&recipe, &questions.entries, &parts.split, parts.all(), terminal);
     questions.notes.iter().for_each(|note| terminal.note(note));
     terminal::mirrored(&recipe, questions.learned(), terminal);
     let videos = read_videos(&model, &reader, &questions, &recipe, terminal)?;

@@ -125,13 +125,19 @@ impl Questions {
 /// Splits the questions, or takes the split that is given; and what is worth telling of that.
 fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<(Parts, Vec<String>)> {
     let shares = &recipe.data.split;
-    let (split, notes) = if let Some(file) = &shares.file {
+    let (mut split, notes) = if let Some(file) = &shares.file {
         split::read(file, entries)?
     } else {
         let seed = recipe.split_seed();
         (split::split(entries, seed, shares.test, shares.val, shares.by)?, vec![])
     };
     let (mut train, mut val, mut test) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    if let Some(limits) = &recipe.data.max_questions {
+        for (subset, parts) in &mut split {
+            let limit = limits.of(subset).filter(|_| recipe.data.train.contains(subset));
+            limit.into_iter().for_each(|most| parts.limit(most));
+        }
+    }
     for (subset, parts) in &split {
         if recipe.data.train.contains(subset) {
             train.extend(&parts.train);

@@ -108,7 +108,8 @@ pub fn write_vlm4d_split(dir: &Path, subsets: &[&str]) {
     let split = |subset: &&str| {
         let n = if *subset == "real" { 1_371 } else { 445 };
         let train: Vec<String> = (0..n).map(|i| format!("{subset}/validation_{i}")).collect();
-        let split = Split { seed: 42, by: By::Video, train, val: vec![], test: vec![] };
+        let [val, test, left_out] = [vec![], vec![], vec![]];
+        let split = Split { seed: 42, by: By::Video, train, val, test, left_out };
         ((*subset).to_owned(), split)
     };
     let all: BTreeMap<String, Split> = subsets.iter().map(split).collect();
@@ -122,6 +123,8 @@ pub struct RunFolder<'a> {
     pub seed: u64,
     /// Keys of `data.split`.
     pub split: &'a str,
+    /// Further lines of the recipe's `[data]`.
+    pub data: &'a str,
     /// Further lines of the recipe's `[train]`.
     pub extra: &'a str,
     /// How many of every ten questions are answered rightly before and after.
@@ -139,6 +142,7 @@ impl Default for RunFolder<'_> {
             train: &["real"],
             seed: 42,
             split: "seed = 42",
+            data: "",
             extra: "",
             right: [3, 6],
             first: 0,
@@ -156,8 +160,8 @@ impl RunFolder<'_> {
         let dir = root.join(name);
         let text = format!(
             "seed = {}\n[model]\npath = {:?}\n[data]\npath = \"data/vlm4d\"\ntrain = {:?}\n\
-             split = {{ {} }}\n[lora]\n[train]\n{}\n",
-            self.seed, self.model, self.train, self.split, self.extra
+             split = {{ {} }}\n{}\n[lora]\n[train]\n{}\n",
+            self.seed, self.model, self.train, self.split, self.data, self.extra
         );
         let mut recipe = Recipe::from_text(&text, "made up").unwrap();
         recipe.provenance = Some(Provenance {

@@ -284,7 +284,10 @@ fn write(folder: &Path, sets: &Sets, seed: u64) -> Result<()> {
         infos.insert(name, info(&file));
         let ids = (0..rows.len()).map(|row| format!("{name}/{row}")).collect();
         let (train, test) = if trains { (ids, vec![]) } else { (vec![], ids) };
-        splits.insert(name, Split { seed, by: By::Video, train, val: vec![], test });
+        splits.insert(
+            name,
+            Split { seed, by: By::Video, train, val: vec![], test, left_out: vec![] },
+        );
     }
     write_json(&folder.join(dataset_info::INFO), &infos)?;
     write_json(&folder.join("split.json"), &splits)

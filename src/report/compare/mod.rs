@@ -58,7 +58,7 @@ pub struct Comparison {
 pub struct Row {
     /// Name of the checkpoint.
     pub model: String,
-    /// [`ORIGINAL`], `R`, `S`, `R+S`, or names of data sets.
+    /// [`ORIGINAL`], `R`, `S`, `R+S`, or names of data sets; `R (400)` where questions were left out.
     pub trained_on: String,
     /// Settings by which this row differs from its neighbours.
     pub settings: String,
@@ -136,9 +136,10 @@ impl<'a> RowRuns<'a> {
     /// Models stay in the order of the command line, what they were trained on in the paper's.
     fn order(&self) -> usize {
         let known = ["R", "S", "R+S"];
+        let subsets = self.trained_on.split(" (").next();
         match self.is_original() {
             true => 0,
-            false => 1 + known.iter().position(|k| *k == self.trained_on).unwrap_or(known.len()),
+            false => 1 + known.iter().position(|k| Some(*k) == subsets).unwrap_or(known.len()),
         }
     }
 }
@@ -252,7 +253,7 @@ fn rows<'a>(runs: &'a [Finished]) -> Result<Vec<RowRuns<'a>>> {
         };
         let before = Stage { run, predictions: &run.before };
         add(model, start, of_evaluation(&settings), before);
-        add(model, run.trained_on(), settings, Stage { run, predictions: &run.after });
+        add(model, run.trained_on(runs), settings, Stage { run, predictions: &run.after });
     }
     let place = |model: &str| names.iter().position(|name| name == model);
     rows.sort_by_key(|row| (place(&row.model), row.order()));
@@ -407,6 +408,11 @@ fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<S
     if rows.iter().any(|row| row.runs.len() > 1) {
         notes.push(
             "An accuracy of several runs is that of all their answers; ± is the standard deviation over the runs, which differ in the seed only and whose number stands under runs.".into(),
+        );
+    }
+    if grouped.iter().flat_map(|row| &row.stages).any(|stage| !stage.run.limited.is_empty()) {
+        notes.push(
+            "Behind what a row was trained on stands how many questions of each subset, where some were left out.".into(),
         );
     }
     let sets = test_sets(grouped);

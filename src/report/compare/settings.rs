@@ -7,7 +7,8 @@ use crate::recipe::{Provenance, Recipe, Values};
 use crate::report::finished::Finished;
 
 /// What does not make two runs differ: where things lie, what ran them, what they were trained on
-/// (that is the table's own column), the seeds, and what is asked beside the test questions.
+/// and how much of it (that is the table's own column), the seeds, and what is asked beside the test
+/// questions.
 const NO_SETTING: [&str; 9] = [
     "model.path",
     "model.device",
@@ -20,6 +21,8 @@ const NO_SETTING: [&str; 9] = [
     "eval.train_share",
 ];
 
+/// How much they were trained on: one number, or a key for each subset.
+const LIMIT: &str = "data.max_questions";
 /// What the question files held, as a run's recipe keeps it.
 const DATA: &str = "provenance.data_sha256";
 /// What the videos held.
@@ -34,9 +37,9 @@ const VIDEOS: &str = "provenance.videos_sha256";
 pub fn settings(runs: &[Finished]) -> Result<Vec<Values>> {
     let mut all: Vec<Values> =
         runs.iter().map(|run| of_recipe(&run.recipe)).collect::<Result<_>>()?;
-    let files = |run: &Finished| (run.trained_on(), run.recipe.data.subsets());
+    let files = |run: &Finished| (run.recipe.data.train.clone(), run.recipe.data.subsets());
     name(&mut all, runs, DATA, |p| &p.data_sha256, |(a, _), (b, _)| files(a) == files(b));
-    let split = |run: &Finished| (run.trained_on(), run.recipe.split_seed());
+    let split = |run: &Finished| (run.trained_on(runs), run.recipe.split_seed());
     let alike = |(a, own): (&Finished, &Values), (b, values): (&Finished, &Values)| {
         own == values && split(a) == split(b)
     };
@@ -74,7 +77,7 @@ fn short(hash: &str) -> String {
 
 fn of_recipe(recipe: &Recipe) -> Result<Values> {
     let mut settings = recipe.values()?;
-    settings.retain(|key, _| !NO_SETTING.contains(&key.as_str()));
+    settings.retain(|key, _| !NO_SETTING.contains(&key.as_str()) && !key.starts_with(LIMIT));
     if settings.contains_key("lora.from") {
         // They are that adapter's.
         settings.retain(|key, _| !["lora.scope", "lora.target_modules"].contains(&key.as_str()));

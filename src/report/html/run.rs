@@ -81,7 +81,7 @@ fn page(
         context! {
             title => title(dir),
             model => recipe.model.name(),
-            trained_on => recipe.data.train.join(" + "),
+            trained_on => split::trained_on(dir, recipe)?,
             tested_on => recipe.data.test_subsets().join(" + "),
             seed,
             split,

@@ -83,7 +83,8 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let counts = counts(&recipe, &config)?;
     let device = if on_cpu { "cpu" } else { "a GPU" };
     terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
-    terminal::data(&recipe, &questions.entries, questions.parts.all(), terminal);
+    let parts = &questions.parts;
+    terminal::data(&recipe, &questions.entries, &parts.split, parts.all(), terminal);
     terminal::mirrored(&recipe, questions.learned(), terminal);
     let Questions { dir, rounds, samples, shown, .. } = &questions;
     let (grids, frames) = outlines(&reader, dir, shown, terminal)?;
