@@ -170,18 +170,25 @@ fn other_questions_and_videos_make_another_row() {
 }
 
 #[test]
-fn a_model_that_answers_differently_before_is_told() {
+fn models_that_should_have_answered_alike_are_told() {
     let root = TempDir::new().unwrap();
-    let write = |name: &str, train: &[&str], before: usize| {
-        RunFolder { train, right: [before, 6], ..RunFolder::default() }.write(root.path(), name)
+    let write = |name: &str, train: &[&str], right: [usize; 2]| {
+        RunFolder { train, right, ..RunFolder::default() }.write(root.path(), name)
     };
-    let dirs = [write("real", &["real"], 3), write("synthetic", &["synthetic"], 4)];
+    let dirs = [
+        write("real", &["real"], [3, 6]),
+        write("synthetic", &["synthetic"], [4, 6]),
+        write("again", &["real"], [3, 7]),
+    ];
     let notes = compared(&dirs).notes;
-    let told = |note: &String| {
-        note.starts_with("Qwen2-VL-7B-Instruct original: ")
-            && note.contains("have other answers to the same questions")
-    };
-    assert!(notes.iter().any(told), "{notes:?}");
+    for (row, reason) in [("original", "the row is of both"), ("R", "from the same seed 42")] {
+        let told = |note: &String| {
+            note.starts_with(&format!("Qwen2-VL-7B-Instruct {row}: "))
+                && note.contains("have other answers to the same questions")
+                && note.contains(reason)
+        };
+        assert!(notes.iter().any(told), "{notes:?}");
+    }
 }
 
 #[test]
@@ -294,6 +301,14 @@ fn what_cannot_be_compared_is_refused() {
     std::fs::write(root.path().join("b/recipe.toml"), "lr = 1").unwrap();
     let (code, stdout, _) = command(root.path(), &["."]);
     assert!(code == 0 && stdout.contains("b/recipe.toml:1:1: unknown field `lr`"), "{stdout}");
+    let untested = RunFolder { train: &["synthetic"], ..RunFolder::default() };
+    let untested = untested.write(root.path(), "untested");
+    for stage in ["before", "after"] {
+        std::fs::write(untested.join(stage).join("predictions.jsonl"), "").unwrap();
+    }
+    let (code, stdout, _) = command(root.path(), &["a", "untested"]);
+    assert!(code == 0 && stdout.contains("untested: tested on nothing; left out"), "{stdout}");
+    std::fs::remove_dir_all(untested).unwrap();
     std::fs::write(root.path().join("b/predictions.jsonl"), "").unwrap();
     refused(&["a", "b"], "b: no run: it is an evaluation alone");
     std::fs::remove_dir_all(root.path().join("b")).unwrap();

@@ -215,7 +215,7 @@ impl Comparison {
             tested_on: tested_on(&grouped)?,
             chance: mc.and_then(|mc| mc.overall.chance),
             is_vlm4d: runs.iter().all(|run| published::is_vlm4d(&run.dir)),
-            notes: notes(&grouped, &rows, &differences),
+            notes: notes(runs, &grouped, &rows, &differences),
             rows,
             differences,
         })
@@ -245,7 +245,8 @@ fn rows<'a>(runs: &'a [Finished]) -> Result<Vec<RowRuns<'a>>> {
             }
         }
     };
-    for ((run, model), settings) in runs.iter().zip(&names).zip(settings::settings(runs)?) {
+    let all = runs.iter().zip(&names).zip(settings::settings(runs)?);
+    for ((run, model), settings) in all.filter(|((run, _), _)| !run.after.is_empty()) {
         let from = run.recipe.lora.as_ref().and_then(|lora| lora.from.as_ref());
         let start = match from {
             Some(dir) => format!("{ORIGINAL} + {}", dir.display()),
@@ -403,7 +404,12 @@ fn tested_on(rows: &[RowRuns]) -> Result<String> {
     ))
 }
 
-fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<String> {
+fn notes(
+    runs: &[Finished],
+    grouped: &[RowRuns],
+    rows: &[Row],
+    differences: &[Difference],
+) -> Vec<String> {
     let mut notes = vec![accuracy::reading()];
     if rows.iter().any(|row| row.runs.len() > 1) {
         notes.push(
@@ -439,6 +445,9 @@ fn notes(grouped: &[RowRuns], rows: &[Row], differences: &[Difference]) -> Vec<S
     }
     notes.extend(grouped.iter().filter_map(answers_differ));
     notes.extend(unequal(grouped));
+    let untested = runs.iter().filter(|run| run.after.is_empty());
+    notes
+        .extend(untested.map(|run| format!("{}: tested on nothing; left out.", run.dir.display())));
     notes
 }
 
@@ -481,16 +490,24 @@ fn unequal(rows: &[RowRuns]) -> Vec<String> {
     differing(&all).into_iter().map(note).collect()
 }
 
-/// Runs before whose training the model of a row answered the same questions differently.
+/// Two runs of a row that should have answered alike: the model before training, or runs of one seed.
 fn answers_differ(row: &RowRuns) -> Option<String> {
-    if !row.is_original() {
-        return None;
-    }
+    let seeds = |stage: &Stage| (stage.run.recipe.seed, stage.run.recipe.split_seed());
     // What answers alike is one stage.
-    let (a, b) = row.pairs().find(|(a, b)| questions::same_in_all(a, b))?;
-    let [a, b] = [a, b].map(|stage| stage.run.dir.display());
+    let (a, b) = row.pairs().find(|(a, b)| match row.is_original() {
+        true => questions::same_in_all(a, b),
+        false => seeds(a) == seeds(b),
+    })?;
+    let [here, there] = [a, b].map(|stage| stage.run.dir.display());
+    let reason = match row.is_original() {
+        true => "as other videos or another device give; the row is of both".to_owned(),
+        false => format!(
+            "as another device or order of data.train gives, from the same seed {}; ± is not the seed's alone",
+            a.run.recipe.seed
+        ),
+    };
     Some(format!(
-        "{} {}: {a} and {b} have other answers to the same questions, as other videos or another device give; the row is of both.",
+        "{} {}: {here} and {there} have other answers to the same questions, {reason}.",
         row.model, row.trained_on
     ))
 }
