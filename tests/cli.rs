@@ -211,6 +211,7 @@ fn wrong_recipes_are_refused() {
         ("[lora]", "[lora]\ntarget_modules = [\"nothing\"]", "matches no linear layer"),
         ("[lora]", "[lora]\nfrom = \"nowhere\"", "nowhere/adapter_config.json: no such file"),
         ("[model]", "[modle]", "did you mean `model`?"),
+        ("max_new_tokens = 4", "prompt = \"CoT\"", "help: did you mean `cot`?"),
         ("max_frames = 4", "max_frames = 0", "`max_frames` is 0"),
         ("[video]", "mirror = 1.5\n[video]", "recipes/r.toml:5:1: `mirror` is 1.5"),
         ("[video]", "mirror = \"yes\"\n[video]", "not the text \"yes\", a number was expected"),

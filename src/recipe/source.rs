@@ -65,11 +65,12 @@ impl Source<'_> {
     }
 }
 
-/// The nearest of `options`, or all of them.
+/// The nearest of `options`, which are in small letters, or all of them.
 fn suggestion(word: &str, options: &[&str]) -> String {
-    let nearest = options.iter().min_by_key(|option| strsim::damerau_levenshtein(word, option));
-    match nearest {
-        Some(option) if strsim::damerau_levenshtein(word, option) <= 1 + word.len() / 3 => {
+    let word = word.to_lowercase();
+    let distance = |option: &str| strsim::damerau_levenshtein(&word, option);
+    match options.iter().min_by_key(|option| distance(option)) {
+        Some(option) if distance(option) <= 1 + word.len() / 3 => {
             format!("did you mean `{option}`?")
         }
         _ => format!(
