@@ -226,6 +226,16 @@ fn wrong_recipes_are_refused() {
         ),
         ("[lora]\n[train]", "[train]\nfreeze = [\"tower\"]", "unknown value `tower`"),
         ("[lora]", "[lora]\nscope = []", "`scope` is empty"),
+        (
+            "[lora]",
+            "[lora]\nscope = [\"vision\", \"vision\"]",
+            "`scope` is a list that names something twice\n  help: name each once",
+        ),
+        (
+            "[lora]\n[train]",
+            "[train]\nfreeze = [\"vision\", \"vision\"]",
+            "`freeze` is a list that names something twice",
+        ),
         ("lr = 1e-3", "patience = 2", "`patience` is set, and nothing is held back to validate"),
         ("lr = 1e-3", "best = \"luck\"", "unknown value `luck`"),
         (

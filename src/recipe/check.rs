@@ -121,6 +121,7 @@ impl Lora {
                 "empty",
                 "[\"language\"], and vision, merger where wanted",
             ),
+            once(self.scope.as_deref().unwrap_or_default(), &["lora", "scope"]),
             check(
                 self.scope.is_none() || !self.target_modules.is_regex(),
                 &["lora", "scope"],
@@ -185,6 +186,7 @@ impl Train {
             check(self.keep_last >= 1, &["train", "keep_last"], self.keep_last, COUNT),
             check(self.eval_steps != Some(0), &["train", "eval_steps"], 0, COUNT),
             check(self.patience != Some(0), &["train", "patience"], 0, COUNT),
+            once(self.freeze.as_deref().unwrap_or_default(), &["train", "freeze"]),
         ]
     }
 }
