@@ -205,6 +205,13 @@ fn wrong_recipes_are_refused() {
         ),
         ("lr = 1e-3", "lr = \"a map\"", "not the text \"a map\", a number was expected"),
         ("lr = 1e-3", "lr = -1.0", "recipes/r.toml:10:1: `lr` is -1"),
+        (
+            "[video]",
+            "split = { seed = 9223372036854775808 }\n[video]",
+            "recipes/r.toml:5:18: the whole number is more than 9223372036854775807, TOML's",
+        ),
+        ("[model]", "seed = 18446744073709551615\n[model]", "r.toml:1:8: the whole number is"),
+        ("max_frames = 4", "max_frames = 9223372036854775808", "r.toml:6:14: the whole number is"),
         ("lr = 1e-3", "lr = ", "recipes/r.toml:10:"),
         ("lr = 1e-3", "schedule = \"cosin\"", "did you mean `cosine`?"),
         ("[lora]", "[lora]\nr = 0", "recipes/r.toml:9:1: `r` is 0"),

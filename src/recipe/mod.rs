@@ -129,6 +129,7 @@ impl Recipe {
     pub fn from_text(text: &str, name: &str) -> Result<Self> {
         let source = Source { text, name };
         let recipe = source.parse()?;
+        source.check_whole_numbers()?;
         source.check(&recipe)?;
         Ok(recipe)
     }

@@ -25,6 +25,12 @@ impl Source<'_> {
         toml::from_str(self.text).map_err(|e| self.parse_error(&e))
     }
 
+    /// Whole numbers have 64 bits and a sign in TOML, and what a larger one was written into could
+    /// not be read again.
+    pub(super) fn check_whole_numbers(&self) -> Result<()> {
+        toml::from_str::<toml::Table>(self.text).map(drop).map_err(|e| self.parse_error(&e))
+    }
+
     /// The parser's error in our words.
     fn parse_error(&self, error: &toml::de::Error) -> Error {
         let message = error.message();
@@ -86,6 +92,10 @@ fn in_plain_words(message: &str) -> String {
         (
             "data did not match any variant of untagged enum TargetModules",
             "`target_modules` must be \"all-linear\", a list of names or a regular expression",
+        ),
+        (
+            "u64 value was too large",
+            "the whole number is more than 9223372036854775807, TOML's largest",
         ),
         ("invalid type: ", "not "),
         ("invalid value: ", "not "),
