@@ -25,7 +25,7 @@ pub use self::lora::{Lora, TargetModules};
 pub use self::model::{Dtype, Model, Part};
 use self::source::Source;
 pub use self::train::{Best, Loss, Schedule, Train};
-pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing};
+pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing, is_of_training};
 pub use self::video::Video;
 use crate::error::{Error, Result};
 use crate::files::read_text;

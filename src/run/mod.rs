@@ -75,7 +75,7 @@ pub fn check(
     if !from.is_some_and(|from| is_made(&from)) {
         adopt_adapter(&mut recipe)?;
         adopt_pins(&mut recipe, &dir)?;
-        if is_finished(&dir, &recipe)? && whole(&dir).is_some() {
+        if is_finished(&dir, &recipe, Purpose::Run)? && whole(&dir).is_some() {
             return Ok(dir);
         }
         files::check_writable(&dir)?;
@@ -107,7 +107,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     adopt_pins(&mut recipe, &dir)?;
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
     note.iter().for_each(|note| terminal.note(note));
-    if is_finished(&dir, &recipe)? {
+    if is_finished(&dir, &recipe, Purpose::Run)? {
         if let Some(finished) = whole(&dir) {
             terminal.line("done before; its results:");
             terminal::results(&finished, terminal);
@@ -172,21 +172,26 @@ fn save(prepared: &Prepared, trained: &QwenVl, dir: &Path) -> Result<String> {
     Ok(format!("{name} {}", to.display()))
 }
 
-/// Whether `dir` holds the finished run of just this recipe.
-fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
+/// Whether `dir` holds what `purpose` has made of just this recipe, finished.
+fn is_finished(dir: &Path, recipe: &Recipe, purpose: Purpose) -> Result<bool> {
+    let (kind, help) = match purpose {
+        Purpose::Run => ("a run", "move that folder away, or give another root with --runs"),
+        Purpose::Evaluation(_) => {
+            ("an evaluation", "give another folder with --out, or move that one away")
+        }
+    };
+    let holds = format!("{}: holds {kind}", dir.display());
     if !dir.join("recipe.toml").exists() {
         let begun = ["before", "checkpoints", "predictions.jsonl"];
         if begun.iter().any(|part| dir.join(part).exists()) {
-            let what = format!("{}: holds a run without recipe.toml", dir.display());
-            return Err(
-                Error::input(what).help("put that back, or move the folder away to start anew")
-            );
+            return Err(Error::input(format!("{holds} without recipe.toml"))
+                .help("put that back, or move the folder away to start anew"));
         }
         return Ok(false);
     }
     let (then, now) = (Recipe::of_run(dir)?.values()?, recipe.values()?);
     let mut differing: Vec<String> = differing(&[&then, &now]).into_iter().collect();
-    differing.retain(|key| !MAY_CHANGE.contains(&&**key));
+    differing.retain(|key| purpose.depends_on(key) && !MAY_CHANGE.contains(&&**key));
     if !differing.is_empty() {
         // What was written comes before what follows from it.
         differing.sort_by_key(|key| FOLLOWS.contains(&&**key));
@@ -195,9 +200,8 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
             format!("`{key}` is {then} there and {now} here")
         };
         let told: Vec<String> = differing.iter().map(told).collect();
-        let (dir, told) = (dir.display(), told.join(", "));
-        return Err(Error::input(format!("{dir}: holds a run of another recipe: {told}"))
-            .help("move that folder away, or give another root with --runs"));
+        let what = format!("{holds} of another recipe: {}", told.join(", "));
+        return Err(Error::input(what).help(help));
     }
     Ok(dir.join("report.md").exists())
 }

@@ -26,7 +26,7 @@ use crate::model::qwen_vl::QwenVl;
 use crate::model::tensor_files::TensorFiles;
 use crate::model::weights;
 use crate::places::{self, Place};
-use crate::recipe::{Provenance, Recipe};
+use crate::recipe::{Provenance, Recipe, is_of_training};
 use crate::report::terminal::{self, Terminal};
 
 /// Everything that is read before a run starts, but the model.
@@ -75,6 +75,11 @@ pub enum Purpose<'a> {
 }
 
 impl<'a> Purpose<'a> {
+    /// Whether the result depends on the recipe's `key`; the adapter that is asked has a hash.
+    pub fn depends_on(self, key: &str) -> bool {
+        matches!(self, Self::Run) || !is_of_training(key)
+    }
+
     /// The adapter that is read, where there is one.
     fn adapter(self, recipe: &'a Recipe) -> Option<&'a Path> {
         match self {
