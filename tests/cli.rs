@@ -216,7 +216,11 @@ fn wrong_recipes_are_refused() {
         ("lr = 1e-3", "schedule = \"cosin\"", "did you mean `cosine`?"),
         ("[lora]", "[lora]\nr = 0", "recipes/r.toml:9:1: `r` is 0"),
         ("[lora]", "[lora]\ntarget_modules = [\"nothing\"]", "matches no linear layer"),
-        ("[lora]", "[lora]\nfrom = \"nowhere\"", "nowhere/adapter_config.json: no such file"),
+        (
+            "[lora]",
+            "[lora]\nfrom = \"nowhere\"",
+            "recipes/r.toml:9:1: nowhere/adapter_config.json: no such file",
+        ),
         ("[model]", "[modle]", "did you mean `model`?"),
         ("max_new_tokens = 4", "prompt = \"CoT\"", "help: did you mean `cot`?"),
         ("max_frames = 4", "max_frames = 0", "`max_frames` is 0"),
@@ -278,7 +282,7 @@ fn wrong_recipes_are_refused() {
     #[cfg(not(feature = "cuda"))]
     refused(
         &good.replacen("[model]", "[model]\ndevice = \"cuda:0\"", 1),
-        "there is no such GPU here",
+        "recipes/r.toml:2:1: `model.device` is `cuda:0`, and there is no such GPU here",
     );
 }
 

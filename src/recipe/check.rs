@@ -8,7 +8,7 @@ use super::{
 };
 use crate::data::hub::{Kind, Repo};
 use crate::data::vlm4d::{Format, PromptStyle};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Whether a value can be; where it stands, what is wrong with it and how to fix it.
 struct Check {
@@ -213,7 +213,7 @@ impl Recipe {
     /// A part's own learning rate only has a meaning where the part is trained.
     fn rate_checks(&self) -> Vec<Check> {
         let trained = |part| match &self.lora {
-            // Which parts these layers are in is seen when the checkpoint is there.
+            // Which parts these layers are in is seen in the checkpoint.
             Some(lora) if lora.from.is_some() || lora.target_modules.is_regex() => true,
             Some(lora) => lora.scope().contains(&part),
             None => !self.train.frozen().contains(&part),
@@ -362,7 +362,10 @@ impl Source<'_> {
         checks.extend(recipe.lora.iter().flat_map(Lora::checks));
         match checks.into_iter().find(|check| !check.ok) {
             None => Ok(()),
-            Some(wrong) => Err(self.error_at_key(wrong.keys, &wrong.what, wrong.help)),
+            Some(Check { keys, what, help, .. }) => {
+                let place = self.place_of_key(keys.iter().copied());
+                Err(Error::input(what).at(&place).help(help))
+            }
         }
     }
 }

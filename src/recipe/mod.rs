@@ -109,6 +109,20 @@ impl Recipe {
         Self::from_text(&text, &name)
     }
 
+    /// `error` of the recipe at `path`, with the line of its key where it is known; else, where it is
+    /// one of `several` recipes, with its path.
+    pub fn told_of(path: &Path, error: Error, several: bool) -> Error {
+        let name = path.display().to_string();
+        match (error.key(), read_text(path)) {
+            (Some(key), Ok(text)) => {
+                let place = Source { text: &text, name: &name }.place_of_key(key.split('.'));
+                error.at(&place)
+            }
+            _ if several && !error.what().starts_with(&name) => error.at(&name),
+            _ => error,
+        }
+    }
+
     /// Reads the recipe that a run in `dir` keeps: its values were checked when it began.
     ///
     /// # Errors

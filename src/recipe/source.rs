@@ -14,10 +14,15 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     fn at(&self, offset: usize, what: &str) -> Error {
+        Error::input(what).at(&self.place(offset))
+    }
+
+    /// `path:line:col` of a byte of the text.
+    fn place(&self, offset: usize) -> String {
         let before = &self.text[..offset.min(self.text.len())];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        Error::input(format!("{}:{line}:{column}: {what}", self.name))
+        format!("{}:{line}:{column}", self.name)
     }
 
     /// The recipe as it is written.
@@ -50,14 +55,14 @@ impl Source<'_> {
         self.at(offset, &in_plain_words(message))
     }
 
-    /// Points at the deepest of `keys` that the text has.
-    pub(super) fn error_at_key(&self, keys: &[&str], what: &str, help: &str) -> Error {
+    /// `path:line:col` of the deepest of `keys` that the text has.
+    pub(super) fn place_of_key<'k>(&self, keys: impl IntoIterator<Item = &'k str>) -> String {
         let root = DeTable::parse(self.text).ok();
         let mut offset = 0;
         let mut table = root.as_ref().map(Spanned::get_ref);
         for key in keys {
             let Some((name, value)) =
-                table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key))
+                table.and_then(|t| t.iter().find(|(k, _)| *k.get_ref() == key))
             else {
                 break;
             };
@@ -67,7 +72,7 @@ impl Source<'_> {
                 _ => None,
             };
         }
-        self.at(offset, what).help(help)
+        self.place(offset)
     }
 }
 

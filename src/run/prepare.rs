@@ -218,7 +218,7 @@ pub fn check_data(
 pub fn adopt_adapter(recipe: &mut Recipe) -> Result<Option<String>> {
     let Some(lora) = &mut recipe.lora else { return Ok(None) };
     let Some(dir) = &lora.from else { return Ok(None) };
-    let adapter = AdapterConfig::from_dir(dir)?;
+    let adapter = AdapterConfig::from_dir(dir).map_err(|e| e.of_key("lora.from"))?;
     (lora.r, lora.alpha) = (adapter.r, Some(adapter.lora_alpha));
     (lora.use_rslora, lora.use_dora) = (adapter.use_rslora, adapter.use_dora);
     lora.scope = None;
