@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
-use crate::eval::predict::{self, Prediction};
+use crate::eval::predict::{self, Ask, Prediction};
 use crate::eval::rounds::CIRCULAR;
 use crate::files;
 use crate::model::peft;
@@ -71,6 +71,13 @@ impl Finished {
                 .help(AGAIN));
         }
         Ok(Self { dir: dir.to_owned(), recipe, before, after })
+    }
+
+    /// The run of `recipe` into `dir` before it starts: with its test questions, not answered yet.
+    pub fn expected(dir: PathBuf, recipe: Recipe, asks: &[Ask]) -> Self {
+        let open = |ask: &Ask| Prediction::open(ask, recipe.eval.prompt);
+        let before: Vec<Prediction> = asks.iter().map(open).collect();
+        Self { dir, recipe, after: before.clone(), before }
     }
 
     /// Checks that what was trained is there, and whole.
