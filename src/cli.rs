@@ -222,13 +222,14 @@ fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
     interrupt::catch()?;
     let several = args.recipes.len() > 1;
     let told = |path| move |e| Recipe::told_of(path, e, several);
-    let mut folders = BTreeMap::new();
+    let (mut folders, mut expected) = (BTreeMap::new(), Vec::new());
     for path in &args.recipes {
         // A slip in the last recipe should not wait for the first one's training.
-        let folder = match several {
-            true => run::check(path, &args.runs, &folders, terminal).map_err(told(path))?,
-            false => run::folder(&args.runs, path),
-        };
+        if several {
+            let run = run::check(path, &args.runs, &folders, terminal).map_err(told(path))?;
+            expected.extend(run);
+        }
+        let folder = run::folder(&args.runs, path);
         if let Some(other) = folders.insert(folder.clone(), path) {
             return Err(Error::input(format!(
                 "{} and {}: both would go to {}",
@@ -239,6 +240,7 @@ fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
             .help("give each recipe a name of its own"));
         }
     }
+    compare::check(&expected)?;
     let mut dirs = Vec::new();
     for path in &args.recipes {
         let run = || run::run(path, &args.runs, terminal);

@@ -3,6 +3,7 @@
 //! All input is read and checked before the run's folder is made. What a run has already written
 //! is not done again: started once more, it goes on from its last checkpoint.
 
+mod check;
 mod encoder;
 mod evaluation;
 mod out_of_memory;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
+pub use self::check::check;
 pub use self::evaluation::evaluation;
 pub use self::out_of_memory::explained;
 use self::prepare::{Prepared, Purpose, adopt_adapter, prepare};
@@ -26,15 +28,13 @@ use self::train::train;
 use crate::data::entry;
 use crate::data::hub::Repo;
 use crate::data::split::Split;
-use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::eval::metrics::overall;
 use crate::eval::predict::Prediction;
-use crate::files::{self, absolute};
+use crate::files;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
-use crate::places;
 use crate::recipe::{FOLLOWS, MAY_CHANGE, Recipe, differing};
 use crate::report::data;
 use crate::report::finished::Finished;
@@ -52,48 +52,6 @@ pub fn folder(runs: &Path, recipe: &Path) -> PathBuf {
         _ => stem.file_name().map_or_else(|| "run".into(), PathBuf::from),
     };
     runs.join(relative)
-}
-
-/// Checks the recipe at `path` as far as that goes before the `earlier` runs, of which it may take
-/// something, are done: what it names on this machine, and whether its folder is free. Returns that
-/// folder.
-///
-/// # Errors
-/// Wrong input.
-pub fn check(
-    path: &Path,
-    runs: &Path,
-    earlier: &BTreeMap<PathBuf, &PathBuf>,
-    terminal: &Terminal,
-) -> Result<PathBuf> {
-    let mut recipe = Recipe::from_file(path)?;
-    let dir = folder(runs, path);
-    let is_made = |place: &Path| {
-        !place.exists() && earlier.keys().any(|dir| absolute(place).starts_with(absolute(dir)))
-    };
-    let from = recipe.lora.as_ref().and_then(|lora| lora.from.clone());
-    if !from.is_some_and(|from| is_made(&from)) {
-        adopt_adapter(&mut recipe)?;
-        adopt_pins(&mut recipe, &dir)?;
-        if is_finished(&dir, &recipe, Purpose::Run)? && whole(&dir).is_some() {
-            return Ok(dir);
-        }
-        files::check_writable(&dir)?;
-    }
-    device::choose(&recipe.model)?;
-    let here = |path: &str| Repo::parse(path).is_none() && !is_made(Path::new(path));
-    let checkpoint = match here(&recipe.model.path) {
-        true => {
-            let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
-            Some(prepare::read_checkpoint(&place.dir, &recipe)?)
-        }
-        false => None,
-    };
-    let split = recipe.data.split.file.as_ref();
-    if here(&recipe.data.path) && !split.is_some_and(|file| is_made(file)) {
-        prepare::check_data(&recipe, checkpoint, terminal)?;
-    }
-    Ok(dir)
 }
 
 /// Runs the recipe at `path`; its folder goes under `runs`. Returns the folder.
