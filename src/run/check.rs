@@ -23,8 +23,8 @@ use crate::report::terminal::Terminal;
 
 /// Checks the recipe at `path` as far as that goes before the `earlier` runs, of which it may take
 /// something, are done: what it names on this machine, whether its adapter has a place in the model,
-/// and whether its folder is free. Returns the run as a comparison sees it: finished, or with its test
-/// questions, where these are here.
+/// and whether its folder is free. From the hub come the small files of the checkpoint. Returns the
+/// run as a comparison sees it: finished, or with its test questions, where these are here.
 ///
 /// # Errors
 /// Wrong input.
