@@ -14,6 +14,7 @@ use crate::eval::grade;
 use crate::export::{self, KeySpelling, Options};
 use crate::model::initial;
 use crate::number::thousands;
+use crate::recipe::Recipe;
 use crate::report::compare;
 use crate::report::terminal::Terminal;
 use crate::{files, interrupt, parallel, run};
@@ -145,15 +146,16 @@ impl Cli {
         match self.command {
             None => run_recipes(&self.run, &terminal),
             Some(Command::Plan { recipe, runs, memory }) => {
-                run::plan::plan(&recipe, &runs, memory, &terminal)
+                let plan = run::plan::plan(&recipe, &runs, memory, &terminal);
+                plan.map_err(|e| Recipe::told_of(&recipe, e, false))
             }
             Some(Command::Eval { recipe, adapter, out, runs }) => {
                 interrupt::catch()?;
                 let (adapter, out) = (adapter.as_deref(), out.as_deref());
-                run::explained(&recipe, false, &terminal, || {
+                let asked = run::explained(&recipe, false, &terminal, || {
                     run::evaluation(&recipe, adapter, out, &runs, &terminal)
-                })?;
-                Ok(())
+                });
+                asked.map(drop).map_err(|e| Recipe::told_of(&recipe, e, false))
             }
             Some(Command::Grade { files, out, data }) => {
                 grade_files(&files, out.as_deref(), data.as_deref(), &terminal)
@@ -219,13 +221,15 @@ fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
     check_no_command(&args.recipes)?;
     interrupt::catch()?;
     let several = args.recipes.len() > 1;
-    let mut folders = BTreeMap::new();
+    let told = |path| move |e| Recipe::told_of(path, e, several);
+    let (mut folders, mut expected) = (BTreeMap::new(), Vec::new());
     for path in &args.recipes {
         // A slip in the last recipe should not wait for the first one's training.
-        let folder = match several {
-            true => run::check(path, &args.runs, &folders, terminal)?,
-            false => run::folder(&args.runs, path),
-        };
+        if several {
+            let run = run::check(path, &args.runs, &folders, terminal).map_err(told(path))?;
+            expected.extend(run);
+        }
+        let folder = run::folder(&args.runs, path);
         if let Some(other) = folders.insert(folder.clone(), path) {
             return Err(Error::input(format!(
                 "{} and {}: both would go to {}",
@@ -236,10 +240,11 @@ fn run_recipes(args: &RunArgs, terminal: &Terminal) -> Result<()> {
             .help("give each recipe a name of its own"));
         }
     }
+    compare::check(&expected)?;
     let mut dirs = Vec::new();
     for path in &args.recipes {
         let run = || run::run(path, &args.runs, terminal);
-        dirs.push(run::explained(path, true, terminal, run)?);
+        dirs.push(run::explained(path, true, terminal, run).map_err(told(path))?);
         terminal.line("");
     }
     match &dirs[..] {

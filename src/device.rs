@@ -51,7 +51,9 @@ fn dtype(wanted: Dtype, on_cpu: bool) -> DType {
 fn gpu_index(name: &str) -> Result<usize> {
     let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
     index.ok_or_else(|| {
-        Error::input(format!("`model.device` is `{name}`")).help("auto, cpu, or cuda:0")
+        Error::input(format!("`model.device` is `{name}`"))
+            .of_key("model.device")
+            .help("auto, cpu, or cuda:0")
     })
 }
 
@@ -160,7 +162,7 @@ fn why_no_gpu() -> Option<String> {
 
 fn no_such_gpu(index: usize) -> Error {
     let what = format!("`model.device` is `cuda:{index}`, and there is no such GPU here");
-    Error::input(what).help(if cfg!(feature = "cuda") {
+    Error::input(what).of_key("model.device").help(if cfg!(feature = "cuda") {
         "check `nvidia-smi`, or set device = \"cpu\""
     } else {
         "this program was built without CUDA: build it with --features cuda, or set device = \"cpu\""

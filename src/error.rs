@@ -30,12 +30,14 @@ pub struct Error {
     kind: Kind,
     what: String,
     help: Option<String>,
+    /// Whole key of the recipe that it is about, where one is known.
+    key: Option<&'static str>,
 }
 
 impl Error {
     /// The input is wrong. `what` starts with the file's path where there is one.
     pub fn input(what: impl Into<String>) -> Self {
-        Self { kind: Kind::Input, what: what.into(), help: None }
+        Self { kind: Kind::Input, what: what.into(), help: None, key: None }
     }
 
     /// It broke while running.
@@ -67,8 +69,21 @@ impl Error {
 
     /// The same, said of the question `id`.
     #[must_use]
-    pub fn of(mut self, id: &str) -> Self {
-        self.what = format!("`{id}`: {}", self.what);
+    pub fn of(self, id: &str) -> Self {
+        self.at(&format!("`{id}`"))
+    }
+
+    /// The same with its `place` before it, as `path:line:col`.
+    #[must_use]
+    pub fn at(mut self, place: &str) -> Self {
+        self.what = format!("{place}: {}", self.what);
+        self
+    }
+
+    /// The same, said of the recipe's `key`, as `train.lr`: whoever has the recipe tells the line.
+    #[must_use]
+    pub fn of_key(mut self, key: &'static str) -> Self {
+        self.key = Some(key);
         self
     }
 
@@ -87,6 +102,11 @@ impl Error {
     /// What is wrong, without the fix.
     pub fn what(&self) -> &str {
         &self.what
+    }
+
+    /// Whole key of the recipe that it is about, where one is known.
+    pub fn key(&self) -> Option<&'static str> {
+        self.key
     }
 
     /// The fix, where one is known.

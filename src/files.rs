@@ -127,15 +127,28 @@ pub fn check_writable(dir: &Path) -> Result<()> {
     let trial = there.join(format!(".{}.partial", std::process::id()));
     let made = std::fs::create_dir(&trial).and_then(|()| std::fs::remove_dir(&trial));
     made.map_err(|e| {
-        let why = match e.kind() {
-            std::io::ErrorKind::NotADirectory => "not a folder",
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                "may not be written in"
-            }
-            _ => return failed(there, &e),
-        };
+        let Some(why) = unwritable(&e) else { return failed(there, &e) };
         Error::input(format!("{}: {why}", there.display())).help("give another folder")
     })
+}
+
+/// Why nothing can be written into what should be a folder, where that is the reason.
+fn unwritable(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        std::io::ErrorKind::NotADirectory => Some("not a folder"),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            Some("may not be written in")
+        }
+        _ => None,
+    }
+}
+
+/// Why a folder could not be made or written in, in plain words.
+pub fn folder_reason(error: &std::io::Error) -> String {
+    // A file is where the folder would be made.
+    let taken = error.kind() == std::io::ErrorKind::AlreadyExists;
+    let why = if taken { Some("not a folder") } else { unwritable(error) };
+    why.map_or_else(|| error.to_string(), str::to_owned)
 }
 
 /// Checks that nothing would be overwritten in `dir`.

@@ -30,7 +30,7 @@ pub struct Place {
 /// # Errors
 /// Where there is none, or it cannot be downloaded.
 pub fn checkpoint(path: &str, terminal: &Terminal) -> Result<Place> {
-    locate(path, A_CHECKPOINT, at_top, terminal)
+    locate(path, "model.path", A_CHECKPOINT, at_top, terminal)
 }
 
 /// As [`checkpoint`], but without the weights.
@@ -39,7 +39,7 @@ pub fn checkpoint(path: &str, terminal: &Terminal) -> Result<Place> {
 /// As [`checkpoint`].
 pub fn checkpoint_without_weights(path: &str, terminal: &Terminal) -> Result<Place> {
     let small = |file: &str| at_top(file) && !file.ends_with(".safetensors");
-    locate(path, A_CHECKPOINT, small, terminal)
+    locate(path, "model.path", A_CHECKPOINT, small, terminal)
 }
 
 /// The data set at `path`; from the hub: its questions. What they show follows with
@@ -50,7 +50,7 @@ pub fn checkpoint_without_weights(path: &str, terminal: &Terminal) -> Result<Pla
 pub fn questions(path: &str, terminal: &Terminal) -> Result<Place> {
     let listed = |file: &str| QUESTIONS.iter().any(|end| file.ends_with(end));
     let what = "data.path is a folder with questions, videos and images";
-    let place = locate(path, what, listed, terminal)?;
+    let place = locate(path, "data.path", what, listed, terminal)?;
     if let Some(snapshot) = &place.snapshot
         && snapshot.has("dataset_info.json")
     {
@@ -93,8 +93,10 @@ fn at_top(file: &str) -> bool {
     !file.contains('/') && hash::CHECKPOINT.iter().any(|end| file.ends_with(end))
 }
 
+/// What is at `path`, the value of the recipe's `key`; of a repository the files that are `wanted`.
 fn locate(
     path: &str,
+    key: &'static str,
     what: &str,
     wanted: impl Fn(&str) -> bool,
     terminal: &Terminal,
@@ -102,15 +104,15 @@ fn locate(
     let Some(repo) = Repo::parse(path) else {
         let dir = PathBuf::from(path);
         if !dir.is_dir() {
-            return Err(Error::input(format!("{path}: no such folder")).help(format!(
+            return Err(Error::input(format!("{path}: no such folder")).of_key(key).help(format!(
                 "{what}, relative to where you start, or a repository on the hub, \
                  hf://ORG/NAME or hf://datasets/ORG/NAME"
             )));
         }
         return Ok(Place { dir, path: path.to_owned(), snapshot: None });
     };
-    let repo = repo.map_err(Error::input)?;
-    let snapshot = Hub::from_env()?.snapshot(&repo)?;
+    let repo = repo.map_err(|what| Error::input(what).of_key(key))?;
+    let snapshot = Hub::from_env()?.snapshot(&repo).map_err(|e| e.of_key(key))?;
     download(&snapshot, &snapshot.missing(wanted), terminal)?;
     Ok(Place { dir: snapshot.dir(), path: snapshot.pinned(), snapshot: Some(snapshot) })
 }

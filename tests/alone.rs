@@ -179,6 +179,43 @@ fn what_cannot_be_asked_is_refused() {
     }
 }
 
+#[test]
+fn an_evaluation_goes_on_with_what_its_answers_depend_on() {
+    let place = workplace("tiny-qwen2-vl", "");
+    let path = place.0.path().join("recipes/r.toml");
+    let recipe = std::fs::read_to_string(&path).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(recipe.contains(from), "{from}");
+        std::fs::write(&path, recipe.replacen(from, to, 1)).unwrap();
+        place.with(&["eval", "recipes/r.toml", "--out", "out"])
+    };
+    assert!(with("lr = 1e-2", "lr = 1e-2").status.success());
+    for (from, to) in [
+        ("lr = 1e-2", "lr = 1e-3"),
+        ("[lora]", "[lora]\nr = 4"),
+        ("[lora]\n", ""),
+        ("[video]", "mirror = 0.5\n[video]"),
+    ] {
+        let output = with(from, to);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("done before; its results:"));
+    }
+    for (from, to, told) in [
+        ("[eval]", "[eval]\nprompt = \"cot\"", "`eval.prompt` is do there and cot here"),
+        ("[video]", "split = { test = 0.3 }\n[video]", "`data.split.test` is 0.2 there and 0.3"),
+        ("[model]", "seed = 7\n[model]", "`seed` is 42 there and 7 here"),
+    ] {
+        let output = with(from, to);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let told = format!("out: holds an evaluation of another recipe: {told}");
+        assert!(
+            stderr.contains(&told) && stderr.contains("help: give another folder with --out"),
+            "{stderr}"
+        );
+    }
+}
+
 /// Controls show what they are named for.
 fn check_controls(dir: &Path) {
     let read = |name: &str| -> Vec<Value> {

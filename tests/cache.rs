@@ -144,10 +144,12 @@ fn runs_share_a_folder() {
 fn a_folder_that_cannot_be_written_is_told() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
-    let cache = Cache::new(&dir.path().join("file/cache"), 1 << 20);
-    cache.put(&key(1), &(), b"x");
-    assert!(cache.trouble().is_some());
-    assert_eq!(cache.get::<()>(&key(1)), None);
+    for place in ["file", "file/cache"] {
+        let cache = Cache::new(&dir.path().join(place), 1 << 20);
+        cache.put(&key(1), &(), b"x");
+        assert_eq!(cache.trouble().as_deref(), Some("not a folder"));
+        assert_eq!(cache.get::<()>(&key(1)), None);
+    }
 }
 
 /// Both golden clips, plain and mirrored.

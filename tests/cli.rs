@@ -205,12 +205,24 @@ fn wrong_recipes_are_refused() {
         ),
         ("lr = 1e-3", "lr = \"a map\"", "not the text \"a map\", a number was expected"),
         ("lr = 1e-3", "lr = -1.0", "recipes/r.toml:10:1: `lr` is -1"),
+        (
+            "[video]",
+            "split = { seed = 9223372036854775808 }\n[video]",
+            "recipes/r.toml:5:18: the whole number is more than 9223372036854775807, TOML's",
+        ),
+        ("[model]", "seed = 18446744073709551615\n[model]", "r.toml:1:8: the whole number is"),
+        ("max_frames = 4", "max_frames = 9223372036854775808", "r.toml:6:14: the whole number is"),
         ("lr = 1e-3", "lr = ", "recipes/r.toml:10:"),
         ("lr = 1e-3", "schedule = \"cosin\"", "did you mean `cosine`?"),
         ("[lora]", "[lora]\nr = 0", "recipes/r.toml:9:1: `r` is 0"),
         ("[lora]", "[lora]\ntarget_modules = [\"nothing\"]", "matches no linear layer"),
-        ("[lora]", "[lora]\nfrom = \"nowhere\"", "nowhere/adapter_config.json: no such file"),
+        (
+            "[lora]",
+            "[lora]\nfrom = \"nowhere\"",
+            "recipes/r.toml:9:1: nowhere/adapter_config.json: no such file",
+        ),
         ("[model]", "[modle]", "did you mean `model`?"),
+        ("max_new_tokens = 4", "prompt = \"CoT\"", "help: did you mean `cot`?"),
         ("max_frames = 4", "max_frames = 0", "`max_frames` is 0"),
         ("[video]", "mirror = 1.5\n[video]", "recipes/r.toml:5:1: `mirror` is 1.5"),
         ("[video]", "mirror = \"yes\"\n[video]", "not the text \"yes\", a number was expected"),
@@ -235,6 +247,16 @@ fn wrong_recipes_are_refused() {
         ),
         ("[lora]\n[train]", "[train]\nfreeze = [\"tower\"]", "unknown value `tower`"),
         ("[lora]", "[lora]\nscope = []", "`scope` is empty"),
+        (
+            "[lora]",
+            "[lora]\nscope = [\"vision\", \"vision\"]",
+            "`scope` is a list that names something twice\n  help: name each once",
+        ),
+        (
+            "[lora]\n[train]",
+            "[train]\nfreeze = [\"vision\", \"vision\"]",
+            "`freeze` is a list that names something twice",
+        ),
         ("lr = 1e-3", "patience = 2", "`patience` is set, and nothing is held back to validate"),
         ("lr = 1e-3", "best = \"luck\"", "unknown value `luck`"),
         (
@@ -270,7 +292,7 @@ fn wrong_recipes_are_refused() {
     #[cfg(not(feature = "cuda"))]
     refused(
         &good.replacen("[model]", "[model]\ndevice = \"cuda:0\"", 1),
-        "there is no such GPU here",
+        "recipes/r.toml:2:1: `model.device` is `cuda:0`, and there is no such GPU here",
     );
 }
 
@@ -293,7 +315,7 @@ fn damaged_checkpoints_are_refused() {
     .unwrap();
     refused(
         &recipe,
-        "`model.layers.0.mlp.gate_proj.weight` is [144, 64], the model wants [160, 64]",
+        "`model.layers.0.mlp.down_proj.weight` is [64, 144], the model wants [64, 160]",
     );
     std::fs::write(
         model.join("config.json"),
@@ -591,6 +613,124 @@ fn several_recipes_end_in_the_comparison() {
     for file in ["compare.md", "compare.csv", "compare_differences.csv", "compare.html"] {
         assert!(place.0.path().join("runs").join(file).is_file(), "{file}");
     }
+}
+
+/// Runs a sound recipe and behind it `second`, and expects exit 2, one error that has `told` and
+/// names the second, and nothing written; and that `plan` says the same.
+fn refused_behind_another(second: &str, told: &str) {
+    let place = Workplace::new(&recipe(&tiny(), demo_data(), "max_steps = 1"));
+    std::fs::write(place.0.path().join("recipes/s.toml"), second).unwrap();
+    let output = place.command().arg("recipes/s.toml").output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.starts_with("error: recipes/s.toml:") && stderr.contains(told), "{stderr}");
+    assert!(!place.0.path().join("runs").exists(), "something was written");
+    let planned = text(&place.with(&["plan", "recipes/s.toml"]).stderr);
+    assert!(planned.contains(told), "no `{told}` in\n{planned}");
+}
+
+#[test]
+fn slips_of_later_recipes_are_told_before_the_first_one_starts() {
+    let good = recipe(&tiny(), demo_data(), "max_steps = 1");
+    let language = golden("tiny-qwen2.5-vl/adapter_step_5").display().to_string();
+    let foreign = golden("tiny-qwen2-vl/adapter_step_5").display().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let ranked = dir.path().join("adapter");
+    copy_dir(Path::new(&language), &ranked);
+    let config = std::fs::read_to_string(ranked.join("adapter_config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["r"] = 3.into();
+    std::fs::write(ranked.join("adapter_config.json"), config.to_string()).unwrap();
+    let idle = "`train.vision_lr` is set, and no layer of the part has an adapter\n  help: ";
+    for (from, to, told) in [
+        (
+            "[lora]",
+            "[lora]\ntarget_modules = [\"nope\"]".to_owned(),
+            "recipes/s.toml:9:1: `lora.target_modules`: `nope` matches no linear layer",
+        ),
+        (
+            "[lora]",
+            "[lora]\ntarget_modules = \"(\"".to_owned(),
+            "recipes/s.toml:9:1: `lora.target_modules`: not a regular expression",
+        ),
+        ("[lora]", format!("[lora]\nfrom = {ranked:?}"), "the model wants [3, "),
+        ("[lora]", format!("[lora]\nfrom = {foreign:?}"), "was made for another model"),
+        (
+            "[lora]\n[train]",
+            "[lora]\ntarget_modules = \".*layers.0.*q_proj\"\n[train]\nvision_lr = 1e-4".into(),
+            &format!("recipes/s.toml:11:1: {idle}name one in lora.target_modules"),
+        ),
+        (
+            "[lora]\n[train]",
+            format!("[lora]\nfrom = {language:?}\n[train]\nvision_lr = 1e-4"),
+            &format!("recipes/s.toml:11:1: {idle}the layers are those of lora.from"),
+        ),
+        (
+            "[eval]",
+            "[eval]\njudge = { kind = \"openai\", model = \"m\", key_env = \"NO_SUCH_KEY\" }"
+                .into(),
+            "recipes/s.toml:13:1: eval.judge: NO_SUCH_KEY is not set",
+        ),
+        (
+            "[model]",
+            "[model]\ndevice = \"gpu\"".into(),
+            "recipes/s.toml:2:1: `model.device` is `gpu`",
+        ),
+        ("[data]\npath = \"", "[data]\npath = \"/nope".into(), "s.toml:4:1: /nope"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        refused_behind_another(&good.replacen(from, &to, 1), told);
+    }
+}
+
+#[test]
+fn damaged_weights_of_later_recipes_are_told_before_the_first_one_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copy_dir(&golden("ckpt/tiny-qwen2-vl"), &model);
+    let other = recipe(&model, demo_data(), "max_steps = 1");
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    let deeper = config.replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+    std::fs::write(model.join("config.json"), deeper).unwrap();
+    refused_behind_another(&other, "model.safetensors: the checkpoint has no `model.layers.3.");
+    std::fs::write(model.join("config.json"), config).unwrap();
+    let weights = model.join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 1000]).unwrap();
+    refused_behind_another(&other, "model.safetensors: not a complete safetensors file");
+    std::fs::remove_file(&weights).unwrap();
+    refused_behind_another(&other, "no model.safetensors and no ");
+}
+
+#[test]
+fn recipes_that_could_not_be_compared_are_refused_before_the_first_one_starts() {
+    let good = recipe(&tiny(), demo_data(), "max_steps = 1");
+    let place = Workplace::new(&good);
+    for (key, why) in [
+        ("test = [\"synthetic\"]", "one was tested on real, the other on synthetic: give both"),
+        ("split = { test = 0.4 }", "their data.split differs"),
+    ] {
+        let other = good.replacen("[video]", &format!("{key}\n[video]"), 1);
+        std::fs::write(place.0.path().join("recipes/s.toml"), other).unwrap();
+        let output = place.command().arg("recipes/s.toml").output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let told = "runs/r and runs/s: not tested on the same questions: ";
+        assert!(stderr.contains(told) && stderr.contains(why), "{stderr}");
+        assert!(stderr.contains("or start the recipes one by one"), "{stderr}");
+        assert!(!place.0.path().join("runs").exists(), "something was written");
+    }
+}
+
+#[test]
+fn a_recipe_may_go_on_from_what_an_earlier_one_trains() {
+    let first = recipe(&tiny(), demo_data(), "max_steps = 1\ngrad_accum = 1");
+    let place = Workplace::new(&first);
+    let second = first.replacen("[lora]", "[lora]\nfrom = \"runs/r/adapter\"", 1);
+    std::fs::write(place.0.path().join("recipes/s.toml"), second).unwrap();
+    let output = place.command().arg("recipes/s.toml").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("original + runs/r/adapter"));
 }
 
 #[test]

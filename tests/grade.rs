@@ -901,7 +901,8 @@ fn files_are_graded_and_tabulated() {
     let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
     assert_eq!(
         last,
-        json!({"id": "v4", "response": "", "extracted": null, "correct": false, "grader": "rules"})
+        json!({"file": files[0].path, "id": "v4", "response": "", "extracted": null,
+               "correct": false, "grader": "rules"})
     );
 }
 
@@ -917,6 +918,15 @@ fn wrong_files_are_refused_with_their_place() {
         error.to_string().contains("a.json:1:") && error.to_string().contains("`id`"),
         "{error}"
     );
+    // Questions alone, or answers under another key, are nothing that was answered wrongly.
+    let mut renamed = item("v8", "A", "left");
+    let response = renamed.as_object_mut().unwrap().remove("response").unwrap();
+    renamed["output"] = response;
+    let path = write(folder.path(), "d.json", &json!([renamed]));
+    let error = grade::grade_file(&path, None).unwrap_err();
+    let (told, fix) = (error.what(), error.fix().unwrap());
+    assert!(told.contains("d.json:1:") && told.contains("missing field `response`"), "{error}");
+    assert!(fix.contains("`response`"), "{error}");
     let path = write(folder.path(), "b.json", &json!([item("v9", "A", "up")]));
     let error = grade::grade_file(&path, None).unwrap_err();
     assert!(error.to_string().contains("`v9`: the answer `up` is no choice"), "{error}");

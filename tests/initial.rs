@@ -104,7 +104,9 @@ fn random_weights_never_replace_a_checkpoint() {
     assert!(error.to_string().contains("the folder is not empty"), "{error}");
     assert!(before == fs::read(out.join("model.safetensors")).unwrap());
     let nowhere = out.join("none");
-    assert_eq!(write_random(&out.join("missing"), &nowhere, 1).unwrap_err().exit_code(), 2);
+    let error = write_random(&out.join("missing"), &nowhere, 1).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.fix().unwrap().starts_with("give a folder in hub layout: "), "{error}");
     assert!(!nowhere.exists());
 }
 

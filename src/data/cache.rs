@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use crate::files::folder_reason;
 use crate::hash::{self, hex};
 
 /// Ending of an entry's name.
@@ -120,7 +121,7 @@ impl Cache {
         }
         let written = self.write(key, about, content).and_then(|bytes| self.make_room(bytes));
         if let (Err(e), Ok(mut state)) = (written, self.state.lock()) {
-            state.trouble.get_or_insert_with(|| e.to_string());
+            state.trouble.get_or_insert_with(|| folder_reason(&e));
         }
     }
 

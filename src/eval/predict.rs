@@ -71,6 +71,34 @@ pub struct Prediction {
     pub n_video_tokens: usize,
 }
 
+impl Prediction {
+    /// `ask` before it is answered.
+    pub fn open(ask: &Ask, prompt: PromptStyle) -> Self {
+        let Ask { entry, format, rotation } = ask;
+        Self {
+            id: entry.id.clone(),
+            subset: entry.subset.clone(),
+            source: entry.source.clone(),
+            group: entry.group.clone(),
+            video: entry.video(),
+            cluster: entry.cluster.clone(),
+            shown: None,
+            format: *format,
+            prompt,
+            rotation: (*rotation > 0).then_some(*rotation),
+            question: entry.question.clone(),
+            choices: entry.choices.clone(),
+            gold: entry.gold.clone(),
+            response: String::new(),
+            extracted: None,
+            correct: false,
+            grader: String::new(),
+            letter_logprobs: None,
+            n_video_tokens: 0,
+        }
+    }
+}
+
 /// A question, how it is asked, and with its choices rotated by how many places.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -241,7 +269,7 @@ impl Evaluator<'_> {
     }
 
     fn prediction(&self, ask: &Ask, response: &Response, letters: &Letters) -> Result<Prediction> {
-        let Ask { entry, format, rotation } = ask;
+        let Ask { entry, format, .. } = ask;
         let text = self.chat.tokenizer.decode(&response.ids, true)?;
         let n = entry.choices.len();
         let (verdict, logprobs) = match format {
@@ -260,25 +288,12 @@ impl Evaluator<'_> {
             }
         };
         Ok(Prediction {
-            id: entry.id.clone(),
-            subset: entry.subset.clone(),
-            source: entry.source.clone(),
-            group: entry.group.clone(),
-            video: entry.video(),
-            cluster: entry.cluster.clone(),
-            shown: None,
-            format: *format,
-            prompt: self.recipe.prompt,
-            rotation: (*rotation > 0).then_some(*rotation),
-            question: entry.question.clone(),
-            choices: entry.choices.clone(),
-            gold: entry.gold.clone(),
             response: text,
             extracted: verdict.extracted,
             correct: verdict.correct,
             grader: verdict.grader.to_owned(),
             letter_logprobs: logprobs,
-            n_video_tokens: 0,
+            ..Prediction::open(ask, self.recipe.prompt)
         })
     }
 }

@@ -122,5 +122,5 @@ fn videos(entry: &Entry) -> impl Iterator<Item = (&str, &Medium)> {
 fn too_few(entry: &Entry) -> Error {
     let what =
         format!("eval.controls: `wrong_video` finds too few other videos for `{}`", entry.id);
-    Error::input(what).help("leave it out, or raise data.split.test")
+    Error::input(what).of_key("eval.controls").help("leave it out, or raise data.split.test")
 }

@@ -105,8 +105,9 @@ impl Config {
     /// Where the file is missing, is no JSON, lacks a key or names another architecture.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let json: Value = read_json(&path)
-            .map_err(|e| e.help("model.path must be a checkpoint folder in hub layout"))?;
+        let json: Value = read_json(&path).map_err(|e| {
+            e.help("give a folder in hub layout: config.json, tokenizer, chat template, processor")
+        })?;
         Self::from_json(&json).map_err(|what| Error::input(format!("{}: {what}", path.display())))
     }
 

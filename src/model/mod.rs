@@ -1,5 +1,6 @@
 //! The model: architecture under the hub's names, adapters, and how weights get in and out.
 
+mod adapter_files;
 pub mod attention;
 pub mod config;
 pub mod cost;

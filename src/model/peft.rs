@@ -4,7 +4,7 @@
 //! Keys are written as transformers ≥ 4.52 names modules
 //! (`base_model.model.model.language_model.layers.0…`); the older spelling is read too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
@@ -15,15 +15,16 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::adapter_files::AdapterFiles;
 use super::config::Config;
-use super::host::{host, resident};
+use super::host::host;
 use super::linear::Linear;
 use super::lora::Lora;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
-use super::targets::{TIED, pattern, targets, whole};
+use super::targets::{pattern, targets, whole};
 use super::tensor_files::{HostTensors, TensorFiles, write_tensors};
-use super::weights::{hub_name, module_name, shapes, to_hub, transposed};
+use super::weights::{hub_name, module_name, skeleton, to_hub, transposed};
 use crate::error::{Error, Result};
 use crate::files::{self, json_error};
 use crate::recipe;
@@ -190,7 +191,7 @@ impl AdapterConfig {
 
     /// Rank and scale of the adapter of the layer with this hub name, which a pattern may spell
     /// either way.
-    fn of(&self, name: &str) -> (usize, f64) {
+    pub(super) fn of(&self, name: &str) -> (usize, f64) {
         let r = by_either(&self.rank_pattern, name).unwrap_or(self.r);
         let alpha = by_either(&self.alpha_pattern, name).unwrap_or(self.lora_alpha);
         (r, scaling(r, alpha, self.use_rslora))
@@ -254,38 +255,46 @@ fn scaling(r: usize, alpha: f64, rslora: bool) -> f64 {
     alpha / if rslora { r.sqrt() } else { r }
 }
 
+/// Hub name and `[i, o]` of each linear layer.
+fn linear_layers(model: &mut QwenVl) -> Vec<(String, [usize; 2])> {
+    let layers = model.linear_layers_mut().into_iter();
+    layers.map(|(name, layer)| (name, layer.shape())).collect()
+}
+
 /// Hub name and size of each tensor of the adapter that `recipe` asks for, from shapes alone.
 ///
 /// # Errors
-/// As [`attach`]; where the adapter to start from cannot be read.
+/// As [`attach`], or for an adapter to start from as [`check_fits`].
 pub fn sizes(recipe: &recipe::Lora, config: &Config) -> Result<Vec<(String, usize)>> {
-    if let Some(dir) = &recipe.from {
-        let files = TensorFiles::open([dir.join("adapter_model.safetensors")])?;
-        let adapter = files.names().filter(|name| name.contains(".lora_"));
-        let sizes = adapter.map(|name| {
-            let module = name.strip_prefix(PREFIX).unwrap_or(name);
-            (hub_name(module), files.shape(name).unwrap_or_default().iter().product())
-        });
-        return Ok(sizes.collect());
-    }
-    let mut layers = BTreeMap::new();
-    for (name, shape) in shapes(config)? {
-        let (Some(layer), [o, i]) = (name.strip_suffix(".weight"), &shape[..]) else { continue };
-        if layer != "model.embed_tokens" {
-            layers.insert(layer.to_owned(), [*o, *i]);
-        }
-    }
-    let names: Vec<String> = layers.keys().cloned().collect();
-    let (r, mut sizes) = (recipe.r, vec![]);
-    for layer in targets(recipe, &names)? {
-        let [o, i] = layers[&layer];
+    let layers = linear_layers(&mut skeleton(config)?);
+    let (ranks, use_dora) = if let Some(dir) = &recipe.from {
+        ranks(dir, &layers).map_err(|e| e.of_key("lora.from"))?
+    } else {
+        let names: Vec<String> = layers.iter().map(|(name, _)| name.clone()).collect();
+        let targets = targets(recipe, &names)?.into_iter();
+        (targets.map(|layer| (layer, recipe.r)).collect(), recipe.use_dora)
+    };
+    let mut sizes = vec![];
+    for (layer, [i, o]) in &layers {
+        let Some(r) = ranks.get(layer) else { continue };
         sizes.push((format!("{layer}.lora_A.weight"), r * i));
         sizes.push((format!("{layer}.lora_B.weight"), r * o));
-        if recipe.use_dora {
-            sizes.push((format!("{layer}.lora_magnitude_vector"), o));
+        if use_dora {
+            sizes.push((format!("{layer}.lora_magnitude_vector"), *o));
         }
     }
     Ok(sizes)
+}
+
+/// The rank of each of `layers` that the adapter in `dir` has, and whether it is DoRA.
+fn ranks(dir: &Path, layers: &[(String, [usize; 2])]) -> Result<(BTreeMap<String, usize>, bool)> {
+    let files = AdapterFiles::open(dir)?;
+    let fitted = files.fit(layers)?.into_keys();
+    let rank = |layer: String| {
+        let (r, _) = files.config.of(&layer);
+        (layer, r)
+    };
+    Ok((fitted.map(rank).collect(), files.config.use_dora))
 }
 
 /// Attaches new adapters to the layers that `recipe` names; returns how many.
@@ -313,122 +322,41 @@ pub fn attach(model: &mut QwenVl, recipe: &recipe::Lora, seed: u64) -> Result<us
 /// # Errors
 /// Where they are not.
 pub fn check(dir: &Path) -> Result<()> {
-    AdapterConfig::from_dir(dir)?;
-    TensorFiles::open([dir.join("adapter_model.safetensors")]).map(drop)
+    AdapterFiles::open(dir).map(drop)
+}
+
+/// Checks by its headers that an adapter has its place in a model of this shape.
+///
+/// # Errors
+/// Where a file is missing or malformed, or does not fit the model.
+pub fn check_fits(dir: &Path, config: &Config) -> Result<()> {
+    AdapterFiles::open(dir)?.fit(&linear_layers(&mut skeleton(config)?)).map(drop)
 }
 
 /// Attaches an adapter that PEFT (or this program) wrote; returns its configuration.
 ///
 /// # Errors
-/// Where a file is missing or malformed, or does not fit the model.
+/// As [`check_fits`], or where a head's weight, which PEFT saves beside its adapter, is another.
 pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfig> {
-    let config = AdapterConfig::from_dir(dir)?;
-    let path = dir.join("adapter_model.safetensors");
-    let files = TensorFiles::open([path.clone()])?;
-    let left = files.names().map(str::to_owned).collect();
-    let mut file = AdapterFile { files: &files, path: &path, left };
+    let files = AdapterFiles::open(dir)?;
+    let fitted = files.fit(&linear_layers(model))?;
     for (name, layer) in model.linear_layers_mut() {
-        let Some(lora) = layer_adapter(&mut file, &config, &name, layer, dropout)? else {
-            continue;
-        };
-        layer.lora = Some(lora);
-        // PEFT saves the weight of a head beside its adapter.
-        if let Some(key) = file.take(&name, "base_layer.weight")
-            && !is_weight(layer, &files, &key)?
+        let Some(keys) = fitted.get(&name) else { continue };
+        layer.lora = Some(files.lora(keys, &name, layer, dropout)?);
+        if let Some(key) = &keys.base
+            && !is_weight(layer, &files.tensors, key)?
         {
-            return Err(file.wrong(&format!("`{key}` is not the checkpoint's weight")).help(
-                "the adapter was made for another model, or changes this weight too: then merge it \
-                 in PEFT and take that checkpoint",
-            ));
+            return Err(files.other_weight(key));
         }
     }
-    match file.left.first() {
-        Some(name) => {
-            let error = file.wrong(&format!("`{name}` has no place in the model"));
-            let of_head = name.starts_with(&format!("{PREFIX}lm_head."));
-            Err(if of_head && model.lm_head.is_none() { error.help(TIED) } else { error })
-        }
-        None if files.names().next().is_none() => Err(file.wrong("the adapter is empty")),
-        None => Ok(config),
-    }
-}
-
-/// An adapter's tensors, each to be taken once.
-struct AdapterFile<'a> {
-    files: &'a TensorFiles,
-    path: &'a Path,
-    left: BTreeSet<String>,
-}
-
-impl AdapterFile<'_> {
-    /// Name of what `layer`, a hub name, has as `part`, in either spelling; none where that is not
-    /// there, or taken.
-    fn take(&mut self, layer: &str, part: &str) -> Option<String> {
-        let spelling = |module: &str| format!("{PREFIX}{module}.{part}");
-        let keys = [spelling(&module_name(layer)), spelling(layer)];
-        keys.into_iter().find(|key| self.left.remove(key))
-    }
-
-    /// The numbers of what [`take`](Self::take) finds, which has to be of `shape`.
-    fn tensor(&mut self, layer: &str, part: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
-        let Some(key) = self.take(layer, part) else { return Ok(None) };
-        let (values, found) = self.files.f32(&key)?;
-        match found == shape {
-            true => Ok(Some(values)),
-            false => Err(self.wrong(&format!("`{key}` is {found:?}, the model wants {shape:?}"))),
-        }
-    }
-
-    fn wrong(&self, what: &str) -> Error {
-        Error::input(format!("{}: {what}", self.path.display()))
-            .help("the adapter was made for another model")
-    }
-}
-
-/// The adapter that `file` has for `layer`, of this hub name; none where it has none.
-fn layer_adapter(
-    file: &mut AdapterFile,
-    config: &AdapterConfig,
-    name: &str,
-    layer: &Linear,
-    dropout: f64,
-) -> Result<Option<Lora>> {
-    let ([i, o], device) = (layer.shape(), layer.weight.val().device().inner());
-    let (r, scaling) = config.of(name);
-    let a = file.tensor(name, "lora_A.weight", &[r, i])?;
-    let b = file.tensor(name, "lora_B.weight", &[o, r])?;
-    let magnitude = file.tensor(name, "lora_magnitude_vector", &[o])?;
-    let matrix = |values: Vec<f32>, [rows, columns]: [usize; 2]| {
-        let data = TensorData::new(transposed(&values, rows, columns), [columns, rows]);
-        resident(data, &device, DType::F32)
-    };
-    let lora = match (a, b) {
-        (Some(a), Some(b)) => {
-            Lora::from_tensors(matrix(a, [r, i]), matrix(b, [o, r]), scaling, dropout)
-        }
-        (None, None) => return Ok(None),
-        _ => return Err(file.wrong(&format!("`{name}` has only one of lora_A and lora_B"))),
-    };
-    match (magnitude, config.use_dora) {
-        (Some(values), true) => {
-            let magnitude = resident(TensorData::from(&values[..]), &device, DType::F32);
-            Ok(Some(lora.with_magnitude(layer, Some(magnitude))))
-        }
-        (None, false) => Ok(Some(lora)),
-        _ => Err(file.wrong(&format!(
-            "`{name}` and `use_dora` of adapter_config.json do not agree on lora_magnitude_vector"
-        ))),
-    }
+    Ok(files.config)
 }
 
 /// Whether the tensor `key` is the weight of `layer`, as far as the types tell in which the file and
 /// the model hold them.
 fn is_weight(layer: &Linear, files: &TensorFiles, key: &str) -> Result<bool> {
     let ([i, o], weight) = (layer.shape(), layer.weight.val());
-    let (values, shape) = files.f32(key)?;
-    if shape != [o, i] {
-        return Ok(false);
-    }
+    let (values, _) = files.f32(key)?;
     let stored = match files.outline(key)?.dtype {
         Dtype::BF16 => DType::BF16,
         Dtype::F16 => DType::F16,

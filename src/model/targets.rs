@@ -28,6 +28,9 @@ fn layer_prefix(part: Part) -> &'static str {
     }
 }
 
+/// The key that names layers.
+const TARGETS: &str = "lora.target_modules";
+
 /// What `target_modules` may be.
 const A_TARGET: &str = "\"all-linear\", or names such as [\"q_proj\", \"v_proj\"]";
 
@@ -78,7 +81,8 @@ pub(super) fn whole(pattern: &str) -> Result<Regex, regex::Error> {
 fn matcher(recipe: &recipe::Lora) -> Result<Regex> {
     whole(&pattern(recipe)).map_err(|e| {
         let reason = e.to_string().lines().last().unwrap_or_default().to_owned();
-        Error::input(format!("`lora.target_modules`: not a regular expression: {reason}"))
+        let what = format!("`lora.target_modules`: not a regular expression: {reason}");
+        Error::input(what).of_key(TARGETS)
     })
 }
 
@@ -91,7 +95,8 @@ pub(super) fn targets(recipe: &recipe::Lora, layers: &[String]) -> Result<BTreeS
         Ok(found.cloned().collect())
     };
     let none = |pattern: &str| {
-        Error::input(format!("`lora.target_modules`: `{pattern}` matches no linear layer"))
+        let what = format!("`lora.target_modules`: `{pattern}` matches no linear layer");
+        Error::input(what).of_key(TARGETS)
     };
     let fix = |recipe: &recipe::Lora| -> Result<&'static str> {
         Ok(if matcher(recipe)?.is_match("lm_head") { TIED } else { A_TARGET })

@@ -169,6 +169,26 @@ impl Found<'_> {
         end - start
     }
 
+    /// Checks that the tensor, called `name`, has this shape.
+    pub(super) fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let (path, found) = (self.shard.path.display(), &self.info.shape);
+        match found == shape {
+            true => Ok(()),
+            false => Err(Error::input(format!(
+                "{path}: `{name}` is {found:?}, the model wants {shape:?}"
+            ))
+            .help("config.json and the weights come from different models")),
+        }
+    }
+
+    /// Checks that the tensor, called `name`, is of a type that can be loaded.
+    pub(super) fn check_type(&self, name: &str) -> Result<()> {
+        match self.info.dtype {
+            Dtype::F32 | Dtype::BF16 | Dtype::F16 => Ok(()),
+            other => Err(wrong_type(&self.shard.path, name, other)),
+        }
+    }
+
     pub(super) fn bytes(&self) -> Result<Vec<u8>> {
         self.piece(0..self.len())
     }

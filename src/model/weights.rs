@@ -54,7 +54,7 @@ enum Source<'a> {
     Nothing,
 }
 
-/// Hands out tensors by hub name, checks their shapes and keeps count.
+/// Hands out tensors by hub name and keeps count.
 struct Loader<'a> {
     source: Source<'a>,
     dtype: DType,
@@ -67,18 +67,31 @@ struct Loader<'a> {
 /// `dtype` is the type of weights and activations, whatever the files hold.
 ///
 /// # Errors
-/// Where a tensor is missing, has another shape than `config` says, or is left over, or where
-/// `config` ties two that differ.
+/// As [`check`], or where `config` ties two that differ.
 pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device) -> Result<QwenVl> {
+    check(config, files)?;
     if config.tie_word_embeddings {
         check_tied(files)?;
     }
-    let mut loader = Loader { source: Source::Files(files), dtype, device, taken: BTreeMap::new() };
-    let model = loader.model(config)?;
+    Loader { source: Source::Files(files), dtype, device, taken: BTreeMap::new() }.model(config)
+}
+
+/// Checks by their headers that `files` hold the tensors of a model.
+///
+/// # Errors
+/// Where one is missing, has another shape than `config` says, a type that cannot be loaded, or is
+/// left over.
+pub fn check(config: &Config, files: &TensorFiles) -> Result<()> {
+    let shapes = shapes(config)?;
+    for (name, shape) in &shapes {
+        let found = files.find(name)?;
+        found.check_shape(name, shape)?;
+        found.check_type(name)?;
+    }
     let ignored =
         |name: &str| name.ends_with(".inv_freq") || (config.tie_word_embeddings && name == LM_HEAD);
-    let left_over = files.names().find(|name| !loader.taken.contains_key(*name) && !ignored(name));
-    let Some(name) = left_over else { return Ok(model) };
+    let left_over = files.names().find(|name| !shapes.contains_key(*name) && !ignored(name));
+    let Some(name) = left_over else { return Ok(()) };
     let Found { shard, info } = files.find(name)?;
     let what = format!("`{name}` is {:?}, and config.json has no place for it", info.shape);
     Err(Error::input(format!("{}: {what}", shard.path.display()))
@@ -135,14 +148,6 @@ impl Loader<'_> {
             Source::Nothing => Tensor::<D>::zeros([1; D], self.device).expand(as_shape),
             Source::Files(files) => {
                 let found = files.find(name)?;
-                if found.info.shape != shape {
-                    return Err(Error::input(format!(
-                        "{}: `{name}` is {:?}, the model wants {shape:?}",
-                        found.shard.path.display(),
-                        found.info.shape
-                    ))
-                    .help("config.json and the weights come from different models"));
-                }
                 let bytes = found.bytes()?;
                 let data = match found.info.dtype {
                     Dtype::F32 => matrix(bytes, f32::from_le_bytes, as_shape, transpose),

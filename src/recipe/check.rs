@@ -9,7 +9,7 @@ use super::{
 };
 use crate::data::hub::{Kind, Repo};
 use crate::data::vlm4d::{Format, PromptStyle};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Whether a value can be; where it stands, what is wrong with it and how to fix it.
 struct Check {
@@ -139,6 +139,7 @@ impl Lora {
                 "empty",
                 "[\"language\"], and vision, merger where wanted",
             ),
+            once(self.scope.as_deref().unwrap_or_default(), &["lora", "scope"]),
             check(
                 self.scope.is_none() || !self.target_modules.is_regex(),
                 &["lora", "scope"],
@@ -203,6 +204,7 @@ impl Train {
             check(self.keep_last >= 1, &["train", "keep_last"], self.keep_last, COUNT),
             check(self.eval_steps != Some(0), &["train", "eval_steps"], 0, COUNT),
             check(self.patience != Some(0), &["train", "patience"], 0, COUNT),
+            once(self.freeze.as_deref().unwrap_or_default(), &["train", "freeze"]),
         ]
     }
 }
@@ -229,7 +231,7 @@ impl Recipe {
     /// A part's own learning rate only has a meaning where the part is trained.
     fn rate_checks(&self) -> Vec<Check> {
         let trained = |part| match &self.lora {
-            // Which parts these layers are in is seen when the checkpoint is there.
+            // Which parts these layers are in is seen in the checkpoint.
             Some(lora) if lora.from.is_some() || lora.target_modules.is_regex() => true,
             Some(lora) => lora.scope().contains(&part),
             None => !self.train.frozen().contains(&part),
@@ -378,7 +380,10 @@ impl Source<'_> {
         checks.extend(recipe.lora.iter().flat_map(Lora::checks));
         match checks.into_iter().find(|check| !check.ok) {
             None => Ok(()),
-            Some(wrong) => Err(self.error_at_key(wrong.keys, &wrong.what, wrong.help)),
+            Some(Check { keys, what, help, .. }) => {
+                let place = self.place_of_key(keys.iter().copied());
+                Err(Error::input(what).at(&place).help(help))
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ pub use self::lora::{Lora, TargetModules};
 pub use self::model::{Dtype, Model, Part};
 use self::source::Source;
 pub use self::train::{Best, Loss, Schedule, Train};
-pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing};
+pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing, is_of_training};
 pub use self::video::Video;
 use crate::error::{Error, Result};
 use crate::files::read_text;
@@ -109,6 +109,20 @@ impl Recipe {
         Self::from_text(&text, &name)
     }
 
+    /// `error` of the recipe at `path`, with the line of its key where it is known; else, where it is
+    /// one of `several` recipes, with its path.
+    pub fn told_of(path: &Path, error: Error, several: bool) -> Error {
+        let name = path.display().to_string();
+        match (error.key(), read_text(path)) {
+            (Some(key), Ok(text)) => {
+                let place = Source { text: &text, name: &name }.place_of_key(key.split('.'));
+                error.at(&place)
+            }
+            _ if several && !error.what().starts_with(&name) => error.at(&name),
+            _ => error,
+        }
+    }
+
     /// Reads the recipe that a run in `dir` keeps: its values were checked when it began.
     ///
     /// # Errors
@@ -129,6 +143,7 @@ impl Recipe {
     pub fn from_text(text: &str, name: &str) -> Result<Self> {
         let source = Source { text, name };
         let recipe = source.parse()?;
+        source.check_whole_numbers()?;
         source.check(&recipe)?;
         Ok(recipe)
     }

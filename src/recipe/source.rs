@@ -14,15 +14,26 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     fn at(&self, offset: usize, what: &str) -> Error {
+        Error::input(what).at(&self.place(offset))
+    }
+
+    /// `path:line:col` of a byte of the text.
+    fn place(&self, offset: usize) -> String {
         let before = &self.text[..offset.min(self.text.len())];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        Error::input(format!("{}:{line}:{column}: {what}", self.name))
+        format!("{}:{line}:{column}", self.name)
     }
 
     /// The recipe as it is written.
     pub(super) fn parse(&self) -> Result<Recipe> {
         toml::from_str(self.text).map_err(|e| self.parse_error(&e))
+    }
+
+    /// Whole numbers have 64 bits and a sign in TOML, and what a larger one was written into could
+    /// not be read again.
+    pub(super) fn check_whole_numbers(&self) -> Result<()> {
+        toml::from_str::<toml::Table>(self.text).map(drop).map_err(|e| self.parse_error(&e))
     }
 
     /// The parser's error in our words.
@@ -44,14 +55,14 @@ impl Source<'_> {
         self.at(offset, &in_plain_words(message))
     }
 
-    /// Points at the deepest of `keys` that the text has.
-    pub(super) fn error_at_key(&self, keys: &[&str], what: &str, help: &str) -> Error {
+    /// `path:line:col` of the deepest of `keys` that the text has.
+    pub(super) fn place_of_key<'k>(&self, keys: impl IntoIterator<Item = &'k str>) -> String {
         let root = DeTable::parse(self.text).ok();
         let mut offset = 0;
         let mut table = root.as_ref().map(Spanned::get_ref);
         for key in keys {
             let Some((name, value)) =
-                table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key))
+                table.and_then(|t| t.iter().find(|(k, _)| *k.get_ref() == key))
             else {
                 break;
             };
@@ -61,15 +72,16 @@ impl Source<'_> {
                 _ => None,
             };
         }
-        self.at(offset, what).help(help)
+        self.place(offset)
     }
 }
 
-/// The nearest of `options`, or all of them.
+/// The nearest of `options`, which are in small letters, or all of them.
 fn suggestion(word: &str, options: &[&str]) -> String {
-    let nearest = options.iter().min_by_key(|option| strsim::damerau_levenshtein(word, option));
-    match nearest {
-        Some(option) if strsim::damerau_levenshtein(word, option) <= 1 + word.len() / 3 => {
+    let word = word.to_lowercase();
+    let distance = |option: &str| strsim::damerau_levenshtein(&word, option);
+    match options.iter().min_by_key(|option| distance(option)) {
+        Some(option) if distance(option) <= 1 + word.len() / 3 => {
             format!("did you mean `{option}`?")
         }
         _ => format!(
@@ -89,6 +101,10 @@ fn in_plain_words(message: &str) -> String {
         (
             "data did not match any variant of untagged enum MaxQuestions",
             "`max_questions` must be a number, or numbers by subset: { real = 400 }",
+        ),
+        (
+            "u64 value was too large",
+            "the whole number is more than 9223372036854775807, TOML's largest",
         ),
         ("invalid type: ", "not "),
         ("invalid value: ", "not "),

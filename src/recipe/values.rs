@@ -27,6 +27,13 @@ const NO_RESULT: [&str; 11] = [
 /// that was stopped may go on with another value.
 pub const MAY_CHANGE: [&str; 3] = ["train.recompute", "eval.batch_size", "eval.judge.url"];
 
+/// Whether `key` matters in training alone: what a model answers does not depend on it.
+pub fn is_of_training(key: &str) -> bool {
+    let tables = ["lora.", "train."];
+    let of_samples = ["data.formats", "data.mirror", "data.shuffle_choices"];
+    tables.iter().any(|table| key.starts_with(table)) || of_samples.contains(&key)
+}
+
 /// Keys that follow from others where they are not set.
 pub const FOLLOWS: [&str; 7] = [
     "data.split.seed",

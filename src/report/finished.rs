@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::split;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
-use crate::eval::predict::{self, Prediction};
+use crate::eval::predict::{self, Ask, Prediction};
 use crate::eval::rounds::CIRCULAR;
 use crate::files;
 use crate::model::peft;
@@ -78,6 +78,13 @@ impl Finished {
         }
         let limited = split::limited(dir, &recipe)?;
         Ok(Self { dir: dir.to_owned(), recipe, before, after, limited })
+    }
+
+    /// The run of `recipe` into `dir` before it starts: with its test questions, not answered yet.
+    pub fn expected(dir: PathBuf, recipe: Recipe, asks: &[Ask]) -> Self {
+        let open = |ask: &Ask| Prediction::open(ask, recipe.eval.prompt);
+        let before: Vec<Prediction> = asks.iter().map(open).collect();
+        Self { dir, recipe, after: before.clone(), before }
     }
 
     /// Checks that what was trained is there, and whole.

@@ -42,10 +42,11 @@ pub fn evaluation(
             .help("give an evaluation a folder of its own with --out"));
     }
     adopt_pins(&mut recipe, &dir)?;
-    let finished = is_finished(&dir, &recipe)?;
+    let purpose = Purpose::Evaluation(adapter.as_deref());
+    let finished = is_finished(&dir, &recipe, purpose)?;
     files::check_writable(&dir)?;
     let early = dir.exists().then(|| files::lock(&dir)).transpose()?;
-    let (model, prepared) = prepare(recipe, Purpose::Evaluation(adapter.as_deref()), terminal)?;
+    let (model, prepared) = prepare(recipe, purpose, terminal)?;
     if prepared.rounds.iter().all(|round| round.asks.is_empty()) {
         return Err(Error::input("there is nothing to ask: the test set is empty")
             .help("raise data.split.test, or check data.test and eval.formats"));

@@ -3,6 +3,7 @@
 //! All input is read and checked before the run's folder is made. What a run has already written
 //! is not done again: started once more, it goes on from its last checkpoint.
 
+mod check;
 mod encoder;
 mod evaluation;
 mod out_of_memory;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
+pub use self::check::check;
 pub use self::evaluation::evaluation;
 pub use self::out_of_memory::explained;
 use self::prepare::{Prepared, Purpose, adopt_adapter, prepare};
@@ -26,15 +28,13 @@ use self::train::train;
 use crate::data::entry;
 use crate::data::hub::Repo;
 use crate::data::split::Split;
-use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::eval::metrics::overall;
 use crate::eval::predict::Prediction;
-use crate::files::{self, absolute};
+use crate::files;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
-use crate::places;
 use crate::recipe::{FOLLOWS, MAY_CHANGE, Recipe, differing};
 use crate::report::data;
 use crate::report::finished::Finished;
@@ -54,48 +54,6 @@ pub fn folder(runs: &Path, recipe: &Path) -> PathBuf {
     runs.join(relative)
 }
 
-/// Checks the recipe at `path` as far as that goes before the `earlier` runs, of which it may take
-/// something, are done: what it names on this machine, and whether its folder is free. Returns that
-/// folder.
-///
-/// # Errors
-/// Wrong input.
-pub fn check(
-    path: &Path,
-    runs: &Path,
-    earlier: &BTreeMap<PathBuf, &PathBuf>,
-    terminal: &Terminal,
-) -> Result<PathBuf> {
-    let mut recipe = Recipe::from_file(path)?;
-    let dir = folder(runs, path);
-    let is_made = |place: &Path| {
-        !place.exists() && earlier.keys().any(|dir| absolute(place).starts_with(absolute(dir)))
-    };
-    let from = recipe.lora.as_ref().and_then(|lora| lora.from.clone());
-    if !from.is_some_and(|from| is_made(&from)) {
-        adopt_adapter(&mut recipe)?;
-        adopt_pins(&mut recipe, &dir)?;
-        if is_finished(&dir, &recipe)? && whole(&dir).is_some() {
-            return Ok(dir);
-        }
-        files::check_writable(&dir)?;
-    }
-    device::choose(&recipe.model)?;
-    let here = |path: &str| Repo::parse(path).is_none() && !is_made(Path::new(path));
-    let checkpoint = match here(&recipe.model.path) {
-        true => {
-            let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
-            Some(prepare::read_checkpoint(&place.dir, &recipe)?)
-        }
-        false => None,
-    };
-    let split = recipe.data.split.file.as_ref();
-    if here(&recipe.data.path) && !split.is_some_and(|file| is_made(file)) {
-        prepare::check_data(&recipe, checkpoint, terminal)?;
-    }
-    Ok(dir)
-}
-
 /// Runs the recipe at `path`; its folder goes under `runs`. Returns the folder.
 ///
 /// # Errors
@@ -107,7 +65,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     adopt_pins(&mut recipe, &dir)?;
     terminal.line(&format!("{} → {}", path.display(), dir.display()));
     note.iter().for_each(|note| terminal.note(note));
-    if is_finished(&dir, &recipe)? {
+    if is_finished(&dir, &recipe, Purpose::Run)? {
         if let Some(finished) = whole(&dir) {
             terminal.line("done before; its results:");
             terminal::results(&finished, terminal);
@@ -172,21 +130,26 @@ fn save(prepared: &Prepared, trained: &QwenVl, dir: &Path) -> Result<String> {
     Ok(format!("{name} {}", to.display()))
 }
 
-/// Whether `dir` holds the finished run of just this recipe.
-fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
+/// Whether `dir` holds what `purpose` has made of just this recipe, finished.
+fn is_finished(dir: &Path, recipe: &Recipe, purpose: Purpose) -> Result<bool> {
+    let (kind, help) = match purpose {
+        Purpose::Run => ("a run", "move that folder away, or give another root with --runs"),
+        Purpose::Evaluation(_) => {
+            ("an evaluation", "give another folder with --out, or move that one away")
+        }
+    };
+    let holds = format!("{}: holds {kind}", dir.display());
     if !dir.join("recipe.toml").exists() {
         let begun = ["before", "checkpoints", "predictions.jsonl"];
         if begun.iter().any(|part| dir.join(part).exists()) {
-            let what = format!("{}: holds a run without recipe.toml", dir.display());
-            return Err(
-                Error::input(what).help("put that back, or move the folder away to start anew")
-            );
+            return Err(Error::input(format!("{holds} without recipe.toml"))
+                .help("put that back, or move the folder away to start anew"));
         }
         return Ok(false);
     }
     let (then, now) = (Recipe::of_run(dir)?.values()?, recipe.values()?);
     let mut differing: Vec<String> = differing(&[&then, &now]).into_iter().collect();
-    differing.retain(|key| !MAY_CHANGE.contains(&&**key));
+    differing.retain(|key| purpose.depends_on(key) && !MAY_CHANGE.contains(&&**key));
     if !differing.is_empty() {
         // What was written comes before what follows from it.
         differing.sort_by_key(|key| FOLLOWS.contains(&&**key));
@@ -195,9 +158,8 @@ fn is_finished(dir: &Path, recipe: &Recipe) -> Result<bool> {
             format!("`{key}` is {then} there and {now} here")
         };
         let told: Vec<String> = differing.iter().map(told).collect();
-        let (dir, told) = (dir.display(), told.join(", "));
-        return Err(Error::input(format!("{dir}: holds a run of another recipe: {told}"))
-            .help("move that folder away, or give another root with --runs"));
+        let what = format!("{holds} of another recipe: {}", told.join(", "));
+        return Err(Error::input(what).help(help));
     }
     Ok(dir.join("report.md").exists())
 }

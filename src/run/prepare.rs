@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
+use super::check::counts;
 use super::encoder::{Encoder, Examples, Grids, outlines};
 use super::questions::Questions;
 use crate::data::cache::Cache;
@@ -15,6 +16,7 @@ use crate::data::split::Split;
 use crate::data::stats::Stats;
 use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
+use crate::eval::judge;
 use crate::eval::predict::Evaluator;
 use crate::eval::rounds::Round;
 use crate::features::Videos;
@@ -26,7 +28,7 @@ use crate::model::qwen_vl::QwenVl;
 use crate::model::tensor_files::TensorFiles;
 use crate::model::weights;
 use crate::places::{self, Place};
-use crate::recipe::{Provenance, Recipe};
+use crate::recipe::{Provenance, Recipe, is_of_training};
 use crate::report::terminal::{self, Terminal};
 
 /// Everything that is read before a run starts, but the model.
@@ -75,6 +77,20 @@ pub enum Purpose<'a> {
 }
 
 impl<'a> Purpose<'a> {
+    /// Whether the result depends on the recipe's `key`; the adapter that is asked has a hash.
+    pub fn depends_on(self, key: &str) -> bool {
+        matches!(self, Self::Run) || !is_of_training(key)
+    }
+
+    /// Checks from shapes alone what it has of adapters and learning rates.
+    fn check(self, recipe: &Recipe, config: &Config) -> Result<()> {
+        match self {
+            Self::Run => counts(recipe, config).map(drop),
+            Self::Evaluation(Some(dir)) => check_adapter(dir, config),
+            Self::Evaluation(None) => Ok(()),
+        }
+    }
+
     /// The adapter that is read, where there is one.
     fn adapter(self, recipe: &'a Recipe) -> Option<&'a Path> {
         match self {
@@ -90,12 +106,14 @@ pub fn prepare(
     terminal: &Terminal,
 ) -> Result<(QwenVl, Prepared)> {
     let chosen = device::choose(&recipe.model)?;
+    judge::check(&recipe.eval.judge)?;
     if let Some(note) = &chosen.note {
         terminal.note(note);
     }
     let Place { dir: checkpoint, path, .. } = places::checkpoint(&recipe.model.path, terminal)?;
     recipe.model.path = path;
     let (config, chat, reader) = read_checkpoint(&checkpoint, &recipe)?;
+    purpose.check(&recipe, &config)?;
     let questions = Questions::read(&recipe, matches!(purpose, Purpose::Run), terminal)?;
     recipe.data.path.clone_from(&questions.path);
     let (outlined, _) = outlines(&reader, &questions.dir, &questions.shown, terminal)?;
@@ -196,17 +214,18 @@ pub fn read_checkpoint(checkpoint: &Path, recipe: &Recipe) -> Result<(Config, Ch
 }
 
 /// Checks the questions of a recipe whose data are on this machine, and what they show, and that they
-/// fit the model where its `checkpoint` is here too.
+/// fit the model where its `checkpoint` is here too. Returns the questions.
 pub fn check_data(
     recipe: &Recipe,
     checkpoint: Option<(Config, Chat, Reader)>,
     terminal: &Terminal,
-) -> Result<()> {
+) -> Result<Questions> {
     let questions = Questions::read(recipe, true, terminal)?;
-    let Some((config, chat, reader)) = checkpoint else { return Ok(()) };
+    let Some((config, chat, reader)) = checkpoint else { return Ok(questions) };
     let (grids, _) = outlines(&reader, &questions.dir, &questions.shown, terminal)?;
     let encoder = Encoder { recipe, config: &config, chat: &chat, grids: &grids, terminal };
-    encoder.all(&questions).map(drop)
+    encoder.all(&questions)?;
+    Ok(questions)
 }
 
 /// An adapter to start from decides rank, scale, kind and layers, whatever the recipe says; returns
@@ -214,7 +233,7 @@ pub fn check_data(
 pub fn adopt_adapter(recipe: &mut Recipe) -> Result<Option<String>> {
     let Some(lora) = &mut recipe.lora else { return Ok(None) };
     let Some(dir) = &lora.from else { return Ok(None) };
-    let adapter = AdapterConfig::from_dir(dir)?;
+    let adapter = AdapterConfig::from_dir(dir).map_err(|e| e.of_key("lora.from"))?;
     (lora.r, lora.alpha) = (adapter.r, Some(adapter.lora_alpha));
     (lora.use_rslora, lora.use_dora) = (adapter.use_rslora, adapter.use_dora);
     lora.scope = None;
@@ -241,10 +260,6 @@ fn load(
     chosen: &Chosen,
     terminal: &Terminal,
 ) -> Result<(QwenVl, Option<AdapterConfig>)> {
-    // What is wrong with the adapter is told before the checkpoint is read.
-    if let Purpose::Evaluation(Some(dir)) = purpose {
-        check_adapter(dir)?;
-    }
     let files = TensorFiles::from_dir(checkpoint)?;
     let mut model = weights::load(config, &files, chosen.dtype, &chosen.device)?;
     let (model, adapter) = match purpose {
@@ -278,12 +293,12 @@ fn adapt(mut model: QwenVl, recipe: &Recipe) -> Result<(QwenVl, Option<AdapterCo
     Ok((model, Some(adapter)))
 }
 
-fn check_adapter(dir: &Path) -> Result<()> {
+fn check_adapter(dir: &Path, config: &Config) -> Result<()> {
     if dir.join("config.json").is_file() && !dir.join("adapter_config.json").is_file() {
         return Err(Error::input(format!("{}: is a checkpoint, no adapter", dir.display()))
             .help("give it as model.path of the recipe"));
     }
-    AdapterConfig::from_dir(dir).map(drop)
+    peft::check_fits(dir, config)
 }
 
 /// Tokens that end a response: `generation_config.json`'s, else the tokenizer's.

@@ -126,7 +126,7 @@ impl Questions {
 fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<(Parts, Vec<String>)> {
     let shares = &recipe.data.split;
     let (mut split, notes) = if let Some(file) = &shares.file {
-        split::read(file, entries)?
+        split::read(file, entries).map_err(|e| e.of_key("data.split.file"))?
     } else {
         let seed = recipe.split_seed();
         (split::split(entries, seed, shares.test, shares.val, shares.by)?, vec![])
@@ -153,6 +153,7 @@ fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<(Parts, Vec<String>)> {
     let (train, val, test) = (of(&train), of(&val), of(&test));
     if let (Some(file), true) = (&shares.file, val.is_empty() && recipe.train.is_validated()) {
         return Err(Error::input(format!("{}: holds nothing back to validate", file.display()))
+            .of_key("data.split.file")
             .help("leave train.best, patience and eval_steps out, or take a split with `val`"));
     }
     Ok((Parts { split, train, val, test }, notes))
@@ -181,13 +182,14 @@ fn plan_samples(recipe: &Recipe, entries: &[Entry]) -> Result<Samples> {
     let augment = Augment { seed: recipe.seed, shuffle_choices, mirror };
     if shuffle_choices && entries.iter().all(|entry| entry.choices.is_empty()) {
         return Err(Error::input("data.shuffle_choices: no training question has choices")
+            .of_key("data.shuffle_choices")
             .help("leave it out: a data set of conversations has no choices to put in order"));
     }
     let per_epoch = entries.iter().map(|entry| entry.formats(&data.formats).len()).sum();
     if per_epoch == 0 {
-        return Err(
-            Error::input("there is nothing to train on").help("check data.train and data.split")
-        );
+        return Err(Error::input("there is nothing to train on")
+            .of_key("data.train")
+            .help("check data.train and data.split"));
     }
     let course = Course::new(&recipe.train, per_epoch);
     let epochs = course.steps.div_ceil(course.steps_per_epoch);

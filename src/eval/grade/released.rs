@@ -24,8 +24,9 @@ pub struct Released {
     /// Letter → text; empty in a freeform file. Integers become text.
     #[serde(default, deserialize_with = "choices")]
     pub choices: BTreeMap<String, String>,
-    /// What the model said; empty where it said nothing.
-    #[serde(default, deserialize_with = "text_or_nothing")]
+    /// What the model said; null or empty where it said nothing. A file without the key has no
+    /// answers to grade.
+    #[serde(deserialize_with = "text_or_nothing")]
     pub response: Option<String>,
     /// The right choice's text.
     #[serde(alias = "answer", deserialize_with = "text")]
@@ -59,7 +60,7 @@ fn choices<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String
     Ok(values.into_iter().map(|(k, v)| (k, as_text(v).unwrap_or_default())).collect())
 }
 
-/// A graded item, as one line of the output.
+/// A graded item, as the output has it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Graded {
     /// As in the file.
@@ -159,6 +160,10 @@ fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     read_json(path).map_err(|e| e.help("the file must be a JSON array in VLM4D's format"))
 }
 
+/// What a file of answers is.
+const ANSWERS: &str = "the file must be a JSON array of objects with `id`, `question`, `choices`, \
+                       `response` and `ground_truth_answer`";
+
 /// Grades a file in VLM4D's released-output format. Items without `choices` are freeform. The
 /// column of an item comes from `questions`; without them from the names of the file and its
 /// folder, which in the release begin with `real` or `synthetic`.
@@ -167,7 +172,7 @@ fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 /// If the file cannot be read or is not in that format, an answer is none of its choices, or these
 /// have no letters in order.
 pub fn grade_file(path: &Path, questions: Option<&Questions>) -> Result<GradedFile> {
-    let released: Vec<Released> = read_list(path)?;
+    let released: Vec<Released> = read_list(path).map_err(|e| e.help(ANSWERS))?;
     let subset = subset(path);
     let items: Result<Vec<Graded>> = released
         .into_iter()
@@ -221,12 +226,21 @@ fn subset(path: &Path) -> Option<&'static str> {
     })
 }
 
-/// One JSON object per item: `id`, `response`, `extracted`, `correct`, `grader`.
+/// A graded item and the file that it comes from: ids are unique within one.
+#[derive(Serialize)]
+struct Line<'a> {
+    file: &'a str,
+    #[serde(flatten)]
+    item: &'a Graded,
+}
+
+/// One JSON object per item: `file`, `id`, `response`, `extracted`, `correct`, `grader`.
 ///
 /// # Errors
 /// If an item cannot be written as JSON, which no input causes.
-pub fn jsonl(file: &GradedFile) -> Result<String> {
-    json_lines(&file.items)
+pub fn jsonl(graded: &GradedFile) -> Result<String> {
+    let lines = graded.items.iter().map(|item| Line { file: &graded.path, item });
+    json_lines(&lines.collect::<Vec<_>>())
 }
 
 /// VLM4D's columns, in percent with the number of questions, a row per model and prompt (its real

@@ -22,7 +22,7 @@ use crate::data::chat::Chat;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
 use crate::model::qwen_vl::QwenVl;
-use crate::recipe::{JudgeKind, Recipe};
+use crate::recipe::{Judge as Config, JudgeKind, Recipe};
 
 /// What is judged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,17 @@ pub struct Cost {
     pub completion_tokens: u64,
     /// In the currency of the recipe's prices; none where it has none.
     pub price: Option<f64>,
+}
+
+/// Checks what `judge` needs beside the checkpoint.
+///
+/// # Errors
+/// Where the key for the endpoint is missing.
+pub fn check(judge: &Config) -> Result<()> {
+    match judge.kind {
+        JudgeKind::Openai => OpenAi::new(judge).map(drop),
+        JudgeKind::Rules | JudgeKind::Base => Ok(()),
+    }
 }
 
 /// Who judges.

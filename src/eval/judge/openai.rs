@@ -88,6 +88,7 @@ impl OpenAi {
         let key = std::env::var(&config.key_env).ok().filter(|key| !key.trim().is_empty());
         if key.is_none() && url == OPENAI {
             return Err(Error::input(format!("eval.judge: {} is not set", config.key_env))
+                .of_key("eval.judge")
                 .help("put the endpoint's key into that variable, or name another by `key_env`"));
         }
         let agent = Agent::config_builder()

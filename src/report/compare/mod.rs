@@ -198,6 +198,17 @@ fn runs_below(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Checks that `runs`, finished or not begun yet, can be compared in the end.
+///
+/// # Errors
+/// Where they are not tested on the same questions.
+pub fn check(runs: &[Finished]) -> Result<()> {
+    questions::check(&rows(runs)?).map_err(|e| {
+        let fix = e.fix().unwrap_or_default().to_owned();
+        e.help(format!("{fix}; or start the recipes one by one, which compares nothing"))
+    })
+}
+
 impl Comparison {
     /// Compares `runs`.
     ///

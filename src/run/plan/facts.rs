@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use crate::device;
 use crate::error::Result;
+use crate::eval::judge;
 use crate::eval::predict::groups;
 use crate::eval::rounds::Round;
 use crate::model::config::Config;
 use crate::model::parameters::PartCount;
-use crate::model::peft;
 use crate::model::rope::MediaGrid;
-use crate::model::weights;
 use crate::number::thousands;
 use crate::places;
 use crate::recipe::{Part, Recipe};
 use crate::report::terminal::{self, Terminal};
+use crate::run::check::{check_weights, counts};
 use crate::run::encoder::{Encoder, Examples, held_back, outlines, smaller};
 use crate::run::prepare::read_checkpoint;
 use crate::run::questions::Questions;
@@ -76,11 +76,12 @@ pub struct Facts {
 
 pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let (on_cpu, dtype) = device::planned(&recipe.model)?;
+    judge::check(&recipe.eval.judge)?;
     let place = places::checkpoint_without_weights(&recipe.model.path, terminal)?;
     recipe.model.path = place.path;
     let (config, chat, reader) = read_checkpoint(&place.dir, &recipe)?;
-    let questions = Questions::read(&recipe, true, terminal)?;
     let counts = counts(&recipe, &config)?;
+    let questions = Questions::read(&recipe, true, terminal)?;
     let device = if on_cpu { "cpu" } else { "a GPU" };
     terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
     let parts = &questions.parts;
@@ -102,6 +103,7 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let validation = together(&Round::plain(questions.validating(), &recipe.eval.formats))?;
     let training = sequences(&encoder, &encoder.samples(&samples.distinct)?);
     encoder.samples(&held_back(&recipe, questions.validating()))?;
+    check_weights(&recipe, &place.dir, &config)?;
     let file = std::fs::metadata(place.dir.join("tokenizer.json"));
     Ok(Facts {
         tokenizer_bytes: file.map_or(0, |file| file.len() as usize),
@@ -130,26 +132,6 @@ fn sequences(encoder: &Encoder, examples: &Examples) -> Vec<Sequence> {
         media_tokens: encoder.tokens(shown).iter().sum(),
     });
     sequences.collect()
-}
-
-/// Parameters of each part, an adapter's too, from shapes alone.
-fn counts(recipe: &Recipe, config: &Config) -> Result<BTreeMap<Part, PartCount>> {
-    let mut counts = BTreeMap::<Part, PartCount>::new();
-    let frozen = recipe.train.frozen();
-    for (name, shape) in weights::shapes(config)? {
-        let (part, n) = (Part::of(&name), shape.iter().product::<usize>());
-        let count = counts.entry(part).or_default();
-        count.all += n;
-        let trained = recipe.lora.is_none() && !frozen.contains(&part);
-        count.trained += if trained { n } else { 0 };
-    }
-    let adapter = recipe.lora.as_ref().map(|lora| peft::sizes(lora, config)).transpose()?;
-    for (name, n) in adapter.into_iter().flatten() {
-        let count = counts.entry(Part::of(&name)).or_default();
-        count.all += n;
-        count.trained += n;
-    }
-    Ok(counts)
 }
 
 impl Facts {
