@@ -10,7 +10,8 @@ use vlm4d_train::data::chat::Chat;
 use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::image;
 use vlm4d_train::data::medium::{Kind, Medium};
-use vlm4d_train::data::preprocessor::PreprocessorConfig;
+use vlm4d_train::data::preprocessor::{PixelBudget, PreprocessorConfig};
+use vlm4d_train::data::processor::{fit, patchify};
 use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::split::{self, By};
 use vlm4d_train::data::variant::{Shown, Variant};
@@ -76,7 +77,11 @@ fn patches_and_clocks_of_lists_equal_each_tools() {
         let config = PreprocessorConfig::from_dir(&checkpoint, Kind::Video).unwrap();
         let reader = reader(&checkpoint, sampling, max_pixels);
         // decoders of JPEG round differently
-        for (medium, accepted) in [(list("left", 3, "jpg"), 6), (list("right", 4, "png"), 2)] {
+        for (medium, accepted) in [
+            (list("left", 3, "jpg"), 6),
+            (list("right", 4, "png"), 2),
+            (list("sharp", 2, "png"), 2),
+        ] {
             let folder = medium.files()[0].parent().unwrap().display().to_string();
             let wanted = recorded.pointer(&format!("/{tool}{lists}/{folder}")).unwrap();
             let (grid, [decoded, fitted]) = reader.outline(&data(), &medium).unwrap();
@@ -90,23 +95,47 @@ fn patches_and_clocks_of_lists_equal_each_tools() {
             let padded =
                 if sampling == Sampling::LlamaFactory { 0 } else { medium.files().len() % 2 };
             let frame = fitted / medium.files().len();
-            assert_eq!(sampled.frames.rgb.len() + padded * frame, 4 * frame, "{tool} {folder}");
+            let even = medium.files().len().next_multiple_of(2);
+            assert_eq!(sampled.frames.rgb.len() + padded * frame, even * frame, "{tool} {folder}");
             let shown = Shown { medium, variant: Variant::Plain };
             let patches = reader.patches(sampled.frames, &shown).unwrap();
             assert_eq!(patches.grid_thw, grid.grid_thw);
             assert_eq!(json!(grid.grid_thw), wanted["grid_thw"], "{tool} {folder}");
-            let part = |part: &str| kept.tensor(&format!("{tool}.{folder}.{part}")).unwrap();
             let got = pixel_levels(&patches.pixel_values, &config);
-            let (rows, levels) = (part("rows"), part("levels"));
-            let width = levels.shape()[1];
-            let rows =
-                rows.data().as_chunks::<8>().0.iter().map(|row| i64::from_le_bytes(*row) as usize);
-            for (row, wanted) in rows.zip(levels.data().chunks(width)) {
-                let got = &got[row * width..(row + 1) * width];
-                let worst = got.iter().zip(wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-                assert!(worst <= accepted, "{tool} {folder} patch {row}: {worst} levels");
-            }
+            let name = format!("{tool}.{folder}");
+            let worst = worst_level(&kept, &name, &got);
+            assert!(worst <= accepted, "{name}: {worst} levels");
         }
+    }
+}
+
+/// The largest difference in levels between patches and those that were kept under `name`.
+fn worst_level(kept: &SafeTensors, name: &str, got: &[u8]) -> u8 {
+    let part = |part: &str| kept.tensor(&format!("{name}.{part}")).unwrap();
+    let (rows, levels) = (part("rows"), part("levels"));
+    let width = levels.shape()[1];
+    let rows = rows.data().as_chunks::<8>().0.iter().map(|row| i64::from_le_bytes(*row) as usize);
+    let got = rows.flat_map(|row| &got[row * width..(row + 1) * width]);
+    got.zip(levels.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+#[test]
+fn sharp_frames_and_images_equal_qwen_vl_utils() {
+    let bytes = fs::read(golden("frames/patches.safetensors")).unwrap();
+    let kept = SafeTensors::deserialize(&bytes).unwrap();
+    let budget = PixelBudget { min_pixels: 3136, max_pixels: 6000 };
+    let sharp = list("sharp", 2, "png");
+    let files: Vec<PathBuf> = sharp.files().iter().map(|file| data().join(file)).collect();
+    for (name, kind, n) in
+        [("qwen_video.sharp", Kind::Video, 2), ("qwen_image.sharp", Kind::Image, 1)]
+    {
+        let config = PreprocessorConfig::from_dir(&tiny(), kind).unwrap();
+        let (frames, _) = image::read_frames(&files[..n], Sampling::Qwen, false).unwrap();
+        let frames = fit(frames, kind, Sampling::Qwen, &config, budget).unwrap();
+        assert_eq!((frames.height, frames.width), (56, 84));
+        let patches = patchify(&frames, &config).unwrap();
+        let worst = worst_level(&kept, name, &pixel_levels(&patches.pixel_values, &config));
+        assert!(worst <= 1, "{name}: {worst} levels");
     }
 }
 

@@ -130,7 +130,7 @@ fn patches_of_images_equal_llama_factory() {
         assert_eq!(budget.min_pixels, 1024);
         for (file, (wanted, _)) in levels(&format!("images/levels_{family}.safetensors")) {
             let (frames, _) = image::read(&data().join(&file), sampling, false).unwrap();
-            let frames = fit(frames, sampling, &config, budget).unwrap();
+            let frames = fit(frames, Kind::Image, sampling, &config, budget).unwrap();
             let patches = patchify(&frames, &config).unwrap();
             let grid = serde_json::json!(patches.grid_thw);
             assert_eq!(grid, recorded[family]["grids"][&file], "{file}");

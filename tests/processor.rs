@@ -149,7 +149,7 @@ fn llamafactory_refuses_what_it_cannot_resize() {
     let sampling = Sampling::LlamaFactory;
     let planned = processor::fitted_size(2010, 1, sampling, &config(), bounds).unwrap_err();
     let frames = Frames { rgb: vec![7; 2010 * 3], len: 1, height: 2010, width: 1 };
-    let read = processor::fit(frames, sampling, &config(), bounds).unwrap_err();
+    let read = processor::fit(frames, Kind::Image, sampling, &config(), bounds).unwrap_err();
     assert_eq!(planned, read);
     let wanted = "a picture of 1×2010 pixels cannot be resized to 0×1417: a side is out of range";
     assert_eq!(planned.what(), wanted);
@@ -185,7 +185,7 @@ fn patches_equal_hugging_face() {
 
         let raw = recorded.frames("frames_u8_thwc");
         let bounds = budget(&index(name));
-        let fitted = processor::fit(raw, Sampling::Hf, &config, bounds).unwrap();
+        let fitted = processor::fit(raw, Kind::Video, Sampling::Hf, &config, bounds).unwrap();
         let found = processor::patchify(&fitted, &config).unwrap();
         let most = difference(&found, &expected);
         assert!(most <= one_level(), "{name}: from raw frames they differ by {most}");
@@ -215,7 +215,8 @@ fn patches_equal_llamafactory() {
             let (most, _) = level_difference(&first, &recorded.frames("lf_resized_thwc"));
             assert!(most <= 1, "{file}: {most} levels from LLaMA-Factory");
 
-            let fitted = processor::fit(raw, Sampling::LlamaFactory, &config, bounds).unwrap();
+            let fitted =
+                processor::fit(raw, Kind::Video, Sampling::LlamaFactory, &config, bounds).unwrap();
             let found = processor::patchify(&fitted, &config).unwrap();
             let expected = recorded.patches("pixel_values_videos_rows", "video_grid_thw");
             let patch = found.pixel_values.len() / found.grid_thw.iter().product::<usize>();

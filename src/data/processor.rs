@@ -2,16 +2,18 @@
 //!
 //! The numbers are those of Hugging Face's Qwen2-VL processors (torchvision
 //! path): resize to a multiple of 28 pixels with an antialiased bicubic filter
-//! in 8 bits, normalise, cut into patches. LLaMA-Factory resizes once more
-//! before that; see [`llamafactory_resize`].
+//! in 8 bits, normalise, cut into patches. qwen-vl-utils resizes videos in f32;
+//! LLaMA-Factory resizes once more before that; see [`llamafactory_resize`].
 //!
 //! Shape legend: `t` temporal patches, `h`×`w` patches of `patch_size` pixels.
 
 use std::fmt::Display;
 
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::F32x3;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
+use super::medium::Kind;
 use super::preprocessor::{PixelBudget, PreprocessorConfig};
 use super::video::{Frames, Sampling};
 use crate::error::{Error, Result};
@@ -121,6 +123,34 @@ fn pass(
     let mut target = Image::new(to_w, to_h, PixelType::U8x3);
     resizer.resize(&source, &mut target, &bicubic()).map_err(|e| not_resized(from, to, e))?;
     Ok(target.into_vec())
+}
+
+/// As [`resize`], but in f32, and rounded once, half to even.
+///
+/// Within one level of torchvision's `transforms.functional.resize`, which qwen-vl-utils takes for
+/// videos: 8 bits between the passes cut off what is darker than black and brighter than white there,
+/// many levels' worth at sharp edges.
+///
+/// # Errors
+/// As there.
+pub fn resize_f32(frames: &Frames, height: usize, width: usize) -> Result<Frames> {
+    let (from, to) = ((frames.height, frames.width), (height, width));
+    let [from_w, from_h, to_w, to_h] = sides(from, to)?;
+    let mut resizer = Resizer::new();
+    let mut target = TypedImage::new(to_w, to_h);
+    let mut rgb = Vec::with_capacity(frames.len * height * width * 3);
+    for i in 0..frames.len {
+        let levels = frames.frame(i).as_chunks().0.iter();
+        let pixels: Vec<F32x3> = levels.map(|rgb| F32x3::new(rgb.map(f32::from))).collect();
+        let source =
+            TypedImageRef::new(from_w, from_h, &pixels).map_err(|e| not_resized(from, to, e))?;
+        let resized = resizer.resize_typed(&source, &mut target, &bicubic());
+        resized.map_err(|e| not_resized(from, to, e))?;
+        // The cast ends at 0 and 255.
+        let level = |value: f32| value.round_ties_even() as u8;
+        rgb.extend(target.pixels().iter().flat_map(|pixel| pixel.0.map(level)));
+    }
+    Ok(Frames { rgb, len: frames.len, height, width })
 }
 
 /// Width and height of `from`, which a decoder gave, and of `to`.
@@ -246,22 +276,24 @@ fn block_order(h: usize, w: usize, merge: usize) -> impl Iterator<Item = (usize,
 /// names does it.
 ///
 /// `llamafactory` brings the frames within `budget` first and then follows the checkpoint's own
-/// bounds; the others resize once, within `budget`. An image is one frame.
+/// bounds; the others resize once, within `budget`, and `qwen` does so in f32 with videos. An image
+/// is one frame.
 ///
 /// # Errors
 /// As [`smart_resize`] and [`resize`].
 pub fn fit(
     frames: Frames,
+    kind: Kind,
     sampling: Sampling,
     config: &PreprocessorConfig,
     budget: PixelBudget,
 ) -> Result<Frames> {
     let (height, width) = fitted_size(frames.height, frames.width, sampling, config, budget)?;
-    let frames = match sampling {
-        Sampling::LlamaFactory => llamafactory_resize(frames, budget)?,
-        Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => frames,
-    };
-    resize(&frames, height, width)
+    match (sampling, kind) {
+        (Sampling::Qwen, Kind::Video) => resize_f32(&frames, height, width),
+        (Sampling::LlamaFactory, _) => resize(&llamafactory_resize(frames, budget)?, height, width),
+        (Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d, _) => resize(&frames, height, width),
+    }
 }
 
 /// The size (height, width) to which [`fit`] brings frames of `height` × `width`.

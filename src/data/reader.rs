@@ -186,7 +186,7 @@ impl Reader {
                 (frames, Some(self.second_per_grid(sampling.list_fps(fps))), rotation)
             }
         };
-        let frames = fit(frames, *sampling, config, *budget).map_err(of)?;
+        let frames = fit(frames, medium.kind(), *sampling, config, *budget).map_err(of)?;
         let cost_s = start.elapsed().as_secs_f64();
         Ok(Sampled { frames, second_per_grid, rotation, cost_s })
     }
