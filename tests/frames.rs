@@ -336,5 +336,8 @@ fn check_reads_every_frame() {
     ] {
         assert!(told.contains(wanted), "no `{wanted}` in\n{told}");
     }
-    assert!(text(&output.stderr).contains("3 questions on 3 videos and 1 images: 2 problem(s)"));
+    assert!(text(&output.stderr).contains("3 questions on 3 videos and 1 images: 3 problem(s)"));
 }
+    let whole = fs::read(data.join("left/2.jpg")).unwrap();
+    fs::write(data.join("left/2.jpg"), &whole[..whole.len() / 2]).unwrap();
+        "left/2.jpg\n  the image is cut short",

@@ -3,7 +3,7 @@
 //! The bytes are those of Pillow's `convert("RGB")`, but for JPEG, where decoders round differently
 //! (within 4 levels). Of several pictures in a file the first is taken, as Pillow does.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,9 @@ pub fn probe(path: &Path) -> Result<ImageInfo> {
 /// As [`probe`]; a file that is damaged.
 pub fn read(path: &Path, sampling: Sampling, upright: bool) -> Result<(Frames, usize)> {
     let (mut decoder, format) = open(path)?;
+    if format == Some(ImageFormat::Jpeg) {
+        check_end(path)?;
+    }
     let orientation = orientation(&mut decoder);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, &e))?;
     if upright {
@@ -165,6 +168,38 @@ fn is_rgba(path: &Path, format: Option<ImageFormat>, picture: &DynamicImage) -> 
 
 fn unreadable(path: &Path, error: &image::ImageError) -> Error {
     Error::input(format!("{}: cannot be read as an image: {error}", path.display()))
+/// Checks that a JPEG goes on to its end, which Pillow insists on: the decoder shows what is missing
+/// as grey.
+fn check_end(path: &Path) -> Result<()> {
+    let jpeg = fs::read(path)
+        .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
+    match has_end(&jpeg) {
+        true => Ok(()),
+        false => Err(Error::input(format!("{}: the image is cut short", path.display()))
+            .help("download it again, or make it again")),
+    }
+}
+
+/// Whether a marker says that the picture ends; not one of a thumbnail within a segment, nor what
+/// follows the picture.
+fn has_end(jpeg: &[u8]) -> bool {
+    const END: u8 = 0xD9;
+    // Stuffing, fill bytes, and the markers that no segment follows.
+    let alone = |marker: u8| matches!(marker, 0x00 | 0x01 | 0xFF | 0xD0..=0xD8);
+    let mut rest = jpeg;
+    while let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xFF && !alone(pair[1])) {
+        match rest[at + 1..] {
+            [END, ..] => return true,
+            [_, high, low, ..] => {
+                let length = usize::from(u16::from_be_bytes([high, low]));
+                rest = rest.get(at + 2 + length..).unwrap_or_default();
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
         .help("JPEG, PNG, WebP, GIF and BMP are read; convert it, or make it again")
 }
 
