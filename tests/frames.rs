@@ -244,6 +244,8 @@ fn lists_go_through_the_whole_run() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     write_rows(&data, &rows(&data));
+    // of the same size as coded
+    fs::copy(golden("images/data/turned.jpg"), data.join("5/0.png")).unwrap();
     let recipe = recipe(&tiny(), &data, "max_steps = 2\ngrad_accum = 1").replacen(
         "[video]",
         "train = [\"lists\"]\nmirror = 0.5\nsplit = { test = 0.4 }\n[video]",
@@ -262,6 +264,9 @@ fn lists_go_through_the_whole_run() {
     };
     let said = run();
     assert!(said.contains("data   lists 11 questions on 11 videos: "), "{said}");
+    let turned =
+        ") would be turned by a viewer and are used as coded, as Pillow and LLaMA-Factory do";
+    assert!(said.contains(turned), "{said}");
     let report = fs::read_to_string(place.path("report.html")).unwrap();
     let asked = |file: &str| -> BTreeMap<String, Value> {
         let lines = fs::read_to_string(place.path("after").join(file)).unwrap();
@@ -289,7 +294,24 @@ fn lists_go_through_the_whole_run() {
     assert!(!run().contains(", 0 made in "));
 
     let recipe = place.0.path().join("recipes/r.toml");
-    let shorter = fs::read_to_string(&recipe).unwrap().replace("max_frames = 4", "max_frames = 2");
+    let written = fs::read_to_string(&recipe).unwrap();
+    fs::write(&recipe, written.replace("[video]", "[video]\nupright = true")).unwrap();
+    let output = place.with(&["plan", "recipes/r.toml"]);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("5/1.png: has 61×45 pixels, and the first frame of its video 45×61"),
+        "{said}"
+    );
+    let output = place.with(&["data", "check", &data.display().to_string()]);
+    let said = text(&output.stdout);
+    for frame in ["5/1.png", "5/2.png"] {
+        let told = format!(
+            "{frame}\n  a viewer turns it by 0 degrees, and the first frame of its video by 90"
+        );
+        assert!(said.contains(&told), "{said}");
+    }
+
+    let shorter = written.replace("max_frames = 4", "max_frames = 2");
     fs::write(&recipe, shorter).unwrap();
     let output = place.with(&["plan", "recipes/r.toml"]);
     assert_eq!(output.status.code(), Some(2));
@@ -327,17 +349,17 @@ fn check_reads_every_frame() {
     let rows = fs::read_to_string(data.join("rows.json")).unwrap();
     fs::write(data.join("rows.json"), rows.replace("left/1.jpg", "left/1: 2.jpg")).unwrap();
     fs::write(data.join("left/1: 2.jpg"), "").unwrap();
+    let whole = fs::read(data.join("left/2.jpg")).unwrap();
+    fs::write(data.join("left/2.jpg"), &whole[..whole.len() / 2]).unwrap();
     write_frame(&data.join("right/2.png"), 5, [0; 3]);
     let output = Workplace::new("").with(&["data", "check", &data.display().to_string()]);
     let told = text(&output.stdout);
     for wanted in [
         "left/1: 2.jpg\n  cannot be read as an image: ",
+        "left/2.jpg\n  the image is cut short",
         "right/2.png\n  has 5×45 pixels, and the first frame of its video 31×20",
     ] {
         assert!(told.contains(wanted), "no `{wanted}` in\n{told}");
     }
     assert!(text(&output.stderr).contains("3 questions on 3 videos and 1 images: 3 problem(s)"));
 }
-    let whole = fs::read(data.join("left/2.jpg")).unwrap();
-    fs::write(data.join("left/2.jpg"), &whole[..whole.len() / 2]).unwrap();
-        "left/2.jpg\n  the image is cut short",

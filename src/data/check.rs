@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{self, Entry};
 use super::fault::Inspected;
+use super::image::ImageInfo;
 use super::medium::{self, Medium};
-use super::video::{self, Sampling, VideoOptions};
+use super::video::{self, Frames, Sampling, VideoOptions};
 use super::{dataset_info, image, vlm4d};
 use crate::error::{Error, Result, more};
 use crate::{interrupt, parallel};
@@ -161,14 +162,20 @@ fn is_there(dir: &Path, medium: &Medium) -> bool {
 /// The files that keep a video or image from being read, and why.
 fn unreadable(dir: &Path, medium: &Medium) -> Vec<(PathBuf, Error)> {
     let paths = medium.files().iter().map(|file| dir.join(file));
-    let mut first = None;
+    let (mut first, mut first_turn) = (None, None);
     // one by one: a list may be long
     let read = |path: PathBuf| {
         let read = match medium {
             Medium::Video(_) => video::read_whole(&path, &WHOLE).map(drop),
             Medium::Image(_) => image::read(&path, WHOLE.sampling, WHOLE.upright).map(drop),
-            Medium::Frames(_) => image::read(&path, WHOLE.sampling, WHOLE.upright)
-                .and_then(|(f, _)| image::check_size(&path, (f.height, f.width), &mut first)),
+            Medium::Frames(_) => {
+                image::read(&path, WHOLE.sampling, WHOLE.upright).and_then(|(f, rotation)| {
+                    let Frames { height, width, .. } = f;
+                    image::check_size(&path, (height, width), &mut first)?;
+                    let info = ImageInfo { height, width, rotation };
+                    image::check_turn(&path, info, &mut first_turn)
+                })
+            }
         };
         read.err().map(|error| (path, error))
     };

@@ -134,6 +134,24 @@ pub fn check_size(
     .help("give all frames of a list the same size"))
 }
 
+/// Checks that a frame has the size of the `first` also as a viewer turns them, which matters where
+/// they are shown upright.
+///
+/// # Errors
+/// Names the frame.
+pub fn check_turn(path: &Path, info: ImageInfo, first: &mut Option<ImageInfo>) -> Result<()> {
+    let first = *first.get_or_insert(info);
+    if info.size(true) == first.size(true) {
+        return Ok(());
+    }
+    let (turn, first_turn) = (info.rotation, first.rotation);
+    Err(Error::input(format!(
+        "{}: a viewer turns it by {turn} degrees, and the first frame of its video by {first_turn}",
+        path.display()
+    ))
+    .help("turn the pixels themselves: `video.upright = true` refuses such a list"))
+}
+
 /// The decoder of the file's format, whatever its name, and that format.
 fn open(path: &Path) -> Result<(impl ImageDecoder, Option<ImageFormat>)> {
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
@@ -150,24 +168,6 @@ fn open(path: &Path) -> Result<(impl ImageDecoder, Option<ImageFormat>)> {
     Ok((decoder, format))
 }
 
-/// Whether a picture is RGBA to Pillow: a palette or color that is transparent has no channel for it.
-fn is_rgba(path: &Path, format: Option<ImageFormat>, picture: &DynamicImage) -> Result<bool> {
-    const COLOR_TYPE: usize = 25;
-    const RGBA: u8 = 6;
-    Ok(match format {
-        Some(ImageFormat::WebP) => picture.color().has_alpha(),
-        Some(ImageFormat::Png) => {
-            let mut header = [0; COLOR_TYPE + 1];
-            let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
-            read.map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
-            header[COLOR_TYPE] == RGBA
-        }
-        _ => false,
-    })
-}
-
-fn unreadable(path: &Path, error: &image::ImageError) -> Error {
-    Error::input(format!("{}: cannot be read as an image: {error}", path.display()))
 /// Checks that a JPEG goes on to its end, which Pillow insists on: the decoder shows what is missing
 /// as grey.
 fn check_end(path: &Path) -> Result<()> {
@@ -200,6 +200,24 @@ fn has_end(jpeg: &[u8]) -> bool {
     false
 }
 
+/// Whether a picture is RGBA to Pillow: a palette or color that is transparent has no channel for it.
+fn is_rgba(path: &Path, format: Option<ImageFormat>, picture: &DynamicImage) -> Result<bool> {
+    const COLOR_TYPE: usize = 25;
+    const RGBA: u8 = 6;
+    Ok(match format {
+        Some(ImageFormat::WebP) => picture.color().has_alpha(),
+        Some(ImageFormat::Png) => {
+            let mut header = [0; COLOR_TYPE + 1];
+            let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+            read.map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
+            header[COLOR_TYPE] == RGBA
+        }
+        _ => false,
+    })
+}
+
+fn unreadable(path: &Path, error: &image::ImageError) -> Error {
+    Error::input(format!("{}: cannot be read as an image: {error}", path.display()))
         .help("JPEG, PNG, WebP, GIF and BMP are read; convert it, or make it again")
 }
 
