@@ -1,7 +1,8 @@
 //! An image file enters, its RGB pixels leave; of the frames of a video, all of them.
 //!
 //! The bytes are those of Pillow's `convert("RGB")`, but for JPEG, where decoders round differently
-//! (within 4 levels). Of several pictures in a file the first is taken, as Pillow does.
+//! (within 4 levels, more where chroma is subsampled, at the right edge above all). Of several pictures
+//! in a file the first is taken, as Pillow does.
 
 use std::fs::{self, File};
 use std::io::Read;
