@@ -234,11 +234,14 @@ impl Videos {
 
     /// SHA-256 over names and contents of all videos and images.
     pub fn sha256(&self) -> String {
-        // A list's names stand in one, as a file's does.
+        // A list's names stand in one, as a file's does. An image and a list of it alone share theirs:
+        // in the media's order the list's content stands, which tells the image's too.
         let name = |medium: &Medium| {
             PathBuf::from(medium.names().collect::<Vec<_>>().join(OsStr::new("\n")))
         };
-        let named = self.known.iter().map(|(shown, known)| (name(&shown.medium), &known.content));
+        let known = self.known.iter().map(|(shown, known)| (&shown.medium, &known.content));
+        let sorted = known.collect::<BTreeMap<_, _>>().into_iter();
+        let named = sorted.map(|(medium, content)| (name(medium), content));
         hash::text(&format!("{:?}", named.collect::<BTreeMap<_, _>>()))
     }
 

@@ -10,6 +10,7 @@ use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::variant::{Shown, Variant};
 use vlm4d_train::features::{Summary, Videos, readers};
+use vlm4d_train::hash;
 use vlm4d_train::model::host::host;
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -206,6 +207,37 @@ fn features_are_the_same_from_wherever_they_come() {
     assert!(features(&warm, &model) == expected);
     let warm = read(&model, &data, &video(), cache());
     assert_eq!((warm.summary.from_cache, warm.summary.damaged), (4, 0));
+}
+
+#[test]
+fn the_hash_of_the_media_does_not_vary() {
+    let model = load("tiny-qwen2.5-vl");
+    let checkpoint = golden("ckpt/tiny-qwen2.5-vl");
+    let image = Image { max_pixels: 9408, ..Image::default() };
+    let reader = Reader::new(&video(), &image, &checkpoint, &model.config.vision).unwrap();
+    let sha256 = |dir: &Path, media: &[Medium]| {
+        let shown = Shown::all(media, Variant::Plain);
+        let off = Cache::new(dir, 0);
+        Videos::read(&model, &reader, dir, &shown, off, |_| ()).unwrap().sha256()
+    };
+    let data = golden("frames/data");
+    let of = |name: &str| hash::file(&data.join(name)).unwrap();
+    let two = of("right/0.png") + &of("right/1.png");
+    let names = |n: usize| (0..n).map(|i| format!("right/{i}.png").into()).collect();
+    let media = [Medium::image("right/0.png"), Medium::Frames(names(2)), Medium::video("b.mp4")];
+    // as runs have kept it since there are lists
+    let kept = format!(
+        "{{\"b.mp4\": {:?}, \"right/0.png\": {:?}, \"right/0.png\\nright/1.png\": {:?}}}",
+        of("b.mp4"),
+        of("right/0.png"),
+        hash::text(&two)
+    );
+    assert_eq!(sha256(&data, &media), hash::text(&kept));
+    let alone = [Medium::image("right/0.png"), Medium::Frames(names(1))];
+    let first = sha256(&data, &alone);
+    for _ in 0..20 {
+        assert_eq!(sha256(&data, &alone), first);
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@ use vlm4d_train::data::check::check;
 use vlm4d_train::data::entry::{self, Entry};
 use vlm4d_train::data::image;
 use vlm4d_train::data::medium::{Kind, Medium};
-use vlm4d_train::data::preprocessor::PreprocessorConfig;
+use vlm4d_train::data::preprocessor::{PixelBudget, PreprocessorConfig};
+use vlm4d_train::data::processor::{fit, patchify};
 use vlm4d_train::data::reader::Reader;
 use vlm4d_train::data::split::{self, By};
 use vlm4d_train::data::variant::{Shown, Variant};
@@ -77,7 +78,11 @@ fn patches_and_clocks_of_lists_equal_each_tools() {
         let config = PreprocessorConfig::from_dir(&checkpoint, Kind::Video).unwrap();
         let reader = reader(&checkpoint, sampling, max_pixels);
         // decoders of JPEG round differently
-        for (medium, accepted) in [(list("left", 3, "jpg"), 6), (list("right", 4, "png"), 2)] {
+        for (medium, accepted) in [
+            (list("left", 3, "jpg"), 6),
+            (list("right", 4, "png"), 2),
+            (list("sharp", 2, "png"), 2),
+        ] {
             let folder = medium.files()[0].parent().unwrap().display().to_string();
             let wanted = recorded.pointer(&format!("/{tool}{lists}/{folder}")).unwrap();
             let (grid, [decoded, fitted]) = reader.outline(&data(), &medium).unwrap();
@@ -91,23 +96,47 @@ fn patches_and_clocks_of_lists_equal_each_tools() {
             let padded =
                 if sampling == Sampling::LlamaFactory { 0 } else { medium.files().len() % 2 };
             let frame = fitted / medium.files().len();
-            assert_eq!(sampled.frames.rgb.len() + padded * frame, 4 * frame, "{tool} {folder}");
+            let even = medium.files().len().next_multiple_of(2);
+            assert_eq!(sampled.frames.rgb.len() + padded * frame, even * frame, "{tool} {folder}");
             let shown = Shown { medium, variant: Variant::Plain };
             let patches = reader.patches(sampled.frames, &shown).unwrap();
             assert_eq!(patches.grid_thw, grid.grid_thw);
             assert_eq!(json!(grid.grid_thw), wanted["grid_thw"], "{tool} {folder}");
-            let part = |part: &str| kept.tensor(&format!("{tool}.{folder}.{part}")).unwrap();
             let got = pixel_levels(&patches.pixel_values, &config);
-            let (rows, levels) = (part("rows"), part("levels"));
-            let width = levels.shape()[1];
-            let rows =
-                rows.data().as_chunks::<8>().0.iter().map(|row| i64::from_le_bytes(*row) as usize);
-            for (row, wanted) in rows.zip(levels.data().chunks(width)) {
-                let got = &got[row * width..(row + 1) * width];
-                let worst = got.iter().zip(wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-                assert!(worst <= accepted, "{tool} {folder} patch {row}: {worst} levels");
-            }
+            let name = format!("{tool}.{folder}");
+            let worst = worst_level(&kept, &name, &got);
+            assert!(worst <= accepted, "{name}: {worst} levels");
         }
+    }
+}
+
+/// The largest difference in levels between patches and those that were kept under `name`.
+fn worst_level(kept: &SafeTensors, name: &str, got: &[u8]) -> u8 {
+    let part = |part: &str| kept.tensor(&format!("{name}.{part}")).unwrap();
+    let (rows, levels) = (part("rows"), part("levels"));
+    let width = levels.shape()[1];
+    let rows = rows.data().as_chunks::<8>().0.iter().map(|row| i64::from_le_bytes(*row) as usize);
+    let got = rows.flat_map(|row| &got[row * width..(row + 1) * width]);
+    got.zip(levels.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+#[test]
+fn sharp_frames_and_images_equal_qwen_vl_utils() {
+    let bytes = fs::read(golden("frames/patches.safetensors")).unwrap();
+    let kept = SafeTensors::deserialize(&bytes).unwrap();
+    let budget = PixelBudget { min_pixels: 3136, max_pixels: 6000 };
+    let sharp = list("sharp", 2, "png");
+    let files: Vec<PathBuf> = sharp.files().iter().map(|file| data().join(file)).collect();
+    for (name, kind, n) in
+        [("qwen_video.sharp", Kind::Video, 2), ("qwen_image.sharp", Kind::Image, 1)]
+    {
+        let config = PreprocessorConfig::from_dir(&tiny(), kind).unwrap();
+        let (frames, _) = image::read_frames(&files[..n], Sampling::Qwen, false).unwrap();
+        let frames = fit(frames, kind, Sampling::Qwen, &config, budget).unwrap();
+        assert_eq!((frames.height, frames.width), (56, 84));
+        let patches = patchify(&frames, &config).unwrap();
+        let worst = worst_level(&kept, name, &pixel_levels(&patches.pixel_values, &config));
+        assert!(worst <= 1, "{name}: {worst} levels");
     }
 }
 
@@ -220,6 +249,8 @@ fn lists_go_through_the_whole_run() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     write_rows(&data, &rows(&data));
+    // of the same size as coded
+    fs::copy(golden("images/data/turned.jpg"), data.join("5/0.png")).unwrap();
     let recipe = recipe(&tiny(), &data, "max_steps = 2\ngrad_accum = 1").replacen(
         "[video]",
         "train = [\"lists\"]\nmirror = 0.5\nsplit = { test = 0.4 }\n[video]",
@@ -238,6 +269,9 @@ fn lists_go_through_the_whole_run() {
     };
     let said = run();
     assert!(said.contains("data   lists 11 questions on 11 videos: "), "{said}");
+    let turned =
+        ") would be turned by a viewer and are used as coded, as Pillow and LLaMA-Factory do";
+    assert!(said.contains(turned), "{said}");
     let report = fs::read_to_string(place.path("report.html")).unwrap();
     let asked = |file: &str| -> BTreeMap<String, Value> {
         let lines = fs::read_to_string(place.path("after").join(file)).unwrap();
@@ -267,7 +301,24 @@ fn lists_go_through_the_whole_run() {
     assert!(!run().contains(", 0 made in "));
 
     let recipe = place.0.path().join("recipes/r.toml");
-    let shorter = fs::read_to_string(&recipe).unwrap().replace("max_frames = 4", "max_frames = 2");
+    let written = fs::read_to_string(&recipe).unwrap();
+    fs::write(&recipe, written.replace("[video]", "[video]\nupright = true")).unwrap();
+    let output = place.with(&["plan", "recipes/r.toml"]);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("5/1.png: has 61×45 pixels, and the first frame of its video 45×61"),
+        "{said}"
+    );
+    let output = place.with(&["data", "check", &data.display().to_string()]);
+    let said = text(&output.stdout);
+    for frame in ["5/1.png", "5/2.png"] {
+        let told = format!(
+            "{frame}\n  a viewer turns it by 0 degrees, and the first frame of its video by 90"
+        );
+        assert!(said.contains(&told), "{said}");
+    }
+
+    let shorter = written.replace("max_frames = 4", "max_frames = 2");
     fs::write(&recipe, shorter).unwrap();
     let output = place.with(&["plan", "recipes/r.toml"]);
     assert_eq!(output.status.code(), Some(2));
@@ -315,14 +366,17 @@ fn check_reads_every_frame() {
     let rows = fs::read_to_string(data.join("rows.json")).unwrap();
     fs::write(data.join("rows.json"), rows.replace("left/1.jpg", "left/1: 2.jpg")).unwrap();
     fs::write(data.join("left/1: 2.jpg"), "").unwrap();
+    let whole = fs::read(data.join("left/2.jpg")).unwrap();
+    fs::write(data.join("left/2.jpg"), &whole[..whole.len() / 2]).unwrap();
     write_frame(&data.join("right/2.png"), 5, [0; 3]);
     let output = Workplace::new("").with(&["data", "check", &data.display().to_string()]);
     let told = text(&output.stdout);
     for wanted in [
         "left/1: 2.jpg\n  cannot be read as an image: ",
+        "left/2.jpg\n  the image is cut short",
         "right/2.png\n  has 5×45 pixels, and the first frame of its video 31×20",
     ] {
         assert!(told.contains(wanted), "no `{wanted}` in\n{told}");
     }
-    assert!(text(&output.stderr).contains("3 questions on 3 videos and 1 images: 2 problem(s)"));
+    assert!(text(&output.stderr).contains("3 questions on 3 videos and 1 images: 3 problem(s)"));
 }

@@ -81,6 +81,38 @@ fn what_is_no_image_is_refused() {
     assert!(told.contains("cut.png: cannot be read as an image: "), "{told}");
 }
 
+#[test]
+fn a_jpeg_without_its_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |jpeg: &[u8]| {
+        let path = folder.path().join("a.jpg");
+        std::fs::write(&path, jpeg).unwrap();
+        image::read(&path, Sampling::Qwen, false).map(|(frames, _)| frames)
+    };
+    // a segment that holds a thumbnail with an end of its own
+    let thumbnail = b"\xFF\xE1\x00\x08\xFF\xDA\x01\x02\xFF\xD9";
+    for name in ["photo.jpg", "sharp.jpg", "grey.jpg"] {
+        let whole = std::fs::read(data().join(name)).unwrap();
+        let frames = read(&whole).unwrap();
+        let with = |part: &[u8]| [&whole[..2], part, &whole[2..]].concat();
+        for cut in [1, 2, 3, 100, whole.len() / 2] {
+            for jpeg in [&whole, &with(thumbnail)] {
+                let error = read(&jpeg[..jpeg.len() - cut]).err().expect("is refused");
+                assert!(error.what().ends_with("a.jpg: the image is cut short"), "{error}");
+            }
+        }
+        // Pillow takes these: a film or a depth map behind the picture, bytes that fill
+        for odd in [
+            with(thumbnail),
+            with(b"\xFF\xFF"),
+            [&whole[..], b"ftyp\xFF\xDA\x00\x08"].concat(),
+            [&whole[..], &whole[..]].concat(),
+        ] {
+            assert!(read(&odd).unwrap() == frames, "{name}");
+        }
+    }
+}
+
 /// LLaMA-Factory's settings when the rows were recorded.
 fn settings(fps: f64) -> (Video, Image) {
     let sampling = Sampling::LlamaFactory;
@@ -130,7 +162,7 @@ fn patches_of_images_equal_llama_factory() {
         assert_eq!(budget.min_pixels, 1024);
         for (file, (wanted, _)) in levels(&format!("images/levels_{family}.safetensors")) {
             let (frames, _) = image::read(&data().join(&file), sampling, false).unwrap();
-            let frames = fit(frames, sampling, &config, budget).unwrap();
+            let frames = fit(frames, Kind::Image, sampling, &config, budget).unwrap();
             let patches = patchify(&frames, &config).unwrap();
             let grid = serde_json::json!(patches.grid_thw);
             assert_eq!(grid, recorded[family]["grids"][&file], "{file}");

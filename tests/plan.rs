@@ -43,7 +43,7 @@ fn headers_give_the_grid_that_reading_gives() {
                 let clip = video::read(path, &options).unwrap();
                 let seconds = clip.second_per_grid_t(config.temporal_patch_size);
                 assert_eq!(bytes[0], clip.frames.rgb.len());
-                let fitted = fit(clip.frames, sampling, &config, budget).unwrap();
+                let fitted = fit(clip.frames, Kind::Video, sampling, &config, budget).unwrap();
                 let patches = patchify(&fitted, &config).unwrap();
                 assert_eq!(grid.grid_thw, patches.grid_thw, "{sampling:?} {}", path.display());
                 assert_eq!(grid.second_per_grid, Some(seconds));

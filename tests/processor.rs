@@ -114,31 +114,45 @@ fn smart_resize_equals_the_tools() {
     let hf = table("tables/smart_resize_hf.json");
     let utils = table("tables/smart_resize_qwen_vl_utils.json");
     assert_eq!((hf.len(), utils.len()), (88, 88));
-    let mut different = Vec::new();
-    for (hf, utils) in hf.iter().zip(&utils) {
-        let (h, w) = (number(&hf["h"]), number(&hf["w"]));
-        let found = processor::smart_resize(h, w, number(&hf["factor"]), budget(hf)).unwrap();
-        let size = |row: &Value| (number(&row["out"][0]), number(&row["out"][1]));
-        assert_eq!(found, size(hf), "{hf}");
-        if found != size(utils) {
-            different.push((h, w, size(utils)));
+    for (sampling, rows) in [(Sampling::Hf, hf), (Sampling::Qwen, utils)] {
+        for row in rows {
+            let (h, w, factor) = (number(&row["h"]), number(&row["w"]), number(&row["factor"]));
+            let found = processor::smart_resize(h, w, factor, sampling, budget(&row));
+            match (number(&row["out"][0]), number(&row["out"][1])) {
+                // what nothing can be resized to
+                (0, _) | (_, 0) => assert!(found.is_err(), "{row}"),
+                size => assert_eq!(found, Ok(size), "{row}"),
+            }
         }
     }
-    // A side below 14 pixels, or one that a budget presses below 28: qwen-vl-utils gives the
-    // latter a side of 0, which nothing can be resized to. Its other 84 rows are the same.
-    let degenerate =
-        [(1, 200, (28, 196)), (1, 200, (28, 196)), (5000, 30, (2884, 0)), (27, 5000, (0, 3024))];
-    assert_eq!(different, degenerate);
 }
 
 #[test]
-fn narrow_frames_are_refused() {
+fn narrow_pictures_are_refused() {
     let bounds = PixelBudget { min_pixels: 3136, max_pixels: 50176 };
-    assert!(processor::smart_resize(2, 400, 28, bounds).is_ok());
-    for (h, w) in [(1, 201), (402, 2), (0, 10)] {
-        let error = processor::smart_resize(h, w, 28, bounds).unwrap_err();
-        assert!(error.to_string().contains("at most 200 times"), "{error}");
+    let size = |h, w, sampling| processor::smart_resize(h, w, 28, sampling, bounds);
+    for sampling in [Sampling::Qwen, Sampling::Hf] {
+        assert!(size(2, 400, sampling).is_ok());
+        for (h, w) in [(1, 201), (402, 2), (0, 10)] {
+            let error = size(h, w, sampling).unwrap_err();
+            assert!(error.to_string().contains("at most 200 times"), "{error}");
+        }
     }
+    let error = size(27, 5000, Sampling::Qwen).unwrap_err();
+    let wanted = "a picture of 5000×27 pixels cannot be resized to 3024×0: a side is out of range";
+    assert_eq!(error.what(), wanted);
+}
+
+#[test]
+fn llamafactory_refuses_what_it_cannot_resize() {
+    let bounds = PixelBudget { min_pixels: 256, max_pixels: 1000 };
+    let sampling = Sampling::LlamaFactory;
+    let planned = processor::fitted_size(2010, 1, sampling, &config(), bounds).unwrap_err();
+    let frames = Frames { rgb: vec![7; 2010 * 3], len: 1, height: 2010, width: 1 };
+    let read = processor::fit(frames, Kind::Image, sampling, &config(), bounds).unwrap_err();
+    assert_eq!(planned, read);
+    let wanted = "a picture of 1×2010 pixels cannot be resized to 0×1417: a side is out of range";
+    assert_eq!(planned.what(), wanted);
 }
 
 #[test]
@@ -171,7 +185,7 @@ fn patches_equal_hugging_face() {
 
         let raw = recorded.frames("frames_u8_thwc");
         let bounds = budget(&index(name));
-        let fitted = processor::fit(raw, Sampling::Hf, &config, bounds).unwrap();
+        let fitted = processor::fit(raw, Kind::Video, Sampling::Hf, &config, bounds).unwrap();
         let found = processor::patchify(&fitted, &config).unwrap();
         let most = difference(&found, &expected);
         assert!(most <= one_level(), "{name}: from raw frames they differ by {most}");
@@ -201,7 +215,8 @@ fn patches_equal_llamafactory() {
             let (most, _) = level_difference(&first, &recorded.frames("lf_resized_thwc"));
             assert!(most <= 1, "{file}: {most} levels from LLaMA-Factory");
 
-            let fitted = processor::fit(raw, Sampling::LlamaFactory, &config, bounds).unwrap();
+            let fitted =
+                processor::fit(raw, Kind::Video, Sampling::LlamaFactory, &config, bounds).unwrap();
             let found = processor::patchify(&fitted, &config).unwrap();
             let expected = recorded.patches("pixel_values_videos_rows", "video_grid_thw");
             let patch = found.pixel_values.len() / found.grid_thw.iter().product::<usize>();

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{self, Entry};
 use super::fault::Inspected;
+use super::image::ImageInfo;
 use super::medium::{self, Medium};
-use super::video::{self, Sampling, VideoOptions};
+use super::video::{self, Frames, Sampling, VideoOptions};
 use super::{dataset_info, image, vlm4d};
 use crate::error::{Error, Result, more};
 use crate::{interrupt, parallel};
@@ -119,35 +120,32 @@ impl Checked {
         self.add_missing(dir, &missing);
         let files: BTreeSet<File> = there.iter().flat_map(|(medium, _)| files(medium)).collect();
         let files: Vec<File> = files.into_iter().collect();
-        let mut sizes = BTreeMap::new();
-        let read = |(file, is_clip): &File<'a>| (*file, size(&dir.join(file), *is_clip));
-        parallel::each(&files, read, |done, (file, size)| {
+        let mut infos = BTreeMap::new();
+        let read = |(file, is_clip): &File<'a>| (*file, info(&dir.join(file), *is_clip));
+        parallel::each(&files, read, |done, (file, info)| {
             interrupt::check("the check")?;
-            match size {
-                Ok(size) => drop(sizes.insert(file, size)),
+            match info {
+                Ok(info) => drop(infos.insert(file, info)),
                 Err(error) => self.add_error(&dir.join(file), &error),
             }
             progress(done, files.len());
             Ok(())
         })?;
         for (medium, _) in there {
-            self.check_list(dir, medium, &sizes);
+            self.check_list(dir, medium, &infos);
         }
         interrupt::check("the check")
     }
 
-    /// The frames of a list are of one size, as far as they could be read.
-    fn check_list(
-        &mut self,
-        dir: &Path,
-        medium: &Medium,
-        sizes: &BTreeMap<&PathBuf, (usize, usize)>,
-    ) {
+    /// The frames of a list are of one size, turned too, as far as they could be read.
+    fn check_list(&mut self, dir: &Path, medium: &Medium, infos: &BTreeMap<&PathBuf, ImageInfo>) {
         let Medium::Frames(files) = medium else { return };
-        let mut first = None;
-        for (file, size) in files.iter().filter_map(|file| sizes.get_key_value(file)) {
+        let (mut first, mut first_turn) = (None, None);
+        for (file, info) in files.iter().filter_map(|file| infos.get_key_value(file)) {
             let path = dir.join(file);
-            if let Err(error) = image::check_size(&path, *size, &mut first) {
+            let checked = image::check_size(&path, (info.height, info.width), &mut first)
+                .and_then(|()| image::check_turn(&path, *info, &mut first_turn));
+            if let Err(error) = checked {
                 self.add_error(&path, &error);
             }
         }
@@ -195,13 +193,13 @@ fn files(medium: &Medium) -> impl Iterator<Item = File<'_>> {
     medium.files().iter().map(move |file| (file, is_clip))
 }
 
-/// Height and width of the pictures in a file, all of which is decoded.
-fn size(path: &Path, is_clip: bool) -> Result<(usize, usize)> {
-    let frames = match is_clip {
-        true => video::read_whole(path, &WHOLE)?.frames,
-        false => image::read(path, WHOLE.sampling, WHOLE.upright)?.0,
+/// Size and turn of the pictures in a file, all of which is decoded.
+fn info(path: &Path, is_clip: bool) -> Result<ImageInfo> {
+    let (Frames { height, width, .. }, rotation) = match is_clip {
+        true => (video::read_whole(path, &WHOLE)?.frames, 0),
+        false => image::read(path, WHOLE.sampling, WHOLE.upright)?,
     };
-    Ok((frames.height, frames.width))
+    Ok(ImageInfo { height, width, rotation })
 }
 
 /// Choices of which one alone ends in a full stop, where that gives the answer away.

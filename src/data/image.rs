@@ -1,9 +1,10 @@
 //! An image file enters, its RGB pixels leave; of the frames of a video, all of them.
 //!
 //! The bytes are those of Pillow's `convert("RGB")`, but for JPEG, where decoders round differently
-//! (within 4 levels). Of several pictures in a file the first is taken, as Pillow does.
+//! (within 4 levels, more where chroma is subsampled, at the right edge above all). Of several pictures
+//! in a file the first is taken, as Pillow does.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +59,9 @@ pub fn probe(path: &Path) -> Result<ImageInfo> {
 /// As [`probe`]; a file that is damaged.
 pub fn read(path: &Path, sampling: Sampling, upright: bool) -> Result<(Frames, usize)> {
     let (mut decoder, format) = open(path)?;
+    if format == Some(ImageFormat::Jpeg) {
+        check_end(path)?;
+    }
     let orientation = orientation(&mut decoder);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, &e))?;
     if upright {
@@ -131,6 +135,24 @@ pub fn check_size(
     .help("give all frames of a list the same size"))
 }
 
+/// Checks that a frame has the size of the `first` also as a viewer turns them, which matters where
+/// they are shown upright.
+///
+/// # Errors
+/// Names the frame.
+pub fn check_turn(path: &Path, info: ImageInfo, first: &mut Option<ImageInfo>) -> Result<()> {
+    let first = *first.get_or_insert(info);
+    if info.size(true) == first.size(true) {
+        return Ok(());
+    }
+    let (turn, first_turn) = (info.rotation, first.rotation);
+    Err(Error::input(format!(
+        "{}: a viewer turns it by {turn} degrees, and the first frame of its video by {first_turn}",
+        path.display()
+    ))
+    .help("turn the pixels themselves: `video.upright = true` refuses such a list"))
+}
+
 /// The decoder of the file's format, whatever its name, and that format.
 fn open(path: &Path) -> Result<(impl ImageDecoder, Option<ImageFormat>)> {
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
@@ -145,6 +167,38 @@ fn open(path: &Path) -> Result<(impl ImageDecoder, Option<ImageFormat>)> {
             .help("save it with 8: tools make different things of more"));
     }
     Ok((decoder, format))
+}
+
+/// Checks that a JPEG goes on to its end, which Pillow insists on: the decoder shows what is missing
+/// as grey.
+fn check_end(path: &Path) -> Result<()> {
+    let jpeg = fs::read(path)
+        .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;
+    match has_end(&jpeg) {
+        true => Ok(()),
+        false => Err(Error::input(format!("{}: the image is cut short", path.display()))
+            .help("download it again, or make it again")),
+    }
+}
+
+/// Whether a marker says that the picture ends; not one of a thumbnail within a segment, nor what
+/// follows the picture.
+fn has_end(jpeg: &[u8]) -> bool {
+    const END: u8 = 0xD9;
+    // Stuffing, fill bytes, and the markers that no segment follows.
+    let alone = |marker: u8| matches!(marker, 0x00 | 0x01 | 0xFF | 0xD0..=0xD8);
+    let mut rest = jpeg;
+    while let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xFF && !alone(pair[1])) {
+        match rest[at + 1..] {
+            [END, ..] => return true,
+            [_, high, low, ..] => {
+                let length = usize::from(u16::from_be_bytes([high, low]));
+                rest = rest.get(at + 2 + length..).unwrap_or_default();
+            }
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Whether a picture is RGBA to Pillow: a palette or color that is transparent has no channel for it.

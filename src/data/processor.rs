@@ -2,14 +2,18 @@
 //!
 //! The numbers are those of Hugging Face's Qwen2-VL processors (torchvision
 //! path): resize to a multiple of 28 pixels with an antialiased bicubic filter
-//! in 8 bits, normalise, cut into patches. LLaMA-Factory resizes once more
-//! before that; see [`llamafactory_resize`].
+//! in 8 bits, normalise, cut into patches. qwen-vl-utils resizes videos in f32;
+//! LLaMA-Factory resizes once more before that; see [`llamafactory_resize`].
 //!
 //! Shape legend: `t` temporal patches, `h`×`w` patches of `patch_size` pixels.
 
-use fast_image_resize::images::{Image, ImageRef};
+use std::fmt::Display;
+
+use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::F32x3;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
+use super::medium::Kind;
 use super::preprocessor::{PixelBudget, PreprocessorConfig};
 use super::video::{Frames, Sampling};
 use crate::error::{Error, Result};
@@ -30,32 +34,39 @@ pub struct Patches {
     pub grid_thw: [usize; 3],
 }
 
-/// The size (height, width) that a frame is resized to: multiples of `factor` near the frame's
-/// aspect ratio, within the bounds.
+/// The size (height, width) that a picture is resized to: multiples of `factor` near its aspect
+/// ratio, within the bounds.
 ///
-/// Source: Qwen2-VL's `smart_resize`, with Python's rounding (half to even).
+/// Source: `smart_resize` of qwen-vl-utils for [`Sampling::Qwen`], of transformers for the others,
+/// with Python's rounding (half to even).
 ///
 /// # Errors
-/// A side of 0, or one side more than 200 times the other.
+/// A side of 0, or one side more than 200 times the other; a side that would come to 0 pixels.
 pub fn smart_resize(
     height: usize,
     width: usize,
     factor: usize,
+    sampling: Sampling,
     budget: PixelBudget,
 ) -> Result<(usize, usize)> {
     let (long, short) = (height.max(width), height.min(width));
     if short == 0 || long as f64 / short as f64 > MAX_ASPECT_RATIO as f64 {
         return Err(Error::input(format!(
-            "a frame of {width}×{height} pixels: one side may be at most {MAX_ASPECT_RATIO} times \
-             the other"
+            "a picture of {width}×{height} pixels: one side may be at most {MAX_ASPECT_RATIO} \
+             times the other"
         )));
     }
+    // One tool keeps thin pictures from coming to nothing where it rounds, the other where it reduces.
+    let (rounded_least, reduced_least) = match sampling {
+        Sampling::Qwen => (factor, 0),
+        Sampling::LlamaFactory | Sampling::Hf | Sampling::Vlm4d => (0, factor),
+    };
     let (h, w, f) = (height as f64, width as f64, factor as f64);
-    let nearest = |side: f64| (side / f).round_ties_even() as usize * factor;
+    let nearest = |side: f64| ((side / f).round_ties_even() as usize * factor).max(rounded_least);
     let (new_h, new_w) = (nearest(h), nearest(w));
-    Ok(if new_h * new_w > budget.max_pixels {
+    let size = if new_h * new_w > budget.max_pixels {
         let beta = (h * w / budget.max_pixels as f64).sqrt();
-        let below = |side: f64| ((side / beta / f).floor() as usize * factor).max(factor);
+        let below = |side: f64| ((side / beta / f).floor() as usize * factor).max(reduced_least);
         (below(h), below(w))
     } else if new_h * new_w < budget.min_pixels {
         let beta = (budget.min_pixels as f64 / (h * w)).sqrt();
@@ -63,50 +74,93 @@ pub fn smart_resize(
         (above(h), above(w))
     } else {
         (new_h, new_w)
-    })
+    };
+    resizable((height, width), size)
+}
+
+/// `to` (height, width), where a picture of the size `from` can be resized to it.
+fn resizable(from: (usize, usize), to: (usize, usize)) -> Result<(usize, usize)> {
+    let fits = |side: usize| side > 0 && u32::try_from(side).is_ok();
+    match fits(to.0) && fits(to.1) {
+        true => Ok(to),
+        false => Err(not_resized(from, to, "a side is out of range")
+            .help("raise `max_pixels`, or leave so thin a picture out")),
+    }
+}
+
+fn not_resized((h, w): (usize, usize), (to_h, to_w): (usize, usize), why: impl Display) -> Error {
+    Error::input(format!("a picture of {w}×{h} pixels cannot be resized to {to_w}×{to_h}: {why}"))
 }
 
 /// Resizes each frame: bicubic (a = -0.5) with antialias, in 8 bits, rows first.
 ///
-/// Within one level of torchvision's and Pillow's (up to 12.2) result.
+/// Within one level of Pillow's (up to 12.2) result and of torchvision's `transforms.v2`.
 ///
 /// # Errors
 /// A size of 0, or one too large to hold.
 pub fn resize(frames: &Frames, height: usize, width: usize) -> Result<Frames> {
+    let (from, between, to) =
+        ((frames.height, frames.width), (frames.height, width), (height, width));
     let mut resizer = Resizer::new();
     let mut rgb = Vec::with_capacity(frames.len * height * width * 3);
     for i in 0..frames.len {
         // Both passes in one call would go down the columns first.
-        let wide =
-            pass(&mut resizer, frames.frame(i), frames.height, frames.width, frames.height, width)?;
-        rgb.extend(pass(&mut resizer, &wide, frames.height, width, height, width)?);
+        let wide = pass(&mut resizer, frames.frame(i), from, between)?;
+        rgb.extend(pass(&mut resizer, &wide, between, to)?);
     }
     Ok(Frames { rgb, len: frames.len, height, width })
 }
 
 fn pass(
-    r: &mut Resizer,
+    resizer: &mut Resizer,
     rgb: &[u8],
-    h: usize,
-    w: usize,
-    to_h: usize,
-    to_w: usize,
+    from: (usize, usize),
+    to: (usize, usize),
 ) -> Result<Vec<u8>> {
-    let fail = |what: String| {
-        Error::input(format!(
-            "a frame of {w}×{h} pixels cannot be resized to {to_w}×{to_h}: {what}"
-        ))
-    };
-    let side = |n: usize| match u32::try_from(n) {
-        Ok(n) if n > 0 => Ok(n),
-        _ => Err(fail("a side is out of range".into())),
-    };
-    let source =
-        ImageRef::new(side(w)?, side(h)?, rgb, PixelType::U8x3).map_err(|e| fail(e.to_string()))?;
-    let mut target = Image::new(side(to_w)?, side(to_h)?, PixelType::U8x3);
-    let bicubic = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    r.resize(&source, &mut target, &bicubic).map_err(|e| fail(e.to_string()))?;
+    let [from_w, from_h, to_w, to_h] = sides(from, to)?;
+    let source = ImageRef::new(from_w, from_h, rgb, PixelType::U8x3)
+        .map_err(|e| not_resized(from, to, e))?;
+    let mut target = Image::new(to_w, to_h, PixelType::U8x3);
+    resizer.resize(&source, &mut target, &bicubic()).map_err(|e| not_resized(from, to, e))?;
     Ok(target.into_vec())
+}
+
+/// As [`resize`], but in f32, and rounded once, half to even.
+///
+/// Within one level of torchvision's `transforms.functional.resize`, which qwen-vl-utils takes for
+/// videos: 8 bits between the passes cut off what is darker than black and brighter than white there,
+/// many levels' worth at sharp edges.
+///
+/// # Errors
+/// As there.
+pub fn resize_f32(frames: &Frames, height: usize, width: usize) -> Result<Frames> {
+    let (from, to) = ((frames.height, frames.width), (height, width));
+    let [from_w, from_h, to_w, to_h] = sides(from, to)?;
+    let mut resizer = Resizer::new();
+    let mut target = TypedImage::new(to_w, to_h);
+    let mut rgb = Vec::with_capacity(frames.len * height * width * 3);
+    for i in 0..frames.len {
+        let levels = frames.frame(i).as_chunks().0.iter();
+        let pixels: Vec<F32x3> = levels.map(|rgb| F32x3::new(rgb.map(f32::from))).collect();
+        let source =
+            TypedImageRef::new(from_w, from_h, &pixels).map_err(|e| not_resized(from, to, e))?;
+        let resized = resizer.resize_typed(&source, &mut target, &bicubic());
+        resized.map_err(|e| not_resized(from, to, e))?;
+        // The cast ends at 0 and 255.
+        let level = |value: f32| value.round_ties_even() as u8;
+        rgb.extend(target.pixels().iter().flat_map(|pixel| pixel.0.map(level)));
+    }
+    Ok(Frames { rgb, len: frames.len, height, width })
+}
+
+/// Width and height of `from`, which a decoder gave, and of `to`.
+fn sides(from: (usize, usize), to: (usize, usize)) -> Result<[u32; 4]> {
+    resizable(from, to)?;
+    Ok([from.1, from.0, to.1, to.0].map(|side| side as u32))
+}
+
+fn bicubic() -> ResizeOptions {
+    ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
 }
 
 /// What LLaMA-Factory does to a video's frames before the processor sees them: an odd number is made
@@ -222,28 +276,30 @@ fn block_order(h: usize, w: usize, merge: usize) -> impl Iterator<Item = (usize,
 /// names does it.
 ///
 /// `llamafactory` brings the frames within `budget` first and then follows the checkpoint's own
-/// bounds; the others resize once, within `budget`. An image is one frame.
+/// bounds; the others resize once, within `budget`, and `qwen` does so in f32 with videos. An image
+/// is one frame.
 ///
 /// # Errors
 /// As [`smart_resize`] and [`resize`].
 pub fn fit(
     frames: Frames,
+    kind: Kind,
     sampling: Sampling,
     config: &PreprocessorConfig,
     budget: PixelBudget,
 ) -> Result<Frames> {
     let (height, width) = fitted_size(frames.height, frames.width, sampling, config, budget)?;
-    let frames = match sampling {
-        Sampling::LlamaFactory => llamafactory_resize(frames, budget)?,
-        Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => frames,
-    };
-    resize(&frames, height, width)
+    match (sampling, kind) {
+        (Sampling::Qwen, Kind::Video) => resize_f32(&frames, height, width),
+        (Sampling::LlamaFactory, _) => resize(&llamafactory_resize(frames, budget)?, height, width),
+        (Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d, _) => resize(&frames, height, width),
+    }
 }
 
 /// The size (height, width) to which [`fit`] brings frames of `height` × `width`.
 ///
 /// # Errors
-/// As [`smart_resize`].
+/// As [`smart_resize`], also for the sizes on the way there.
 pub fn fitted_size(
     height: usize,
     width: usize,
@@ -253,11 +309,11 @@ pub fn fitted_size(
 ) -> Result<(usize, usize)> {
     let (height, width, budget) = match sampling {
         Sampling::LlamaFactory => {
-            let within = |(h, w), step: Step| step(h, w, budget);
-            let (h, w) = LLAMAFACTORY_STEPS.into_iter().fold((height, width), within);
+            let within = |(h, w), step: Step| resizable((h, w), step(h, w, budget));
+            let (h, w) = LLAMAFACTORY_STEPS.into_iter().try_fold((height, width), within)?;
             (h, w, config.pixels)
         }
         Sampling::Qwen | Sampling::Hf | Sampling::Vlm4d => (height, width, budget),
     };
-    smart_resize(height, width, config.factor(), budget)
+    smart_resize(height, width, config.factor(), sampling, budget)
 }

@@ -50,7 +50,7 @@ struct Header {
 
 /// Raised when a rule of [`Sampling`] changes, or how frames are found or converted, or what is kept
 /// beside them and how: what was kept under the one before is not found any more.
-const RULES: u32 = 4;
+const RULES: u32 = 5;
 
 impl Reader {
     /// The recipe's `[video]` and `[image]` with the processor of `checkpoint`, whose tower is
@@ -147,7 +147,9 @@ impl Reader {
     /// The size (height, width) to which a list's frames are brought before they are fitted.
     fn list_size(&self, height: usize, width: usize) -> Result<(usize, usize)> {
         match self.of_list {
-            Some(budget) => smart_resize(height, width, QWEN_FRAME_FACTOR, budget),
+            Some(budget) => {
+                smart_resize(height, width, QWEN_FRAME_FACTOR, self.options.sampling, budget)
+            }
             None => Ok((height, width)),
         }
     }
@@ -182,7 +184,7 @@ impl Reader {
                 (frames, Some(self.second_per_grid(sampling.list_fps(fps))), rotation)
             }
         };
-        let frames = fit(frames, *sampling, config, *budget).map_err(of)?;
+        let frames = fit(frames, medium.kind(), *sampling, config, *budget).map_err(of)?;
         let cost_s = start.elapsed().as_secs_f64();
         Ok(Sampled { frames, second_per_grid, rotation, cost_s })
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::split;
+use crate::data::split::Split;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::predict::{self, Ask, Prediction};
@@ -81,10 +82,16 @@ impl Finished {
     }
 
     /// The run of `recipe` into `dir` before it starts: with its test questions, not answered yet.
-    pub fn expected(dir: PathBuf, recipe: Recipe, asks: &[Ask]) -> Self {
+    pub fn expected(
+        dir: PathBuf,
+        recipe: Recipe,
+        split: &BTreeMap<String, Split>,
+        asks: &[Ask],
+    ) -> Self {
         let open = |ask: &Ask| Prediction::open(ask, recipe.eval.prompt);
         let before: Vec<Prediction> = asks.iter().map(open).collect();
-        Self { dir, recipe, after: before.clone(), before }
+        let limited = split::limited_in(split, &recipe.data.train);
+        Self { dir, recipe, after: before.clone(), before, limited }
     }
 
     /// Checks that what was trained is there, and whole.

@@ -34,10 +34,18 @@ pub fn limited(dir: &Path, recipe: &Recipe) -> Result<BTreeMap<String, [usize; 2
     if data.max_questions.is_none() && data.split.file.is_none() {
         return Ok(BTreeMap::new());
     }
-    let mut split = of_run(dir)?;
-    split.retain(|subset, parts| data.train.contains(subset) && !parts.left_out.is_empty());
-    let sizes = |parts: Split| [parts.train.len(), parts.trainable()];
-    Ok(split.into_iter().map(|(subset, parts)| (subset, sizes(parts))).collect())
+    Ok(limited_in(&of_run(dir)?, &data.train))
+}
+
+/// The same where `train` is trained on, divided as `split` says.
+pub fn limited_in(
+    split: &BTreeMap<String, Split>,
+    train: &[String],
+) -> BTreeMap<String, [usize; 2]> {
+    let sizes = |parts: &Split| [parts.train.len(), parts.trainable()];
+    let limited =
+        split.iter().filter(|(subset, parts)| train.contains(subset) && !parts.left_out.is_empty());
+    limited.map(|(subset, parts)| (subset.clone(), sizes(parts))).collect()
 }
 
 /// `real (400 of 3,184 questions) + synthetic`: what the run in `dir` was trained on.

@@ -13,7 +13,7 @@ use super::accuracy::{percent, points};
 use super::finished::Finished;
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
-use crate::data::medium::{self, Kind};
+use crate::data::medium::{self, Kind, Medium};
 use crate::data::split::Split;
 use crate::data::vlm4d::Format;
 use crate::error::{Error, Result, more};
@@ -334,9 +334,9 @@ pub fn videos(videos: &Videos, medium: &str, uses: usize, terminal: &Terminal) {
         let mut sideways = s.sideways.iter().filter(|medium| medium.kind() == kind);
         let Some(first) = sideways.next() else { continue };
         let more = more(sideways.count());
-        let (by, as_in) = match kind {
-            Kind::Video => ("a player", "PyAV"),
-            Kind::Image => ("a viewer", "Pillow"),
+        let (by, as_in) = match first {
+            Medium::Video(_) => ("a player", "PyAV"),
+            Medium::Image(_) | Medium::Frames(_) => ("a viewer", "Pillow"),
         };
         terminal.note(&format!(
             "{first}{more} would be turned by {by} and are used as coded, as {as_in} and \

@@ -67,7 +67,7 @@ pub fn check(
     }
     let questions = prepare::check_data(&recipe, checkpoint, terminal)?;
     let asks = questions.rounds.into_iter().next().map(|round| round.asks).unwrap_or_default();
-    Ok(Some(Finished::expected(dir, recipe, &asks)))
+    Ok(Some(Finished::expected(dir, recipe, &questions.parts.split, &asks)))
 }
 
 /// Reads what the checkpoint holds beside its weights, and checks these; the adapter too where it

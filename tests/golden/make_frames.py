@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes frames/: what LLaMA-Factory, qwen-vl-utils and transformers make of lists of frames as videos.
+"""Makes frames/: what LLaMA-Factory, qwen-vl-utils and transformers make of lists of frames as videos,
+and qwen-vl-utils of the sharpest of them as a decoded video and as images.
 
     python make_frames.py
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import make_images
 import make_llamafactory as lf
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -24,9 +26,12 @@ OUT = lf.GOLDEN / "frames"
 FPS, MAX_PIXELS = 4.0, 9408
 # qwen-vl-utils resizes twice where the bounds of images and videos differ: with its own of videos.
 QWEN_MAX_PIXELS = 128 * 28 * 28
+# Bounds that reduce the sharp frames.
+REDUCED = dict(min_pixels=3136, max_pixels=6000)
 LISTS = {  # folder: (frames, height, width, ending)
     "left": (3, 90, 121, "jpg"),
     "right": (4, 20, 31, "png"),
+    "sharp": (2, 90, 121, "png"),
 }
 ROWS = [
     ([], ["left"], ["<video>What moves?", "A disc."]),
@@ -42,11 +47,23 @@ def files(folder):
     return [f"{folder}/{i}.{ending}" for i in range(n)]
 
 
+def draw_sharp(frames, height, width, seed):
+    """Small rectangles of the purest colours on white: what is beyond black and white between the two
+    passes of a resize is lost where these are kept in 8 bits."""
+    rng = np.random.default_rng(seed)
+    for _ in range(frames):
+        frame = np.full((height, width, 3), 255, np.uint8)
+        for y, x, h, w in rng.integers(0, [height, width, 9, 9], (200, 4)):
+            frame[y : y + h + 1, x : x + w + 1] = rng.integers(0, 2, 3) * 255
+        yield frame
+
+
 def write_data(data):
     """The frames, and the rows that show them in LLaMA-Factory's layout."""
     for seed, (folder, (n, height, width, ending)) in enumerate(LISTS.items()):
         (data / folder).mkdir(parents=True)
-        for name, frame in zip(files(folder), lf.draw(n, height, width, seed)):
+        draw = draw_sharp if folder == "sharp" else lf.draw
+        for name, frame in zip(files(folder), draw(n, height, width, seed)):
             make_images.Image.fromarray(frame).save(data / name, **SAVED[ending])
     shutil.copy(lf.OUT / "data" / "b.mp4", data)
     rows = []
@@ -129,7 +146,27 @@ def record_others():
                 second_per_grid=[float(s) for s in inputs["second_per_grid_ts"]],
             )
             tensors[tool][folder] = some(inputs["pixel_values_videos"], of_videos)
+    tensors |= record_sharp(processor)
     return facts, tensors
+
+
+def record_sharp(processor):
+    """The sharp frames as qwen-vl-utils has those of a decoded video, and the first one as an image."""
+    from qwen_vl_utils import vision_process
+
+    frames = [f"data/{name}" for name in files("sharp")]
+    decoded = np.stack([np.asarray(make_images.Image.open(frame)) for frame in frames])
+    read = lambda ele: (torch.from_numpy(decoded).permute(0, 3, 1, 2), {}, FPS)
+    vision_process.VIDEO_READER_BACKENDS[vision_process.get_video_reader_backend()] = read
+    video = vision_process.fetch_video(dict(video="sharp", **REDUCED))
+    image = vision_process.fetch_image(dict(image=frames[0], **REDUCED))
+    given = dict(do_resize=False, return_tensors="pt")
+    of_video = processor.video_processor(videos=[video], **given)["pixel_values_videos"]
+    of_image = processor.image_processor(images=[image], **given)["pixel_values"]
+    return dict(
+        qwen_video=dict(sharp=some(of_video, processor.video_processor)),
+        qwen_image=dict(sharp=some(of_image, processor.image_processor)),
+    )
 
 
 def clock(fps, frames):
