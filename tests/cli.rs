@@ -226,16 +226,6 @@ fn wrong_recipes_are_refused() {
         ("max_frames = 4", "max_frames = 0", "`max_frames` is 0"),
         ("[video]", "mirror = 1.5\n[video]", "recipes/r.toml:5:1: `mirror` is 1.5"),
         ("[video]", "mirror = \"yes\"\n[video]", "not the text \"yes\", a number was expected"),
-        ("[video]", "max_questions = 0\n[video]", "recipes/r.toml:5:1: `max_questions` is 0"),
-        ("[video]", "max_questions = { real = 0 }\n[video]", "`max_questions` is 0"),
-        (
-            "[video]",
-            "max_questions = { reel = 4 }\n[video]",
-            "recipes/r.toml:5:1: `max_questions` is given for `reel`, and `train` is [\"real\"]",
-        ),
-        ("[video]", "max_questions = { synthetic = 4 }\n[video]", "given for `synthetic`, and"),
-        ("[video]", "max_questions = \"half\"\n[video]", "5:17: `max_questions` must be a number"),
-        ("[video]", "max_questions = -4\n[video]", "`max_questions` must be a number"),
         ("[video]", "shuffle_choice = true\n[video]", "did you mean `shuffle_choices`?"),
         ("tiny-qwen2.5-vl", "tiny-qwen9-vl", "tiny-qwen9-vl: no such folder"),
         ("max_frames = 4", "fps = 0.0", "`fps` is 0"),
@@ -294,6 +284,25 @@ fn wrong_recipes_are_refused() {
         &good.replacen("[model]", "[model]\ndevice = \"cuda:0\"", 1),
         "recipes/r.toml:2:1: `model.device` is `cuda:0`, and there is no such GPU here",
     );
+}
+
+#[test]
+fn wrong_limits_are_refused() {
+    let good = recipe(&tiny(), demo_data(), "");
+    for (limit, wanted) in [
+        ("max_questions = 0", "recipes/r.toml:5:1: `max_questions` is 0"),
+        ("max_questions = { real = 0 }", "`max_questions` is 0"),
+        (
+            "max_questions = { reel = 4 }",
+            "recipes/r.toml:5:1: `max_questions` is given for `reel`, and `train` is [\"real\"]",
+        ),
+        ("max_questions = { synthetic = 4 }", "given for `synthetic`, and"),
+        ("max_questions = \"half\"", "5:17: `max_questions` must be a number"),
+        ("max_questions = -4", "`max_questions` must be a number"),
+    ] {
+        let limited = format!("{limit}\n[video]");
+        refused(&good.replacen("[video]", &limited, 1), wanted);
+    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn a_jpeg_without_its_end_is_refused() {
         let with = |part: &[u8]| [&whole[..2], part, &whole[2..]].concat();
         for cut in [1, 2, 3, 100, whole.len() / 2] {
             for jpeg in [&whole, &with(thumbnail)] {
-                let error = read(&jpeg[..jpeg.len() - cut]).err().expect("is refused");
+                let error = read(&jpeg[..jpeg.len() - cut]).expect_err("is refused");
                 assert!(error.what().ends_with("a.jpg: the image is cut short"), "{error}");
             }
         }
