@@ -303,7 +303,7 @@ fn other_settings_weights_or_files_find_nothing() {
     assert_eq!(found(&model, &video()), 4);
     assert_eq!(found(&model, &Video { fps: 1.5, ..video() }), 0);
     assert_eq!(found(&model, &Video { max_frames: 2, ..video() }), 0);
-    assert_eq!(found(&model, &Video { max_pixels: 784, ..video() }), 0);
+    assert_eq!(found(&model, &Video { max_pixels: 3136, ..video() }), 0);
     let mut other = model.clone();
     let norm = &mut other.visual.patch_embed.proj.weight;
     *norm = norm.clone().map(|w| w.mul_scalar(1.001));

@@ -313,7 +313,7 @@ fn the_card_claims_what_the_run_did() {
     let by_letters = card("letters");
     for part in [
         "pipeline_tag: image-text-to-text",
-        "conversations, those of bears, and tested on questions of bears that it was not",
+        "conversations, those of bears, and tested on questions of real that it was not",
         "trained on, split by question.",
         "Graded: MC by logprob; FF by rules.",
         "conversations as they stand in the data",

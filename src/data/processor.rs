@@ -84,7 +84,7 @@ fn resizable(from: (usize, usize), to: (usize, usize)) -> Result<(usize, usize)>
     match fits(to.0) && fits(to.1) {
         true => Ok(to),
         false => Err(not_resized(from, to, "a side is out of range")
-            .help("raise `max_pixels`, or leave so thin a picture out")),
+            .help("raise `max_pixels`, or leave the picture out")),
     }
 }
 
