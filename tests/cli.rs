@@ -715,11 +715,21 @@ fn damaged_weights_of_later_recipes_are_told_before_the_first_one_starts() {
 fn recipes_that_could_not_be_compared_are_refused_before_the_first_one_starts() {
     let good = recipe(&tiny(), demo_data(), "max_steps = 1");
     let place = Workplace::new(&good);
-    for (key, why) in [
-        ("test = [\"synthetic\"]", "one was tested on real, the other on synthetic: give both"),
-        ("split = { test = 0.4 }", "their data.split differs"),
+    // the same ids with other questions
+    let reworded = place.0.path().join("reworded");
+    copy_dir(demo_data(), &reworded);
+    let path = reworded.join("QA/real_mc.json");
+    let questions = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, questions.replace(" does the ", " did the ")).unwrap();
+    let with = |key: &str| good.replacen("[video]", &format!("{key}\n[video]"), 1);
+    for (other, why) in [
+        (
+            with("test = [\"synthetic\"]"),
+            "one was tested on real, the other on synthetic: give both",
+        ),
+        (with("split = { test = 0.4 }"), "their data.split differs"),
+        (recipe(&tiny(), &reworded, "max_steps = 1"), "their question files differ"),
     ] {
-        let other = good.replacen("[video]", &format!("{key}\n[video]"), 1);
         std::fs::write(place.0.path().join("recipes/s.toml"), other).unwrap();
         let output = place.command().arg("recipes/s.toml").output().unwrap();
         let stderr = text(&output.stderr);
@@ -737,9 +747,16 @@ fn a_recipe_may_go_on_from_what_an_earlier_one_trains() {
     let place = Workplace::new(&first);
     let second = first.replacen("[lora]", "[lora]\nfrom = \"runs/r/adapter\"", 1);
     std::fs::write(place.0.path().join("recipes/s.toml"), second).unwrap();
-    let output = place.command().arg("recipes/s.toml").output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("original + runs/r/adapter"));
+    let run = || {
+        let output = place.command().arg("recipes/s.toml").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("original + runs/r/adapter"));
+    };
+    run();
+    // Nor does one wait for what is lost there and made anew.
+    std::fs::remove_dir_all(place.0.path().join("runs/s")).unwrap();
+    std::fs::remove_file(place.path("adapter/adapter_model.safetensors")).unwrap();
+    run();
 }
 
 #[test]

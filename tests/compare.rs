@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use vlm4d_train::data::vlm4d::Format;
 use vlm4d_train::eval::stats;
 use vlm4d_train::recipe::Recipe;
-use vlm4d_train::report::compare::{Comparison, find};
+use vlm4d_train::report::compare::{self, Comparison, find};
 
 use crate::support::run::{QUESTIONS, RunFolder, program, text};
 
@@ -116,6 +116,20 @@ fn all_test_sets_are_told() {
     let wanted = "100 questions on 50 videos of real in 2 test sets, split by video";
     assert_eq!(comparison.tested_on, wanted);
     assert_eq!(comparison.rows[1].scores[&Format::Mc].overall.n_videos, 50);
+}
+
+#[test]
+fn a_run_that_has_not_begun_may_be_of_the_same_model() {
+    let root = TempDir::new().unwrap();
+    let dirs = [(1, 0), (2, 20)].map(|(seed, first)| {
+        RunFolder { seed, first, split: "", ..RunFolder::default() }
+            .write(root.path(), &format!("seed_{seed}"))
+    });
+    let mut runs = find(&dirs).unwrap().0;
+    runs[1].recipe.provenance = None;
+    compare::check(&runs).unwrap();
+    runs[1].recipe.model.path = "another".into();
+    compare::check(&runs).unwrap_err();
 }
 
 #[test]

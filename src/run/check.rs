@@ -36,8 +36,10 @@ pub fn check(
 ) -> Result<Option<Finished>> {
     let mut recipe = Recipe::from_file(path)?;
     let dir = folder(runs, path);
+    // What is damaged there too: an earlier run makes it anew.
     let is_made = |place: &Path| {
-        !place.exists() && earlier.keys().any(|dir| absolute(place).starts_with(absolute(dir)))
+        let mut above = earlier.keys().filter(|dir| absolute(place).starts_with(absolute(dir)));
+        above.any(|dir| !place.exists() || whole(dir).is_none())
     };
     let from = recipe.lora.as_ref().and_then(|lora| lora.from.clone());
     let is_known = !from.is_some_and(|from| is_made(&from));

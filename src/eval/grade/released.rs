@@ -161,8 +161,8 @@ fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 }
 
 /// What a file of answers is.
-const ANSWERS: &str = "the file must be a JSON array of objects with `id`, `question`, `choices`, \
-                       `response` and `ground_truth_answer`";
+const ANSWERS: &str = "the file must be a JSON array of objects with `id`, `question`, `response`, \
+                       `ground_truth_answer` and, of multiple choice, `choices`";
 
 /// Grades a file in VLM4D's released-output format. Items without `choices` are freeform. The
 /// column of an item comes from `questions`; without them from the names of the file and its

@@ -277,16 +277,17 @@ fn answers_alike(a: &Stage, b: &Stage) -> bool {
         let of = stage.predictions.iter();
         of.map(|p| ((p.id.clone(), p.format), (p.response.clone(), p.correct))).collect()
     };
-    answers(a) == answers(b)
+    questions::same_in_all(a, b) && answers(a) == answers(b)
 }
 
 /// The checkpoints' names; with their paths where two of one name differ.
 fn model_names(runs: &[Finished]) -> Vec<String> {
+    // Of a run that has not begun it is not known.
     let hash = |run: &Finished| run.recipe.provenance.as_ref().map(|p| p.model_sha256.clone());
+    let differ = |a, b| matches!((hash(a), hash(b)), (Some(a), Some(b)) if a != b);
     let name = |run: &Finished| {
         let own = run.recipe.model.name();
-        let clash =
-            runs.iter().any(|other| other.recipe.model.name() == own && hash(other) != hash(run));
+        let clash = runs.iter().any(|other| other.recipe.model.name() == own && differ(run, other));
         if clash { run.recipe.model.path.clone() } else { own }
     };
     runs.iter().map(name).collect()
