@@ -313,7 +313,8 @@ fn lists_go_through_the_whole_run() {
     let said = text(&output.stdout);
     for frame in ["5/1.png", "5/2.png"] {
         let told = format!(
-            "{frame}\n  a viewer turns it by 0 degrees, and the first frame of its video by 90"
+            "{frame}: a viewer turns it by 0 degrees, and the first frame of its video by 90: \
+             video.upright = true refuses that list"
         );
         assert!(said.contains(&told), "{said}");
     }

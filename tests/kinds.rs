@@ -16,7 +16,7 @@ use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::tensor_files::{HostTensors, TensorFiles, write_tensors};
 use vlm4d_train::model::weights::module_name;
 use vlm4d_train::recipe::{Lora, Part, TargetModules, Train};
-use vlm4d_train::train::optimiser::{AdamW, clip, global_norm};
+use vlm4d_train::train::optimiser::{AdamW, clip_factor, global_norm};
 use vlm4d_train::train::schedule::Rates;
 
 use crate::support::model::{Batch, beside, load, load_as, one_batch, setup, values};
@@ -82,7 +82,7 @@ fn train(
             model,
             |name| rates.of(name),
             &gradients,
-            clip(norm, number("max_grad_norm")),
+            clip_factor(norm, number("max_grad_norm")),
         );
     }
     model

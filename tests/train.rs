@@ -15,7 +15,7 @@ use vlm4d_train::train::gradients::{LOGITS_AT_ONCE, Method, Weighted, add_sample
 use vlm4d_train::train::lanes;
 use vlm4d_train::train::log::Log;
 use vlm4d_train::train::loss::label_tokens;
-use vlm4d_train::train::optimiser::{AdamW, clip, global_norm};
+use vlm4d_train::train::optimiser::{AdamW, clip_factor, global_norm};
 use vlm4d_train::train::schedule::Course;
 use vlm4d_train::train::trainer::{Media, Setup, order};
 
@@ -432,7 +432,7 @@ fn a_largest_norm_of_0_clips_nothing() {
     let gradient = Tensor::from_floats([3.0, 4.0], &Device::flex());
     assert_eq!(global_norm(&Named::from([("a".to_owned(), gradient)])).unwrap(), 5.0);
     for (most, want) in [(0.0, 1.0), (5.5, 1.0), (0.5, 0.1)] {
-        assert!((clip(5.0, most) - want).abs() < 1e-6);
+        assert!((clip_factor(5.0, most) - want).abs() < 1e-6);
     }
 }
 
@@ -461,7 +461,7 @@ fn five_adamw_steps_equal_pytorch() {
             let (loss, gradients) =
                 setup(&train, &batch.samples, &batch).gradients(&model, 0).unwrap();
             let norm = global_norm(&gradients).unwrap();
-            let clipped = clip(norm, hyper["max_grad_norm"].as_f64().unwrap());
+            let clipped = clip_factor(norm, hyper["max_grad_norm"].as_f64().unwrap());
             for (what, got, want) in
                 [("loss", loss, &step["loss"]), ("norm", norm, &step["grad_norm"])]
             {

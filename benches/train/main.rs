@@ -35,7 +35,7 @@ use vlm4d_train::model::tensor_files::TensorFiles;
 use vlm4d_train::model::weights;
 use vlm4d_train::recipe;
 use vlm4d_train::train::gradients::Sample;
-use vlm4d_train::train::optimiser::{AdamW, clip, global_norm};
+use vlm4d_train::train::optimiser::{AdamW, clip_factor, global_norm};
 use vlm4d_train::train::trainer::{Media, Setup};
 
 use self::checkpoint::Shape;
@@ -386,7 +386,7 @@ fn train(
     for step in 0..entries.len() / case.way.samples() {
         let start = Instant::now();
         let (loss, gradients) = setup.gradients(&model, step)?;
-        let factor = clip(global_norm(&gradients)?, 1.0);
+        let factor = clip_factor(global_norm(&gradients)?, 1.0);
         model = optimiser.update(model, |_| 1e-4, &gradients, factor);
         model.device().sync().map_err(|e| Error::device(&format!("{e:?}")))?;
         seconds.push(start.elapsed().as_secs_f64());

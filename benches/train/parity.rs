@@ -17,7 +17,7 @@ use vlm4d_train::model::tensor_files::{HostTensors, write_tensors};
 use vlm4d_train::model::weights::{module_name, to_hub};
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::loss::predictions;
-use vlm4d_train::train::optimiser::{AdamW, clip, global_norm};
+use vlm4d_train::train::optimiser::{AdamW, clip_factor, global_norm};
 use vlm4d_train::train::trainer::Media;
 
 use super::samples::{Batches, Entry, Videos};
@@ -73,7 +73,7 @@ pub fn write(parity: &Parity) -> Result<Value, Failure> {
         if !norm.is_finite() {
             return Err(format!("step {}: the gradient's norm is {norm}", step + 1).into());
         }
-        model = optimiser.update(model, |_| 1e-4, &gradients, clip(norm, 1.0));
+        model = optimiser.update(model, |_| 1e-4, &gradients, clip_factor(norm, 1.0));
         losses.push(loss);
         norms.push(norm);
     }

@@ -137,16 +137,26 @@ impl Checked {
         interrupt::check("the check")
     }
 
-    /// The frames of a list are of one size, turned too, as far as they could be read.
+    /// The frames of a list are of one size, as far as they could be read; those of another one where
+    /// they are turned are worth a note.
     fn check_list(&mut self, dir: &Path, medium: &Medium, infos: &BTreeMap<&PathBuf, ImageInfo>) {
         let Medium::Frames(files) = medium else { return };
-        let (mut first, mut first_turn) = (None, None);
+        let (mut first_size, mut first) = (None, None);
         for (file, info) in files.iter().filter_map(|file| infos.get_key_value(file)) {
             let path = dir.join(file);
-            let checked = image::check_size(&path, (info.height, info.width), &mut first)
-                .and_then(|()| image::check_turn(&path, *info, &mut first_turn));
-            if let Err(error) = checked {
+            let size = (info.height, info.width);
+            if let Err(error) = image::check_size(&path, size, &mut first_size) {
                 self.add_error(&path, &error);
+            }
+            let first: &ImageInfo = first.get_or_insert(*info);
+            if info.size(false) == first.size(false) && info.size(true) != first.size(true) {
+                self.notes.push(format!(
+                    "{}: a viewer turns it by {} degrees, and the first frame of its video by {}: \
+                     video.upright = true refuses that list",
+                    path.display(),
+                    info.rotation,
+                    first.rotation
+                ));
             }
         }
     }

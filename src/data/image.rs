@@ -135,24 +135,6 @@ pub fn check_size(
     .help("give all frames of a list the same size"))
 }
 
-/// Checks that a frame has the size of the `first` also as a viewer turns them, which matters where
-/// they are shown upright.
-///
-/// # Errors
-/// Names the frame.
-pub fn check_turn(path: &Path, info: ImageInfo, first: &mut Option<ImageInfo>) -> Result<()> {
-    let first = *first.get_or_insert(info);
-    if info.size(true) == first.size(true) {
-        return Ok(());
-    }
-    let (turn, first_turn) = (info.rotation, first.rotation);
-    Err(Error::input(format!(
-        "{}: a viewer turns it by {turn} degrees, and the first frame of its video by {first_turn}",
-        path.display()
-    ))
-    .help("turn the pixels themselves: `video.upright = true` refuses such a list"))
-}
-
 /// The decoder of the file's format, whatever its name, and that format.
 fn open(path: &Path) -> Result<(impl ImageDecoder, Option<ImageFormat>)> {
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
@@ -169,8 +151,8 @@ fn open(path: &Path) -> Result<(impl ImageDecoder, Option<ImageFormat>)> {
     Ok((decoder, format))
 }
 
-/// Checks that a JPEG goes on to its end, which Pillow insists on: the decoder shows what is missing
-/// as grey.
+/// Checks that a JPEG has its end: the decoder shows what is missing as grey, and Pillow refuses it.
+/// Without its marker alone, Pillow takes some.
 fn check_end(path: &Path) -> Result<()> {
     let jpeg = fs::read(path)
         .map_err(|e| Error::input(format!("{}: {}", path.display(), io_reason(&e))))?;

@@ -2,7 +2,6 @@
 //! `[image]` with the checkpoint's processor. An image is one frame; of a list of frames all are
 //! taken.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -48,9 +47,10 @@ struct Header {
     second_per_grid: Option<f64>,
 }
 
-/// Raised when a rule of [`Sampling`] changes, or how frames are found or converted, or what is kept
-/// beside them and how: what was kept under the one before is not found any more.
-const RULES: u32 = 5;
+/// Raised when a rule of [`Sampling`] changes, or how frames are found, converted or resized, or what
+/// is kept beside them and how: what was kept under the one before is not found any more, and a run
+/// that was begun under it does not go on.
+pub const RULES: u32 = 5;
 
 impl Reader {
     /// The recipe's `[video]` and `[image]` with the processor of `checkpoint`, whose tower is
@@ -125,7 +125,7 @@ impl Reader {
         let video = video::probe(path)?;
         let VideoOptions { sampling, fps, max_frames, upright } = self.options;
         let indices = sampling.indices(&video, fps, max_frames);
-        let len = indices.map_err(|e| named(path.display(), e))?.len();
+        let len = indices.map_err(|e| Error::input(format!("{}: {e}", path.display())))?.len();
         let VideoInfo { height, width, rotation, .. } = video;
         let size = ImageInfo { height, width, rotation }.size(upright);
         let second_per_grid = Some(self.second_per_grid(sampling.sample_fps(&video, len)));
@@ -212,7 +212,7 @@ impl Reader {
     pub fn patches(&self, mut frames: Frames, shown: &Shown) -> Result<Patches> {
         shown.variant.apply(&mut frames);
         let config = &self.processor(shown.medium.kind())?.config;
-        patchify(&frames, config).map_err(|e| named(&shown.medium, e))
+        patchify(&frames, config).map_err(|e| e.at(&shown.medium.to_string()))
     }
 
     /// Names the frames of what has this content.
@@ -260,11 +260,7 @@ fn paths(dir: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
 
 /// The error of `medium`, which lies in the folder `dir`.
 fn wrong(dir: &Path, medium: &Medium, error: Error) -> Error {
-    named(dir.join(medium.to_string()).display(), error)
-}
-
-fn named(what: impl Display, error: impl Display) -> Error {
-    Error::input(format!("{what}: {error}"))
+    error.at(&dir.join(medium.to_string()).display().to_string())
 }
 
 /// Checks that the processor whose settings stand in `path` cuts patches that the vision tower

@@ -65,6 +65,10 @@ pub struct Recipe {
 pub struct Provenance {
     /// Version of this program.
     pub version: String,
+    /// [Rules](crate::data::reader::RULES) by which videos and images become numbers; 0 in runs from
+    /// before they were kept.
+    #[serde(default)]
+    pub rules: u32,
     /// Device that ran it.
     pub device: String,
     /// SHA-256 over the checkpoint's files, names and contents.
@@ -85,6 +89,7 @@ impl Provenance {
         let videos = [&*self.videos_sha256, &*other.videos_sha256];
         let differs = [
             (self.version != other.version, "version of this program"),
+            (self.rules != other.rules, "rules by which videos and images are prepared"),
             (self.device != other.device, "device"),
             (self.model_sha256 != other.model_sha256, "model"),
             (self.data_sha256 != other.data_sha256, "data"),

@@ -11,7 +11,7 @@ use super::questions::Questions;
 use crate::data::cache::Cache;
 use crate::data::chat::Chat;
 use crate::data::entry::{self, Entry};
-use crate::data::reader::Reader;
+use crate::data::reader::{RULES, Reader};
 use crate::data::split::Split;
 use crate::data::stats::Stats;
 use crate::device::{self, Chosen};
@@ -185,6 +185,7 @@ fn provenance(
     let of_adapter = |dir| hash::files(dir, &[".safetensors", ".json"]);
     Ok(Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
+        rules: RULES,
         device,
         model_sha256: hash::files(checkpoint, hash::CHECKPOINT)?,
         data_sha256: entry::sha256(data, &recipe.data.subsets())?,

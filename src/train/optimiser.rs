@@ -158,7 +158,7 @@ pub fn global_norm(gradients: &Named) -> Result<f64> {
 
 /// What gradients of the global norm `norm` are multiplied by, so that it is at most `max_norm`; 0
 /// clips nothing.
-pub fn clip(norm: f64, max_norm: f64) -> f64 {
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     // 1e-6: as `clip_grad_norm_`.
     if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }

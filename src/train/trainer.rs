@@ -17,7 +17,7 @@ use super::gradients::{
 use super::lanes;
 use super::log::{Log, Record};
 use super::loss::{label_tokens, token_weights};
-use super::optimiser::{AdamW, clip, global_norm};
+use super::optimiser::{AdamW, clip_factor, global_norm};
 use super::schedule::{Course, Rates};
 use super::validation::{Scores, Track, Validation, Validator};
 use crate::device::memory_bytes;
@@ -265,7 +265,7 @@ impl Setup<'_> {
             return Err(self.broken(step, &self.not_finite(step, grad_norm, &gradients)?));
         }
         let (lr, factor) = (course.lr(step), course.factor(step));
-        let clipped = clip(grad_norm, self.train.max_grad_norm);
+        let clipped = clip_factor(grad_norm, self.train.max_grad_norm);
         let model = optimiser.update(model, |name| rates.of(name) * factor, &gradients, clipped);
         let ids: Vec<usize> = self.micro_batches(step).concat();
         let record = Record {

@@ -166,6 +166,7 @@ impl RunFolder<'_> {
         let mut recipe = Recipe::from_text(&text, "made up").unwrap();
         recipe.provenance = Some(Provenance {
             version: "0".into(),
+            rules: 1,
             device: "cpu".into(),
             model_sha256: format!("hash of {}", self.model),
             data_sha256: self.made_from[0].into(),

@@ -284,7 +284,8 @@ fn answers_alike(a: &Stage, b: &Stage) -> bool {
 fn model_names(runs: &[Finished]) -> Vec<String> {
     // Of a run that has not begun it is not known.
     let hash = |run: &Finished| run.recipe.provenance.as_ref().map(|p| p.model_sha256.clone());
-    let differ = |a, b| matches!((hash(a), hash(b)), (Some(a), Some(b)) if a != b);
+    let differ =
+        |a: &Finished, b: &Finished| matches!((hash(a), hash(b)), (Some(a), Some(b)) if a != b);
     let name = |run: &Finished| {
         let own = run.recipe.model.name();
         let clash = runs.iter().any(|other| other.recipe.model.name() == own && differ(run, other));
