@@ -74,7 +74,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
             Kind::Merged => "A checkpoint with a merged LoRA adapter",
             Kind::Full => "A fully fine-tuned checkpoint",
         },
-        trained_on => split::trained_on(&run.dir, recipe)?,
+        trained_on => split::trained_on(&run.limited, &recipe.data.train),
         tested_on => recipe.data.test_subsets().join(" + "),
         conversations => !recipe.data.is_vlm4d(),
         split,

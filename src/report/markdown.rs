@@ -50,7 +50,7 @@ fn report(
         text,
         "{} trained on {} with seed {seed}, tested on {}; {split} with seed {split_seed}.\n",
         recipe.model.path,
-        split::trained_on(dir, recipe)?,
+        split::trained_on(&split::limited(dir, recipe)?, &recipe.data.train),
         recipe.data.test_subsets().join(" + ")
     );
     for format in Format::ALL {

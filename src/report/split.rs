@@ -48,17 +48,14 @@ pub fn limited_in(
     limited.map(|(subset, parts)| (subset.clone(), sizes(parts))).collect()
 }
 
-/// `real (400 of 3,184 questions) + synthetic`: what the run in `dir` was trained on.
-///
-/// # Errors
-/// As [`limited`].
-pub fn trained_on(dir: &Path, recipe: &Recipe) -> Result<String> {
-    let limited = limited(dir, recipe)?;
+/// `real (400 of 3,184 questions) + synthetic`: what a run of the subsets `train` was trained on, of
+/// which some are [`limited`].
+pub fn trained_on(limited: &BTreeMap<String, [usize; 2]>, train: &[String]) -> String {
     let told = |subset: &String| match limited.get(subset).map(|sizes| sizes.map(thousands)) {
         Some([n, all]) => format!("{subset} ({n} of {all} questions)"),
         None => subset.clone(),
     };
-    Ok(recipe.data.train.iter().map(told).collect::<Vec<_>>().join(" + "))
+    train.iter().map(told).collect::<Vec<_>>().join(" + ")
 }
 
 /// The parts of each subset of the run in `dir`.

@@ -11,6 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::accuracy::{percent, points};
 use super::finished::Finished;
+use super::split::limited_in;
 use crate::data::augment::mirrorable;
 use crate::data::entry::Entry;
 use crate::data::medium::{self, Kind, Medium};
@@ -290,13 +291,12 @@ pub fn data(
     parts: [&[Entry]; 3],
     terminal: &Terminal,
 ) {
+    let limited = limited_in(split, &recipe.data.train);
     for subset in recipe.data.subsets() {
         let of = |entries: &[Entry]| entries.iter().filter(|e| e.subset == subset).count();
         let media = all.iter().filter(|e| e.subset == subset).flat_map(|e| &e.media);
-        let limited = split.get(&subset).filter(|parts| !parts.left_out.is_empty());
-        let limited = limited.filter(|_| recipe.data.train.contains(&subset));
-        let among = |name: &str| match limited {
-            Some(parts) if name == "train" => format!(" of {}", thousands(parts.trainable())),
+        let among = |name: &str| match limited.get(&subset) {
+            Some([_, all]) if name == "train" => format!(" of {}", thousands(*all)),
             _ => String::new(),
         };
         let sizes = ["train", "val", "test"].into_iter().zip(parts);

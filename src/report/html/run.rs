@@ -81,7 +81,7 @@ fn page(
         context! {
             title => title(dir),
             model => recipe.model.name(),
-            trained_on => split::trained_on(dir, recipe)?,
+            trained_on => split::trained_on(&split::limited(dir, recipe)?, &recipe.data.train),
             tested_on => recipe.data.test_subsets().join(" + "),
             seed,
             split,
