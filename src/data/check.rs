@@ -141,22 +141,20 @@ impl Checked {
     /// they are turned are worth a note.
     fn check_list(&mut self, dir: &Path, medium: &Medium, infos: &BTreeMap<&PathBuf, ImageInfo>) {
         let Medium::Frames(files) = medium else { return };
-        let (mut first_size, mut first) = (None, None);
+        let mut first = None;
         for (file, info) in files.iter().filter_map(|file| infos.get_key_value(file)) {
-            let path = dir.join(file);
-            let size = (info.height, info.width);
-            if let Err(error) = image::check_size(&path, size, &mut first_size) {
-                self.add_error(&path, &error);
-            }
-            let first: &ImageInfo = first.get_or_insert(*info);
-            if info.size(false) == first.size(false) && info.size(true) != first.size(true) {
-                self.notes.push(format!(
+            let (path, first) = (dir.join(file), *first.get_or_insert(*info));
+            let checked = image::check_size(&path, info.size(false), &mut Some(first.size(false)));
+            match checked {
+                Err(error) => self.add_error(&path, &error),
+                Ok(()) if info.size(true) != first.size(true) => self.notes.push(format!(
                     "{}: a viewer turns it by {} degrees, and the first frame of its video by {}: \
                      video.upright = true refuses that list",
                     path.display(),
                     info.rotation,
                     first.rotation
-                ));
+                )),
+                Ok(()) => (),
             }
         }
     }
