@@ -131,13 +131,14 @@ fn divide(recipe: &Recipe, entries: &[Entry]) -> Result<(Parts, Vec<String>)> {
         let seed = recipe.split_seed();
         (split::split(entries, seed, shares.test, shares.val, shares.by)?, vec![])
     };
-    let (mut train, mut val, mut test) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     if let Some(limits) = &recipe.data.max_questions {
         for (subset, parts) in &mut split {
-            let limit = limits.of(subset).filter(|_| recipe.data.train.contains(subset));
-            limit.into_iter().for_each(|most| parts.limit(most));
+            if let (Some(most), true) = (limits.of(subset), recipe.data.train.contains(subset)) {
+                parts.limit(most);
+            }
         }
     }
+    let (mut train, mut val, mut test) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (subset, parts) in &split {
         if recipe.data.train.contains(subset) {
             train.extend(&parts.train);
