@@ -127,7 +127,8 @@ impl Step {
             return cuda::adamw(step, gradient, moments, value);
         }
         let [first, second] = moments;
-        let gradient = gradient.mul_scalar(self.factor);
+        let clipped = self.factor < 1.0;
+        let gradient = if clipped { gradient.mul_scalar(self.factor) } else { gradient };
         let first = first.clone() + (gradient.clone() - first).mul_scalar(1.0 - beta1);
         let second = second.mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
         let over = second.clone().sqrt().div_scalar(root).add_scalar(EPS);
