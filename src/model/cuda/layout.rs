@@ -11,14 +11,24 @@ use super::Primitive;
 /// Bytes of which a kernel reads as many at once at most, from a multiple of them on.
 const WIDE: usize = 16;
 
-/// `x` without gaps, in the order of its dimensions; copied where it lies otherwise.
+/// `x` without gaps, in the order of its dimensions; copied where it lies otherwise. A kernel that
+/// asks for its length is told that of `x`.
 pub fn flat(x: Primitive) -> Primitive {
     if x.is_contiguous() && is_aligned(&x) {
-        return x;
+        return trimmed(x);
     }
     let (client, elem) = (x.client.clone(), elem(x.dtype));
     let copy = cubecl::std::tensor::into_contiguous(&client, x.clone().binding(), elem);
     like(&x, copy, x.dtype)
+}
+
+/// `x`, flat, without the memory behind it: burn rounds up that of a row, to 512 bytes.
+fn trimmed(mut x: Primitive) -> Primitive {
+    let behind = x.handle.size_in_used() - (x.meta.num_elements() * x.dtype.size()) as u64;
+    if behind > 0 {
+        *x.handle.offset_end.get_or_insert_default() += behind;
+    }
+    x
 }
 
 /// `x`, flat, where nothing else reads what is written: copied where something holds it too.
@@ -37,7 +47,8 @@ pub fn empty(x: &Primitive, shape: &Shape) -> Primitive {
     empty_as(x, shape, x.dtype)
 }
 
-fn empty_as(x: &Primitive, shape: &Shape, dtype: DType) -> Primitive {
+/// The same in `dtype`.
+pub fn empty_as(x: &Primitive, shape: &Shape, dtype: DType) -> Primitive {
     let handle = x.client.empty(shape.num_elements() * dtype.size());
     like(x, TensorHandle::new_contiguous(shape.to_vec(), handle, elem(dtype)), dtype)
 }
