@@ -20,7 +20,8 @@ Stages, by shape:
 
 Every command's result is one JSON file under --out, with all of them in results.json; a command
 that succeeded with the same program before is not run again (`--again` does). No command takes
-longer than --limit seconds: one that does fails, the rest goes on. The network is not needed once
+longer than --limit seconds: one that does fails, the rest goes on. With VLM4D_CUBLAS=0 in the
+environment, and another --out, products are burn's and not cuBLAS's. The network is not needed once
 cargo's registry is filled. Needs torch, transformers and peft; `--without-hf` leaves their side out.
 
 MFU counts the arithmetic that training needs without any saving, the same for both sides: 4 per
@@ -116,6 +117,8 @@ class Runner:
             self.failures.append(f"{shape} {name}: {path}")
             raise Failed
         print(f"{seconds:.0f} s")
+        if result.get("note"):
+            print(f"    {result['note']}")
         return self.keep(shape, name, result)
 
     def keep(self, shape, name, result):

@@ -20,6 +20,9 @@ WHEELS = "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl
 # Of CUDA 12, whose headers come with the runtime.
 WHEELS_12 = "nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-cccl-cu12"
 NVRTC_NAMES = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
+# Any version of a driver's or an older generation runs there.
+CUBLAS_WHEELS = {13: "'nvidia-cublas==13.*'", 12: "'nvidia-cublas-cu12==12.*'"}
+CUBLAS_NAMES = ["libcublas.so", "libcublas.so.13", "libcublas.so.12"]
 # CUDA versions that the bindings know (cudarc 0.19).
 KNOWN = [12000, 12010, 12020, 12030, 12040, 12050, 12060, 12080, 12090, 13000, 13010, 13020, 13030, 13040]
 
@@ -38,7 +41,8 @@ def version(number):
 def wheels(number):
     """What to install in place of the toolkit of that version."""
     names = (WHEELS if number >= 13000 else WHEELS_12).split()
-    return " ".join(f"'{name}=={version(number)}.*'" for name in names)
+    parts = [f"'{name}=={version(number)}.*'" for name in names]
+    return " ".join([*parts, CUBLAS_WHEELS[min(number // 1000, 13)]])
 
 
 def driver():
@@ -76,26 +80,35 @@ def candidates():
     for site in map(pathlib.Path, sys.path):
         wheels = site / "nvidia"
         if wheels.is_dir():
-            folders += [wheels / "cu13", *sorted(wheels.glob("cu1[0-9]")), *sorted(wheels.glob("cuda_*"))]
+            folders += [wheels / "cu13", *sorted(wheels.glob("cu1[0-9]")), *sorted(wheels.glob("cuda_*")), wheels / "cublas"]
     return [folder for i, folder in enumerate(folders) if folder.is_dir() and folder not in folders[:i]]
 
 
-def nvrtc_library(folders, newest):
-    """The library, and the folder to look for it in: none where the loader finds it by itself."""
-    for name in NVRTC_NAMES:
+def library(names, folders):
+    """The first library of `names`, and the folder to look for it in: none where the loader finds it
+    by itself. Nothing where there is none."""
+    for name in names:
         try:
             return ctypes.CDLL(name), None
         except OSError:
             pass
     for folder in folders:
         for sub in ("lib64", "lib"):
-            for name in NVRTC_NAMES:
+            for name in names:
                 if (folder / sub / name).exists():
                     return ctypes.CDLL(str(folder / sub / name)), folder / sub
-    raise Missing(
-        "no NVRTC, which compiles the GPU's kernels",
-        f"install the CUDA toolkit {version(newest)} or older, or `{sys.executable} -m pip install {wheels(newest)}`",
-    )
+    return None, None
+
+
+def nvrtc_library(folders, newest):
+    """As `library`; there must be one."""
+    nvrtc, folder = library(NVRTC_NAMES, folders)
+    if nvrtc is None:
+        raise Missing(
+            "no NVRTC, which compiles the GPU's kernels",
+            f"install the CUDA toolkit {version(newest)} or older, or `{sys.executable} -m pip install {wheels(newest)}`",
+        )
+    return nvrtc, folder
 
 
 def compile_probe(nvrtc, include, architecture):
@@ -165,8 +178,8 @@ def link_probe(index, ptx):
 
 
 def toolkit(driver_version, work, index=0):
-    """Environment that a program needs to find NVRTC and its headers, and NVRTC's version; a kernel
-    for GPU `index` is compiled and loaded.
+    """Environment that a program needs to find NVRTC, its headers and cuBLAS, and NVRTC's version; a
+    kernel for GPU `index` is compiled and loaded. Where cuBLAS is not, the program does without.
 
     Headers that lie in several folders are linked together in one under `work`."""
     folders = candidates()
@@ -196,8 +209,9 @@ def toolkit(driver_version, work, index=0):
             "install a newer driver, or another CUDA toolkit",
         )
     environment = {"CUDA_PATH": str(include.parent)}
-    if folder:
-        paths = [str(folder), os.environ.get("LD_LIBRARY_PATH", "")]
+    libraries = {folder, library(CUBLAS_NAMES, folders)[1]} - {None}
+    if libraries:
+        paths = [*sorted(map(str, libraries)), os.environ.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
     known = [number for number in KNOWN if number <= min(found, driver_version or found)]
     environment["CUDARC_CUDA_VERSION"] = str(known[-1] if known else KNOWN[0])

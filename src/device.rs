@@ -76,10 +76,9 @@ pub fn choose(model: &Model) -> Result<Chosen> {
     };
     let dtype = dtype(model.dtype, false);
     prepare_cuda(gpus.len(), index, dtype)?;
-    match gpus.into_iter().nth(index) {
-        Some(device) => Ok(Chosen { device, name: format!("cuda:{index}"), dtype, note: None }),
-        None => Err(no_such_gpu(index)),
-    }
+    let device = gpus.into_iter().nth(index).ok_or_else(|| no_such_gpu(index))?;
+    let note = why_no_cublas(&device);
+    Ok(Chosen { device, name: format!("cuda:{index}"), dtype, note })
 }
 
 /// Bytes that this process holds of the memory that `device` has; 0 where the system does not say.
@@ -157,6 +156,18 @@ fn why_no_gpu() -> Option<String> {
 
 #[cfg(not(feature = "cuda"))]
 fn why_no_gpu() -> Option<String> {
+    None
+}
+
+/// What the user should know where matrices are not multiplied by cuBLAS on `device`.
+#[cfg(feature = "cuda")]
+fn why_no_cublas(device: &Device) -> Option<String> {
+    let why = crate::model::cuda::why_no_cublas(device)?;
+    Some(format!("matrices are multiplied by burn's kernels and not by cuBLAS: {why}"))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn why_no_cublas(_device: &Device) -> Option<String> {
     None
 }
 

@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import gpu_machine as machine
 
 cuda = ctypes.CDLL("libcuda.so.1")
-nvrtc, _ = machine.nvrtc_library(machine.candidates())
+nvrtc, _ = machine.nvrtc_library(machine.candidates(), machine.driver())
 random = np.random.default_rng(0)
 failed = []
 
@@ -218,6 +218,32 @@ extern "C" __global__ void lanes(const unsigned short *a, const unsigned short *
     compare("ldmatrix and mma", c.read(), wanted[:, :8], 2e-6)
 
 
+def blas():
+    """cuBLAS's products, whose matrices lie by columns, with lines further apart than they are long."""
+    library, state = ctypes.CDLL("libcublas.so"), ctypes.c_void_p()
+    ok(cuda.cuCtxSetCurrent(ctypes.c_void_p(0x1000)), "cuCtxSetCurrent")
+    ok(library.cublasCreate_v2(ctypes.byref(state)), "cublasCreate")
+    m, n, k, factor = 5, 7, 9, ctypes.c_float(0.5)
+    half = lambda x: (x.view(np.uint32) >> 16).astype(np.uint16)
+    for op_a, op_b, kept, read, written in [(0, 0, 0, 14, 14), (1, 0, 1, 14, 14), (0, 1, 0, 0, 0), (1, 1, 1, 14, 0)]:
+        a, b = bf16(random.standard_normal((11, 11))), bf16(random.standard_normal((12, 12)))
+        c = bf16(random.standard_normal((13, n)))
+        of_a, of_b = (a[:k, :m] if op_a == 0 else a[:m, :k].T), (b[:n, :k] if op_b == 0 else b[:k, :n].T)
+        factors = [Buffer(half(x) if read == 14 else x) for x in (a, b)]
+        into, add = Buffer(half(c.T.copy()) if written == 14 else c.T.copy()), ctypes.c_float(kept)
+        at = [ctypes.c_void_p(x.pointer.value) for x in (*factors, into)]
+        sizes = [ctypes.c_int(x) for x in (m, n, k)]
+        code = library.cublasGemmEx(state, op_a, op_b, *sizes, ctypes.byref(factor), at[0], read, 11, at[1], read, 12,
+                                    ctypes.byref(add), at[2], written, 13, 68, -1)
+        ok(code, "cublasGemmEx")
+        out = into.read()
+        out = (out.astype(np.uint32) << 16).view(np.float32) if written == 14 else out
+        wanted = 0.5 * (of_a.T.astype(np.float64) @ of_b.T) + kept * c[:m]
+        compare(f"cublasGemmEx {'NT'[op_a]}{'NT'[op_b]}", out.T[:m], wanted, 2e-2 if written == 14 else 2e-6)
+        kept_as_it_was = np.array_equal(out.T[m:], c[m:])
+        compare("  and nothing else", np.float32([not kept_as_it_was]), np.float32([0]), 0)
+
+
 def barriers():
     """Barriers in shared memory: a warp waits for what the other writes, and for announced bytes."""
     source = """
@@ -253,5 +279,6 @@ tiles()
 functions()
 warps()
 products()
+blas()
 barriers()
 sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

@@ -29,6 +29,7 @@ __attribute__((destructor)) static void summary() {
             (unsigned long long)launches.load(), modules.size(), peak / 1048576.);
     write_report();
 }
+#include "cublas.h"
 struct Link {
     string ptx;
 };

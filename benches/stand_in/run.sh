@@ -32,7 +32,7 @@ if [ -z "$(find "$library" -newer "$here/driver.cpp" 2>/dev/null)" ] ||
     echo "stand-in: builds $library" >&2
     g++ -std=c++20 -O3 -march=native -Wall -fPIC -fvisibility=hidden -fno-gnu-unique -shared -I"$CUDA_PATH/include" "$here/driver.cpp" -o "$library.new"
     mv "$library.new" "$library"
-    for name in libcuda.so libnvidia-ml.so.1; do ln -sf libcuda.so.1 "$out/$name"; done
+    for name in libcuda.so libnvidia-ml.so.1 libcublas.so; do ln -sf libcuda.so.1 "$out/$name"; done
 fi
 [ -z "${STAND_IN_KEEP:-}" ] || mkdir -p "$STAND_IN_KEEP"
 if [ "${STAND_IN_COUNT:-0}" != 0 ] && [ "${STAND_IN_COMPILE:-0}" = 0 ]; then

@@ -290,6 +290,7 @@ fn measure(case: &Case) -> Result<Value, Failure> {
     };
     result["device"] = chosen.name.as_str().into();
     result["dtype"] = format!("{:?}", chosen.dtype).into();
+    result["note"] = chosen.note.into();
     result["load_s"] = load_s.into();
     result["total_s"] = start.elapsed().as_secs_f64().into();
     result["loaded_bytes"] = loaded.into();

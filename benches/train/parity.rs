@@ -79,7 +79,7 @@ pub fn write(parity: &Parity) -> Result<Value, Failure> {
     }
     let written = json!({
         "device": chosen.name, "dtype": format!("{:?}", chosen.dtype),
-        "recompute": parity.way.recompute, "losses": losses, "grad_norms": norms,
+        "note": chosen.note, "recompute": parity.way.recompute, "losses": losses, "grad_norms": norms,
         "seconds": start.elapsed().as_secs_f64(),
     });
     std::fs::write(parity.out.join("parity.json"), written.to_string())?;

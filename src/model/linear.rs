@@ -21,12 +21,13 @@ pub struct Linear {
 impl Linear {
     /// Applies the layer; `train` switches the adapter's dropout on.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, train: bool) -> Tensor<D> {
-        let bias = self.bias.as_ref().map(Param::val);
-        let Some(lora) = &self.lora else { return product(x, self.weight.val(), bias) };
+        let Some(lora) = &self.lora else {
+            return product(x, self.weight.val(), self.bias.as_ref().map(Param::val));
+        };
         if let Some(magnitude) = &lora.magnitude {
             return lora.forward_dora(self, x, magnitude.val(), train);
         }
-        lora.add_to(product(x.clone(), self.weight.val(), None), x, bias, train)
+        lora.forward(self, x, train)
     }
 
     /// `[i, o]`.
@@ -42,8 +43,9 @@ impl Linear {
     /// The layer while its adapter stays as it is.
     #[cfg(feature = "cuda")]
     pub fn keep_factors(&mut self) {
+        let dtype = self.weight.val().dtype();
         if let Some(lora) = self.lora.as_mut().filter(|lora| lora.magnitude.is_none()) {
-            lora.keep_factors();
+            lora.keep_factors(dtype);
         }
     }
 
@@ -63,7 +65,7 @@ pub fn product<const D: usize>(
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
     #[cfg(feature = "cuda")]
-    if super::cuda::runs(&x) {
+    if super::cuda::holds(&x) {
         return add_bias(super::cuda::product(x, weight), bias);
     }
     linear(x, weight, bias)

@@ -24,7 +24,7 @@ pub struct Lora {
     pub magnitude: Option<Param<Tensor<1>>>,
     /// DoRA: the lengths that the weights have, `[o]`, where they do not change any more.
     lengths: Option<Tensor<1>>,
-    /// On a GPU: A, scaled, and B in bf16, where they do not change for a while.
+    /// On a GPU: A, scaled, and B in the weight's type, where they do not change for a while.
     factors: Option<[Tensor<2>; 2]>,
     /// `alpha / r`, with rsLoRA `alpha / √r`.
     pub scaling: f64,
@@ -57,6 +57,30 @@ impl Lora {
         let magnitude = magnitude.unwrap_or_else(|| self.lengths(of.weight.val()));
         self.magnitude = Some(Param::from_tensor(magnitude));
         self
+    }
+
+    /// `x·W + b + s·(x'·A)·B` of the layer `of`, with `x'` the inputs that are left after dropout; in
+    /// the type of `x`, as PEFT does under autocast.
+    pub(super) fn forward<const D: usize>(
+        &self,
+        of: &Linear,
+        x: Tensor<D>,
+        train: bool,
+    ) -> Tensor<D> {
+        let (weight, bias) = (of.weight.val(), of.bias.as_ref().map(Param::val));
+        let left = self.drop_inputs(x.clone(), train);
+        #[cfg(feature = "cuda")]
+        if super::cuda::holds(&x) && !weight.is_tracked() {
+            let left = if self.drops(train) { left } else { left.detach() };
+            let factors = self.factors.clone().unwrap_or_else(|| self.new_factors(x.dtype()));
+            let learned = [self.lora_a.val(), self.lora_b.val()];
+            return super::cuda::adapted([x, left], weight, bias, learned, factors, self.scaling);
+        }
+        let y = add_bias(product(x, weight, None), bias);
+        if cpu::runs(&y) {
+            return cpu::add_lora(y, left, self.lora_a.val(), self.lora_b.val(), self.scaling);
+        }
+        y + self.update(left)
     }
 
     /// `x·W + b + (c − 1)·x'·W + c·s·(x'·A)·B` of the layer `of`, with `x'` the inputs that are left
@@ -128,38 +152,15 @@ impl Lora {
         squares.sqrt().squeeze_dim(0)
     }
 
-    /// Adds `bias` and `s·(x·A)·B` to `y: […, o]`, what the layer's weight makes of `x: […, i]`;
-    /// computed in their type, as PEFT does under autocast.
-    pub(super) fn add_to<const D: usize>(
-        &self,
-        y: Tensor<D>,
-        x: Tensor<D>,
-        bias: Option<Tensor<1>>,
-        train: bool,
-    ) -> Tensor<D> {
-        let x = self.drop_inputs(x, train);
-        #[cfg(feature = "cuda")]
-        if super::cuda::runs(&y) {
-            let factors = self.factors.clone().unwrap_or_else(|| self.new_factors());
-            let learned = [self.lora_a.val(), self.lora_b.val()];
-            return super::cuda::add_lora(y, x, bias, learned, factors, self.scaling);
-        }
-        let y = add_bias(y, bias);
-        if cpu::runs(&y) {
-            return cpu::add_lora(y, x, self.lora_a.val(), self.lora_b.val(), self.scaling);
-        }
-        y + self.update(x)
-    }
-
     /// Keeps what each forward pass else makes anew, for as long as A and B stay as they are.
     #[cfg(feature = "cuda")]
-    pub(super) fn keep_factors(&mut self) {
-        self.factors = Some(self.new_factors());
+    pub(super) fn keep_factors(&mut self, dtype: DType) {
+        self.factors = Some(self.new_factors(dtype));
     }
 
     #[cfg(feature = "cuda")]
-    fn new_factors(&self) -> [Tensor<2>; 2] {
-        super::cuda::factors(self.lora_a.val(), self.lora_b.val(), self.scaling)
+    fn new_factors(&self, dtype: DType) -> [Tensor<2>; 2] {
+        super::cuda::factors(self.lora_a.val(), self.lora_b.val(), self.scaling, dtype)
     }
 
     /// Whether inputs are dropped.

@@ -61,7 +61,7 @@ impl QwenVl {
     pub fn for_step(&self) -> Self {
         let mut model = self.clone();
         let layers = model.linear_layers_mut().into_iter().map(|(_, layer)| layer);
-        layers.filter(|layer| cuda::runs(&layer.weight.val())).for_each(Linear::keep_factors);
+        layers.filter(|layer| cuda::holds(&layer.weight.val())).for_each(Linear::keep_factors);
         model
     }
 

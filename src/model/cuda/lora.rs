@@ -1,70 +1,76 @@
-//! The low-rank update of a linear layer. Letters: `n` rows, `i` inputs, `o` outputs, `r` rank.
+//! A linear layer with a low-rank update. Letters: `n` rows, `i` inputs, `o` outputs, `r` rank.
 
 use burn::backend::Cuda;
-use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 use cubek::cubecl;
 use cubek::cubecl::prelude::*;
 use cubek::cubecl::std::tensor::TensorHandle;
 
 use super::Primitive;
-use super::layout::{address, cast, each_of_rows, elem, flat, is_aligned, like, own, scaled};
-use super::product::{product, rows, transposed, with_rows_of};
+use super::layout::{address, each_of_rows, elem, flat, is_aligned, like, own};
+use super::product::{add_product, product, rows, scaled_product, transposed, with_rows_of};
 use crate::model::record::Operation;
 
-/// `y + bias + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, both bf16, in which it is computed;
-/// `a: [i, r]`, `b: [r, o]`, whose gradients have their type.
+/// `x·weight + bias + scaling · (left·a)·b` of `x, left: […, i]`, in whose type it is computed, and
+/// `a: [i, r]`, `b: [r, o]`, whose gradients have theirs. `left` is `x` where it has no gradient of
+/// its own, and `x`'s is that of both.
 #[derive(Clone, Debug)]
-pub struct AddLora {
+pub struct Adapted {
+    /// `[i, o]`.
+    pub weight: Primitive,
+    /// `[o]`.
+    pub bias: Option<Primitive>,
     /// What the update is multiplied by.
     pub scaling: f32,
-    /// `[o]`, bf16.
-    pub bias: Option<Primitive>,
-    /// `a`, scaled, and `b`, both bf16.
+    /// `a`, scaled, and `b`, in the type of `x`.
     pub factors: [Primitive; 2],
 }
 
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// `[n, i]`.
-    x: Primitive,
-    /// `x·a`, scaled: `[n, r]`.
+    left: Primitive,
+    /// `left·a`, scaled: `[n, r]`.
     xa: Primitive,
     /// The type of `a` and `b`.
     learned: DType,
 }
 
-impl Operation<4, Cuda> for AddLora {
+impl Operation<4, Cuda> for Adapted {
     type Saved = Saved;
 
-    fn forward(&self, [y, x, a, _]: [Primitive; 4]) -> (Primitive, Saved) {
-        let (x, learned) = (rows(x), a.dtype);
-        let [a, b] = self.factors.clone();
-        let xa = product(x.clone(), a);
-        let update = with_rows_of(&y, product(xa.clone(), b));
-        let sum = match self.bias.clone() {
-            None => Cuda::float_add(y, update),
-            Some(bias) => add_biased(y, update, bias),
+    fn forward(&self, [x, left, a, _]: [Primitive; 4]) -> (Primitive, Saved) {
+        let (left, learned, [a, b]) = (rows(left), a.dtype, self.factors.clone());
+        let y = product(rows(x.clone()), self.weight.clone());
+        let xa = product(left.clone(), a);
+        let y = match self.bias.clone() {
+            None => add_product(y, xa.clone(), b),
+            Some(bias) => add_biased(y, product(xa.clone(), b), bias),
         };
-        (sum, Saved { x, xa, learned })
+        (with_rows_of(&x, y), Saved { left, xa, learned })
     }
 
     fn backward(
         &self,
-        Saved { x, xa, learned }: Saved,
+        Saved { left, xa, learned }: Saved,
         gradient: Primitive,
         wanted: [bool; 4],
     ) -> [Option<Primitive>; 4] {
         let (g, [a, b]) = (rows(gradient.clone()), self.factors.clone());
-        let d_xa = product(g.clone(), transposed(b));
-        let dx = wanted[1].then(|| with_rows_of(&gradient, product(d_xa.clone(), transposed(a))));
-        let da = wanted[2].then(|| scaled(product(transposed(x), d_xa), self.scaling, learned));
-        let db = wanted[3].then(|| cast(product(transposed(xa), g), learned));
-        [wanted[0].then_some(gradient), dx, da, db]
+        let (d_xa, a) = (product(g.clone(), transposed(b)), transposed(a));
+        let dx = wanted[0].then(|| {
+            let dx = product(g.clone(), transposed(self.weight.clone()));
+            if wanted[1] { dx } else { add_product(dx, d_xa.clone(), a.clone()) }
+        });
+        let d_left = wanted[1].then(|| product(d_xa.clone(), a));
+        let da = wanted[2].then(|| scaled_product(transposed(left), d_xa, self.scaling, learned));
+        let db = wanted[3].then(|| scaled_product(transposed(xa), g, 1.0, learned));
+        let [dx, d_left] = [dx, d_left].map(|d| d.map(|d| with_rows_of(&gradient, d)));
+        [dx, d_left, da, db]
     }
 }
 
-/// `y + update + bias`: `[…, o]`, `[…, o]`, `[o]` → `[…, o]`, rounded once.
+/// `y + update + bias`: `[n, o]`, `[n, o]`, `[o]` → `[n, o]`, rounded once.
 fn add_biased(y: Primitive, update: Primitive, bias: Primitive) -> Primitive {
     let (bias, mine) = (flat(bias), y.can_mut());
     if let [Some(columns), Some(update)] = [&y, &update].map(columns)
@@ -117,7 +123,7 @@ fn columns(x: &Primitive) -> Option<Primitive> {
     let held = x.handle.size_in_used() as usize >= o * pitch * x.dtype.size();
     (n > 1 && pitch >= n && held && is_aligned(x)).then(|| {
         let memory = TensorHandle::new_contiguous(vec![o, pitch], x.handle.clone(), elem(x.dtype));
-        like(x, memory, x.dtype)
+        flat(like(x, memory, x.dtype))
     })
 }
 

@@ -10,6 +10,7 @@
 mod attention;
 mod block;
 mod branches;
+mod cublas;
 mod gate;
 mod layout;
 mod lora;
@@ -24,7 +25,7 @@ use burn::backend::{
     DispatchTensorKind,
 };
 use burn::tensor::ops::PadMode;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::record::{Input, Recording, run};
 
@@ -50,9 +51,17 @@ pub fn holds<const D: usize>(x: &Tensor<D>) -> bool {
     matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
 }
 
-/// Whether `x` is bf16 on a GPU: what [`attention`], [`product`] and [`add_lora`] take.
+/// Whether `x` is bf16 on a GPU: what [`attention`] takes.
 pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::BF16 && holds(x)
+}
+
+/// Why products of matrices on the GPU `device` are not cuBLAS's; nothing where they are.
+pub fn why_no_cublas(device: &Device) -> Option<String> {
+    match device.as_dispatch() {
+        DispatchDevice::Cube(device) => cublas::is_used(&device.client()).clone().err(),
+        _ => None,
+    }
 }
 
 /// Scaled dot-product attention: `q: [b, heads, t, d]`, `k, v: [b, kv_heads, s, d]` →
@@ -71,28 +80,32 @@ pub fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
     })
 }
 
-/// `y + bias + scaling · (x·a)·b`: `y: […, o]`, `x: […, i]`, bf16; `bias: [o]`, without a gradient;
-/// `a: [i, r]`, `b: [r, o]`, bf16 or f32, in which their gradients are; `factors` are
-/// [theirs](factors).
-pub fn add_lora<const D: usize>(
-    y: Tensor<D>,
-    x: Tensor<D>,
+/// `x·weight + bias + scaling · (left·a)·b`: `x: […, i]`; `weight: [i, o]` and `bias: [o]`, without
+/// gradients; `left: […, i]` with a gradient of its own, or `x` without one; `a: [i, r]`, `b: [r, o]`,
+/// of any type, in which their gradients are; `factors` are [theirs](factors).
+pub fn adapted<const D: usize>(
+    [x, left]: [Tensor<D>; 2],
+    weight: Tensor<2>,
     bias: Option<Tensor<1>>,
     [a, b]: [Tensor<2>; 2],
     factors: [Tensor<2>; 2],
     scaling: f64,
 ) -> Tensor<D> {
     let [a, b] = whole_ranks(a, b);
-    let inputs = [y.into_dispatch(), x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
-    let (bias, factors) = (bias.map(untaped), factors.map(untaped));
-    Tensor::from_dispatch(run(lora::AddLora { scaling: scaling as f32, bias, factors }, inputs))
+    let inputs = [x.into_dispatch(), left.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
+    let operation = lora::Adapted {
+        weight: untaped(weight),
+        bias: bias.map(untaped),
+        scaling: scaling as f32,
+        factors: factors.map(untaped),
+    };
+    Tensor::from_dispatch(run(operation, inputs))
 }
 
-/// What [`add_lora`] multiplies by: `a: [i, r]`, scaled, and `b: [r, o]`, both bf16.
-pub fn factors(a: Tensor<2>, b: Tensor<2>, scaling: f64) -> [Tensor<2>; 2] {
+/// What [`adapted`] multiplies by, in the type of `x`: `a: [i, r]`, scaled, and `b: [r, o]`.
+pub fn factors(a: Tensor<2>, b: Tensor<2>, scaling: f64, dtype: DType) -> [Tensor<2>; 2] {
     let [a, b] = whole_ranks(a, b).map(untaped);
-    let a = layout::scaled(a, scaling as f32, DType::BF16);
-    [a, layout::cast(b, DType::BF16)].map(tensor)
+    [layout::scaled(a, scaling as f32, dtype), layout::cast(b, dtype)].map(tensor)
 }
 
 /// `a: [i, r]` and `b: [r, o]` with zeros up to a rank that is a multiple of 8: the same product.

@@ -1,4 +1,4 @@
-//! Products of matrices whose kernels a GPU takes.
+//! Products of matrices: cuBLAS's where there is one, and burn's by kernels that a GPU takes.
 //!
 //! From compute capability 9.0 on, burn's autotune tries kernels that copy tiles (TMA). Where a
 //! product in bf16 has four times as many rows as columns, and more than 32 columns, they take
@@ -9,8 +9,10 @@
 
 use burn::backend::Cuda;
 use burn::backend::ops::FloatTensorOps;
+use burn::tensor::DType;
 
-use super::Primitive;
+use super::layout::scaled;
+use super::{Primitive, cublas};
 use crate::model::record::Operation;
 
 /// A product with as many columns has small tiles, however many rows.
@@ -62,8 +64,25 @@ impl Operation<1, Cuda> for ByFrozen {
     }
 }
 
-/// `lhs·rhs`, as the transpose of `rhsᵀ·lhsᵀ` where it is tall.
+/// `lhs·rhs`: `[m, k]`, `[k, n]` → `[m, n]`.
 pub fn product(lhs: Primitive, rhs: Primitive) -> Primitive {
+    let dtype = lhs.dtype;
+    scaled_product(lhs, rhs, 1.0, dtype)
+}
+
+/// `factor · lhs·rhs` as `dtype`: `[m, k]`, `[k, n]` → `[m, n]`.
+pub fn scaled_product(lhs: Primitive, rhs: Primitive, factor: f32, dtype: DType) -> Primitive {
+    cublas::product(&lhs, &rhs, factor, dtype)
+        .unwrap_or_else(|| scaled(by_burn(lhs, rhs), factor, dtype))
+}
+
+/// `y + lhs·rhs`: `[m, n]`, `[m, k]`, `[k, n]`.
+pub fn add_product(y: Primitive, lhs: Primitive, rhs: Primitive) -> Primitive {
+    if cublas::add_to(&y, &lhs, &rhs) { y } else { Cuda::float_add(y, product(lhs, rhs)) }
+}
+
+/// `lhs·rhs`, as the transpose of `rhsᵀ·lhsᵀ` where it is tall.
+fn by_burn(lhs: Primitive, rhs: Primitive) -> Primitive {
     let ([m, _], [_, n]): ([usize; 2], [usize; 2]) =
         (lhs.meta.shape().dims(), rhs.meta.shape().dims());
     if m >= 4 * n && n > NARROW {

@@ -1,0 +1,231 @@
+//! Products of matrices by NVIDIA's cuBLAS, in line with burn's kernels on their stream.
+//!
+//! Tensor cores of compute capability 9.0 reach their peak by `wgmma` alone
+//! ([Luo et al. 2025](https://arxiv.org/abs/2501.12084)), which no kernel of burn's has. cuBLAS,
+//! with which PyTorch multiplies, has kernels for each kind of GPU, and chooses without a trial.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+use burn::backend::{BackTrace, StreamId};
+use burn::tensor::DType;
+use cubecl_cuda::CudaRuntime;
+use cubecl_runtime::id::KernelId;
+use cubecl_runtime::runtime::Runtime;
+use cubecl_runtime::server::{BufferBinding, ServerError};
+use cubecl_server::stream::{ExecuteScope, WriteScoped};
+use cubek::cubecl::client::Client;
+use cubek::cubecl::device_handle::{CallResultExt, DeviceHandle};
+use cudarc::cublas::result::{CublasError, create_handle, gemm_ex, set_stream};
+use cudarc::cublas::sys::{
+    cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasMath_t, cublasOperation_t,
+    cublasSetMathMode, cublasStatus_t, cudaDataType, is_culib_present,
+};
+
+use super::Primitive;
+use super::layout::empty_as;
+
+/// What does burn's work on a GPU, in a thread of its own.
+type Server = <CudaRuntime as Runtime>::Server;
+/// The variable that leaves products to burn's kernels where it is `0`.
+const SWITCH: &str = "VLM4D_CUBLAS";
+
+thread_local! {
+    /// cuBLAS's state for the GPU whose work this thread does; null before it is asked for.
+    static STATE: Cell<cublasHandle_t> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Whether products go to cuBLAS, or why they do not. Tried once in a process, on its first GPU.
+pub fn is_used(client: &Client) -> &'static Result<(), String> {
+    static USED: OnceLock<Result<(), String>> = OnceLock::new();
+    USED.get_or_init(|| {
+        if std::env::var(SWITCH).is_ok_and(|value| value == "0") {
+            return Err(format!("{SWITCH} is 0"));
+        }
+        // SAFETY: asks whether a library can be loaded, which runs its own start-up code alone.
+        if !unsafe { is_culib_present() } {
+            return Err("there is no libcublas.so (the CUDA toolkit has one, as `pip install \
+                        nvidia-cublas` has; LD_LIBRARY_PATH names its folder)"
+                .into());
+        }
+        let started = server(client).submit_blocking(|_| state().map(|_| ())).unwrap_or_resume();
+        started.map_err(|e| {
+            format!(
+                "it does not start ({:?}); it must not be for a newer CUDA than the driver",
+                e.0
+            )
+        })
+    })
+}
+
+fn server(client: &Client) -> DeviceHandle<Server> {
+    DeviceHandle::new(client.service_id().device)
+}
+
+/// `factor · lhs·rhs` as `dtype`: `[m, k]`, `[k, n]`, both bf16 or f32 → `[m, n]`; nothing where
+/// cuBLAS is not used, or does not read them as they lie.
+pub fn product(lhs: &Primitive, rhs: &Primitive, factor: f32, dtype: DType) -> Option<Primitive> {
+    let call = Call::of(lhs, rhs).filter(|_| [lhs.dtype, DType::F32].contains(&dtype))?;
+    let [n, m, _] = call.sizes.map(|size| size as usize);
+    let y = empty_as(lhs, &[m, n].into(), dtype);
+    Call { factor, ..call }.submit(lhs, rhs, &y);
+    Some(y)
+}
+
+/// Adds `lhs·rhs` to `y`, whose rows lie one behind the other: `[m, k]`, `[k, n]`, `[m, n]`. Whether
+/// it did.
+pub fn add_to(y: &Primitive, lhs: &Primitive, rhs: &Primitive) -> bool {
+    let Some(call) = Call::of(lhs, rhs).filter(|_| y.can_mut() && y.is_contiguous()) else {
+        return false;
+    };
+    Call { kept: 1.0, ..call }.submit(lhs, rhs, y);
+    true
+}
+
+/// A product as cuBLAS counts: by columns. What lies there by rows is the transpose, and `yᵀ` is
+/// `rhsᵀ·lhsᵀ`.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    /// Columns of `rhs`, rows of `lhs`, and what they share.
+    sizes: [i32; 3],
+    /// How `rhsᵀ` and `lhsᵀ` are made of what lies there.
+    operations: [cublasOperation_t; 2],
+    /// Numbers from one line of `rhs`, and of `lhs`, to the next.
+    pitches: [i32; 2],
+    /// What the product is multiplied by.
+    factor: f32,
+    /// What is multiplied by before the product is added: 0 or 1.
+    kept: f32,
+}
+
+impl Call {
+    fn of(lhs: &Primitive, rhs: &Primitive) -> Option<Self> {
+        if lhs.dtype != rhs.dtype || is_used(&lhs.client).is_err() {
+            return None;
+        }
+        let [m, k]: [usize; 2] = lhs.meta.shape().dims();
+        let n = rhs.meta.shape()[1];
+        let [(of_rhs, rhs_pitch), (of_lhs, lhs_pitch)] = [lines(rhs)?, lines(lhs)?];
+        let narrow = |size: usize| i32::try_from(size).ok().filter(|size| *size > 0);
+        Some(Self {
+            sizes: [narrow(n)?, narrow(m)?, narrow(k)?],
+            operations: [of_rhs, of_lhs],
+            pitches: [narrow(rhs_pitch)?, narrow(lhs_pitch)?],
+            factor: 1.0,
+            kept: 0.0,
+        })
+    }
+
+    /// Puts the product into `y` behind all work that was given to the GPU before.
+    fn submit(self, lhs: &Primitive, rhs: &Primitive, y: &Primitive) {
+        let stream = StreamId::current();
+        let buffers = [rhs, lhs, y].map(|x| x.handle.clone().binding());
+        let types = [lhs, y].map(|x| match x.dtype {
+            DType::F32 => cudaDataType::CUDA_R_32F,
+            _ => cudaDataType::CUDA_R_16BF,
+        });
+        server(&lhs.client).submit(move |server| {
+            let read = if self.kept == 0.0 { &buffers[..2] } else { &buffers[..] };
+            let into = vec![buffers[2].clone()];
+            // What fails is held against `y`: who reads it is told.
+            ExecuteScope::launching(server, KernelId::new::<Self>(), stream, read.iter(), into)
+                .execute(|server| self.run(server, stream, &buffers, types));
+        });
+    }
+
+    fn run(
+        &self,
+        server: &mut Server,
+        stream: StreamId,
+        buffers: &[BufferBinding; 3],
+        types: [cudaDataType; 2],
+    ) -> Result<(), ServerError> {
+        let mut streams = server.write_streams().resolve(stream, buffers.iter())?;
+        let mut places = [0; 3];
+        for (place, buffer) in places.iter_mut().zip(buffers) {
+            let memory = &mut streams.get(&buffer.stream).memory_management_gpu;
+            let (start, end) = (buffer.offset_start, buffer.offset_end);
+            *place = memory.get_resource(buffer.memory.clone(), start, end)?.ptr;
+        }
+        let queue = streams.current().sys;
+        let state = state().map_err(failed)?;
+        // SAFETY: the state and the stream live as long as the thread. The places are of buffers
+        // that `streams` keeps, each as large as its tensor, whose strides the call was made of;
+        // what is done to them later comes behind this on the stream.
+        let done = unsafe {
+            set_stream(state, queue.cast()).and_then(|()| self.gemm(state, places, types))
+        };
+        done.map_err(failed)
+    }
+
+    /// # Safety
+    /// As `gemm_ex`.
+    unsafe fn gemm(
+        &self,
+        state: cublasHandle_t,
+        [rhs, lhs, y]: [u64; 3],
+        [read, written]: [cudaDataType; 2],
+    ) -> Result<(), CublasError> {
+        let [n, m, k] = self.sizes;
+        // SAFETY: the caller's. The factors are read before the call returns.
+        unsafe {
+            gemm_ex(
+                state,
+                self.operations[0],
+                self.operations[1],
+                n,
+                m,
+                k,
+                (&raw const self.factor).cast(),
+                rhs as *const _,
+                read,
+                self.pitches[0],
+                lhs as *const _,
+                read,
+                self.pitches[1],
+                (&raw const self.kept).cast(),
+                y as *mut _,
+                written,
+                n,
+                cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                cublasGemmAlgo_t::CUBLAS_GEMM_DFALT,
+            )
+        }
+    }
+}
+
+/// How the transpose of `x: [rows, columns]` is made of what lies there, read by columns, and how
+/// far its lines are apart.
+fn lines(x: &Primitive) -> Option<(cublasOperation_t, usize)> {
+    let [rows, columns]: [usize; 2] = x.meta.shape().dims();
+    let (down, across) = (x.meta.strides()[0], x.meta.strides()[1]);
+    // Where there is one line, how far it is to the next is nothing.
+    if across == 1 && (down >= columns || rows == 1) {
+        return Some((cublasOperation_t::CUBLAS_OP_N, down.max(columns)));
+    }
+    let by_columns = down == 1 && (across >= rows || columns == 1);
+    by_columns.then(|| (cublasOperation_t::CUBLAS_OP_T, across.max(rows)))
+}
+
+/// cuBLAS's state for this thread's GPU, made where there is none.
+fn state() -> Result<cublasHandle_t, CublasError> {
+    let found = STATE.get();
+    if !found.is_null() {
+        return Ok(found);
+    }
+    let made = create_handle()?;
+    // Partial sums stay f32, as do products of f32: TF32 is another mode.
+    let exact = cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // SAFETY: the state was just made.
+    unsafe { cublasSetMathMode(made, exact) }.result()?;
+    STATE.set(made);
+    Ok(made)
+}
+
+fn failed(error: CublasError) -> ServerError {
+    let reason = match error.0 {
+        cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => "cuBLAS is out of device memory".into(),
+        status => format!("cuBLAS says {status:?}"),
+    };
+    ServerError::Generic { reason, backtrace: BackTrace::capture() }
+}
