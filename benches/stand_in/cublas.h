@@ -75,30 +75,40 @@ int cublasSetStream_v2(void *handle, CUstream s) {
     // burn's streams are none of the numbers that CUDA keeps for its own.
     return handle && (u64)s > 2 ? BLAS_SUCCESS : BLAS_INVALID_VALUE;
 }
-int cublasGemmEx(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a,
-                 int type_a, int lda, const void *b, int type_b, int ldb, const void *beta, void *c, int type_c,
-                 int ldc, int compute, int algorithm) {
+int cublasGemmStridedBatchedEx(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha,
+                               const void *a, int type_a, int lda, long long apart_a, const void *b, int type_b,
+                               int ldb, long long apart_b, const void *beta, void *c, int type_c, int ldc,
+                               long long apart_c, int batch, int compute, int algorithm) {
     if (!handle) return BLAS_NOT_INITIALIZED;
     if ((type_a != R_16BF && type_a != R_32F) || type_b != type_a || (type_c != type_a && type_c != R_32F) ||
         compute != COMPUTE_32F || algorithm != GEMM_DEFAULT)
         return BLAS_NOT_SUPPORTED;
     bool plain_a = op_a == OP_N, plain_b = op_b == OP_N;
     if ((op_a != OP_N && op_a != OP_T) || (op_b != OP_N && op_b != OP_T) || m < 1 || n < 1 || k < 1 ||
-        lda < (plain_a ? m : k) || ldb < (plain_b ? k : n) || ldc < m)
+        lda < (plain_a ? m : k) || ldb < (plain_b ? k : n) || ldc < m || batch < 1)
         return BLAS_INVALID_VALUE;
-    int bytes = type_a == R_32F ? 4 : 2;
-    if (!holds(a, plain_a ? m : k, plain_a ? k : m, lda, bytes) ||
-        !holds(b, plain_b ? k : n, plain_b ? n : k, ldb, bytes) ||
-        !holds(c, m, n, ldc, type_c == R_32F ? 4 : 2))
-        die("cublasGemmEx at an illegal address");
     Kernel &kernel = gemm();
     launches++, kernel.runs++;
-    if (COUNT) return BLAS_SUCCESS;
+    int bytes = type_a == R_32F ? 4 : 2, bytes_c = type_c == R_32F ? 4 : 2;
     auto start = std::chrono::steady_clock::now();
-    auto of_a = read_matrix(a, type_a, op_a, m, k, lda), of_b = read_matrix(b, type_b, op_b, k, n, ldb);
-    multiply(of_a, of_b, m, n, k, *(const float *)alpha, *(const float *)beta, c, type_c, ldc);
+    for (int i = 0; i < batch; i++) {
+        const void *at_a = (const char *)a + i * apart_a * bytes, *at_b = (const char *)b + i * apart_b * bytes;
+        void *at_c = (char *)c + i * apart_c * bytes_c;
+        if (!holds(at_a, plain_a ? m : k, plain_a ? k : m, lda, bytes) ||
+            !holds(at_b, plain_b ? k : n, plain_b ? n : k, ldb, bytes) || !holds(at_c, m, n, ldc, bytes_c))
+            die("cublasGemmEx at an illegal address");
+        if (COUNT) continue;
+        auto of_a = read_matrix(at_a, type_a, op_a, m, k, lda), of_b = read_matrix(at_b, type_b, op_b, k, n, ldb);
+        multiply(of_a, of_b, m, n, k, *(const float *)alpha, *(const float *)beta, at_c, type_c, ldc);
+    }
     kernel.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return BLAS_SUCCESS;
+}
+int cublasGemmEx(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a,
+                 int type_a, int lda, const void *b, int type_b, int ldb, const void *beta, void *c, int type_c,
+                 int ldc, int compute, int algorithm) {
+    return cublasGemmStridedBatchedEx(handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, 0, b, type_b, ldb, 0, beta,
+                                      c, type_c, ldc, 0, 1, compute, algorithm);
 }
 }
 #pragma GCC visibility pop

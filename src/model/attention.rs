@@ -15,6 +15,10 @@ use super::linear::cast;
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     // A single query sees everything that is cached.
     let causal = causal && q.dims()[2] > 1;
+    #[cfg(feature = "cuda")]
+    if super::cuda::has_room_for_scores(&q, &k) {
+        return super::cuda::attention_by_products(q, k, v, causal);
+    }
     if cpu::runs(&q) {
         cpu::attention(q, k, v, causal)
     } else if q.dtype() == DType::F32 || cpu::holds(&q) {
@@ -28,6 +32,10 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
 /// Causal queries that [`composed`] takes at once: with the keys that none of them sees left out,
 /// long prompts cost half, in time and in memory.
 pub const QUERIES: usize = 512;
+
+/// Bytes of scores, and of what the backward pass makes of them, that are in a GPU's memory at once
+/// where cuBLAS multiplies.
+pub const SCORES_AT_ONCE: usize = 512 << 20;
 
 /// [`attention`] composed of matrix products and a softmax in f32, as transformers' `eager` is:
 /// what all other ways are held to.

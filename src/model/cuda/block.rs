@@ -4,8 +4,8 @@ use cubek::cubecl;
 use cubek::cubecl::prelude::*;
 
 /// Threads of a plane, and planes of a block.
-const PLANE: u32 = 32;
-const PLANES: u32 = 8;
+pub const PLANE: u32 = 32;
+pub const PLANES: u32 = 8;
 
 /// Threads of a block.
 pub const THREADS: u32 = PLANE * PLANES;

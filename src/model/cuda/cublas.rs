@@ -5,6 +5,7 @@
 //! with which PyTorch multiplies, has kernels for each kind of GPU, and chooses without a trial.
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::sync::OnceLock;
 
 use burn::backend::{BackTrace, StreamId};
@@ -16,7 +17,9 @@ use cubecl_runtime::server::{BufferBinding, ServerError};
 use cubecl_server::stream::{ExecuteScope, WriteScoped};
 use cubek::cubecl::client::Client;
 use cubek::cubecl::device_handle::{CallResultExt, DeviceHandle};
-use cudarc::cublas::result::{CublasError, create_handle, gemm_ex, set_stream};
+use cudarc::cublas::result::{
+    CublasError, create_handle, gemm_ex, gemm_strided_batched_ex, set_stream,
+};
 use cudarc::cublas::sys::{
     cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasMath_t, cublasOperation_t,
     cublasSetMathMode, cublasStatus_t, cudaDataType, is_culib_present,
@@ -35,9 +38,12 @@ thread_local! {
     static STATE: Cell<cublasHandle_t> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// Whether products go to cuBLAS, or why they do not. Tried once in a process, on its first GPU.
-pub fn is_used(client: &Client) -> &'static Result<(), String> {
-    static USED: OnceLock<Result<(), String>> = OnceLock::new();
+/// Whether products go to cuBLAS, or why they do not.
+static USED: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// Has products go to cuBLAS where there is one, or tells why they do not. Tried once in a process,
+/// on its first GPU.
+pub fn start(client: &Client) -> &'static Result<(), String> {
     USED.get_or_init(|| {
         if std::env::var(SWITCH).is_ok_and(|value| value == "0") {
             return Err(format!("{SWITCH} is 0"));
@@ -56,6 +62,11 @@ pub fn is_used(client: &Client) -> &'static Result<(), String> {
             )
         })
     })
+}
+
+/// Whether products go to cuBLAS.
+pub fn is_used() -> bool {
+    USED.get().is_some_and(Result::is_ok)
 }
 
 fn server(client: &Client) -> DeviceHandle<Server> {
@@ -82,6 +93,48 @@ pub fn add_to(y: &Primitive, lhs: &Primitive, rhs: &Primitive) -> bool {
     true
 }
 
+/// Writes `factor · lhs·rhs` of each `b` to `y`: `[b, m, k]`, `[b, k, n]`, both bf16 or f32,
+/// `[b, m, n]`, of that type or f32, each by rows or by columns, `y` by rows.
+///
+/// # Panics
+/// Where cuBLAS is not used, or something lies otherwise.
+pub fn write(y: &Primitive, lhs: &Primitive, rhs: &Primitive, factor: f32) {
+    let call = Call::of(lhs, rhs).expect("cuBLAS is asked for first, and takes rows or columns");
+    Call { factor, ..call }.submit(lhs, rhs, y);
+}
+
+/// How the numbers of `[b, rows, columns]` lie, or of `[rows, columns]`.
+#[derive(Clone, Copy, Debug)]
+struct Matrices {
+    /// How many there are, their rows and their columns.
+    shape: [usize; 3],
+    /// Numbers from a matrix, row, column to the next.
+    strides: [usize; 3],
+}
+
+impl Matrices {
+    fn of(x: &Primitive) -> Self {
+        let (shape, strides) = (x.meta.shape(), x.meta.strides());
+        let last = |of: &[usize], first| {
+            let [rows, columns] = [of[of.len() - 2], of[of.len() - 1]];
+            [if of.len() == 3 { of[0] } else { first }, rows, columns]
+        };
+        Self { shape: last(shape, 1), strides: last(strides, 0) }
+    }
+
+    /// How the transpose is made of what lies there, read by columns, and how far its lines are
+    /// apart.
+    fn lines(self) -> Option<(cublasOperation_t, usize)> {
+        let ([_, rows, columns], [_, down, across]) = (self.shape, self.strides);
+        // Where there is one line, how far it is to the next is nothing.
+        if across == 1 && (down >= columns || rows == 1) {
+            return Some((cublasOperation_t::CUBLAS_OP_N, down.max(columns)));
+        }
+        let by_columns = down == 1 && (across >= rows || columns == 1);
+        by_columns.then(|| (cublasOperation_t::CUBLAS_OP_T, across.max(rows)))
+    }
+}
+
 /// A product as cuBLAS counts: by columns. What lies there by rows is the transpose, and `yᵀ` is
 /// `rhsᵀ·lhsᵀ`.
 #[derive(Clone, Copy, Debug)]
@@ -92,44 +145,62 @@ struct Call {
     operations: [cublasOperation_t; 2],
     /// Numbers from one line of `rhs`, and of `lhs`, to the next.
     pitches: [i32; 2],
+    /// How many products there are.
+    batch: i32,
     /// What the product is multiplied by.
     factor: f32,
-    /// What is multiplied by before the product is added: 0 or 1.
+    /// What `y` is multiplied by before the product is added: 0 or 1.
     kept: f32,
+}
+
+/// Where a call reads and writes, and numbers of what types.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    /// Numbers from one line of `y` to the next.
+    pitch: i32,
+    /// From one `rhs`, `lhs`, `y` to the next.
+    strides: [i64; 3],
+    /// Of what is read, and of `y`.
+    types: [cudaDataType; 2],
 }
 
 impl Call {
     fn of(lhs: &Primitive, rhs: &Primitive) -> Option<Self> {
-        if lhs.dtype != rhs.dtype || is_used(&lhs.client).is_err() {
+        if lhs.dtype != rhs.dtype || !is_used() {
             return None;
         }
-        let [m, k]: [usize; 2] = lhs.meta.shape().dims();
-        let n = rhs.meta.shape()[1];
-        let [(of_rhs, rhs_pitch), (of_lhs, lhs_pitch)] = [lines(rhs)?, lines(lhs)?];
+        let (l, r) = (Matrices::of(lhs), Matrices::of(rhs));
+        let [(of_rhs, rhs_pitch), (of_lhs, lhs_pitch)] = [r.lines()?, l.lines()?];
         let narrow = |size: usize| i32::try_from(size).ok().filter(|size| *size > 0);
         Some(Self {
-            sizes: [narrow(n)?, narrow(m)?, narrow(k)?],
+            sizes: [narrow(r.shape[2])?, narrow(l.shape[1])?, narrow(l.shape[2])?],
             operations: [of_rhs, of_lhs],
             pitches: [narrow(rhs_pitch)?, narrow(lhs_pitch)?],
+            batch: narrow(l.shape[0])?,
             factor: 1.0,
             kept: 0.0,
         })
     }
 
-    /// Puts the product into `y` behind all work that was given to the GPU before.
+    /// Puts the product into `y`, which lies by rows, behind all work that was given to the GPU
+    /// before.
     fn submit(self, lhs: &Primitive, rhs: &Primitive, y: &Primitive) {
         let stream = StreamId::current();
         let buffers = [rhs, lhs, y].map(|x| x.handle.clone().binding());
-        let types = [lhs, y].map(|x| match x.dtype {
-            DType::F32 => cudaDataType::CUDA_R_32F,
-            _ => cudaDataType::CUDA_R_16BF,
-        });
+        let places = Places {
+            pitch: Matrices::of(y).strides[1].max(self.sizes[0] as usize) as i32,
+            strides: [rhs, lhs, y].map(|x| Matrices::of(x).strides[0] as i64),
+            types: [lhs, y].map(|x| match x.dtype {
+                DType::F32 => cudaDataType::CUDA_R_32F,
+                _ => cudaDataType::CUDA_R_16BF,
+            }),
+        };
         server(&lhs.client).submit(move |server| {
             let read = if self.kept == 0.0 { &buffers[..2] } else { &buffers[..] };
             let into = vec![buffers[2].clone()];
             // What fails is held against `y`: who reads it is told.
             ExecuteScope::launching(server, KernelId::new::<Self>(), stream, read.iter(), into)
-                .execute(|server| self.run(server, stream, &buffers, types));
+                .execute(|server| self.run(server, stream, &buffers, places));
         });
     }
 
@@ -138,73 +209,55 @@ impl Call {
         server: &mut Server,
         stream: StreamId,
         buffers: &[BufferBinding; 3],
-        types: [cudaDataType; 2],
+        places: Places,
     ) -> Result<(), ServerError> {
         let mut streams = server.write_streams().resolve(stream, buffers.iter())?;
-        let mut places = [0; 3];
-        for (place, buffer) in places.iter_mut().zip(buffers) {
+        let mut pointers = [0; 3];
+        for (pointer, buffer) in pointers.iter_mut().zip(buffers) {
             let memory = &mut streams.get(&buffer.stream).memory_management_gpu;
             let (start, end) = (buffer.offset_start, buffer.offset_end);
-            *place = memory.get_resource(buffer.memory.clone(), start, end)?.ptr;
+            *pointer = memory.get_resource(buffer.memory.clone(), start, end)?.ptr;
         }
         let queue = streams.current().sys;
         let state = state().map_err(failed)?;
-        // SAFETY: the state and the stream live as long as the thread. The places are of buffers
+        // SAFETY: the state and the stream live as long as the thread. The pointers are to buffers
         // that `streams` keeps, each as large as its tensor, whose strides the call was made of;
         // what is done to them later comes behind this on the stream.
         let done = unsafe {
-            set_stream(state, queue.cast()).and_then(|()| self.gemm(state, places, types))
+            set_stream(state, queue.cast()).and_then(|()| self.gemm(state, pointers, places))
         };
         done.map_err(failed)
     }
 
     /// # Safety
-    /// As `gemm_ex`.
+    /// As `gemm_ex` and `gemm_strided_batched_ex`.
     unsafe fn gemm(
         &self,
         state: cublasHandle_t,
-        [rhs, lhs, y]: [u64; 3],
-        [read, written]: [cudaDataType; 2],
+        pointers: [u64; 3],
+        Places { pitch, strides, types: [read, written] }: Places,
     ) -> Result<(), CublasError> {
-        let [n, m, k] = self.sizes;
-        // SAFETY: the caller's. The factors are read before the call returns.
+        let ([n, m, k], [how_rhs, how_lhs]) = (self.sizes, self.operations);
+        let [rhs_pitch, lhs_pitch] = self.pitches;
+        let [rhs, lhs, y] = pointers.map(|pointer| pointer as *mut c_void);
+        let [factor, kept] = [&raw const self.factor, &raw const self.kept].map(<*const f32>::cast);
+        let (f32, any) =
+            (cublasComputeType_t::CUBLAS_COMPUTE_32F, cublasGemmAlgo_t::CUBLAS_GEMM_DFALT);
+        // SAFETY: the caller's. The factors are read before the calls return.
         unsafe {
-            gemm_ex(
-                state,
-                self.operations[0],
-                self.operations[1],
-                n,
-                m,
-                k,
-                (&raw const self.factor).cast(),
-                rhs as *const _,
-                read,
-                self.pitches[0],
-                lhs as *const _,
-                read,
-                self.pitches[1],
-                (&raw const self.kept).cast(),
-                y as *mut _,
-                written,
-                n,
-                cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                cublasGemmAlgo_t::CUBLAS_GEMM_DFALT,
+            if self.batch == 1 {
+                return gemm_ex(
+                    state, how_rhs, how_lhs, n, m, k, factor, rhs, read, rhs_pitch, lhs, read,
+                    lhs_pitch, kept, y, written, pitch, f32, any,
+                );
+            }
+            gemm_strided_batched_ex(
+                state, how_rhs, how_lhs, n, m, k, factor, rhs, read, rhs_pitch, strides[0], lhs,
+                read, lhs_pitch, strides[1], kept, y, written, pitch, strides[2], self.batch, f32,
+                any,
             )
         }
     }
-}
-
-/// How the transpose of `x: [rows, columns]` is made of what lies there, read by columns, and how
-/// far its lines are apart.
-fn lines(x: &Primitive) -> Option<(cublasOperation_t, usize)> {
-    let [rows, columns]: [usize; 2] = x.meta.shape().dims();
-    let (down, across) = (x.meta.strides()[0], x.meta.strides()[1]);
-    // Where there is one line, how far it is to the next is nothing.
-    if across == 1 && (down >= columns || rows == 1) {
-        return Some((cublasOperation_t::CUBLAS_OP_N, down.max(columns)));
-    }
-    let by_columns = down == 1 && (across >= rows || columns == 1);
-    by_columns.then(|| (cublasOperation_t::CUBLAS_OP_T, across.max(rows)))
 }
 
 /// cuBLAS's state for this thread's GPU, made where there is none.

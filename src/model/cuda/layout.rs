@@ -5,6 +5,7 @@ use cubek::cubecl;
 use cubek::cubecl::ir::{AddressType, ElemType, FloatKind};
 use cubek::cubecl::prelude::*;
 use cubek::cubecl::std::tensor::TensorHandle;
+use cubek::cubecl::zspace::metadata::Metadata;
 
 use super::Primitive;
 
@@ -56,6 +57,25 @@ pub fn empty_as(x: &Primitive, shape: &Shape, dtype: DType) -> Primitive {
 /// Memory for a tensor like `x`, without gaps.
 pub fn empty_like(x: &Primitive) -> Primitive {
     empty(x, x.meta.shape())
+}
+
+/// `n` of the matrices of `x: [e, rows, columns]`, from `from` on, where they lie.
+pub fn part(x: &Primitive, from: usize, n: usize) -> Primitive {
+    let mut part = x.clone();
+    let bytes = |e: usize| (e * x.meta.strides()[0] * x.dtype.size()) as u64;
+    *part.handle.offset_start.get_or_insert_default() += bytes(from);
+    *part.handle.offset_end.get_or_insert_default() += bytes(x.meta.shape()[0] - from - n);
+    let [_, rows, columns]: [usize; 3] = x.meta.shape().dims();
+    *part.meta = Metadata::new([n, rows, columns], x.meta.strides().clone());
+    part
+}
+
+/// The first `columns` of `x: [e, rows, …]`, where they lie.
+pub fn first_columns(x: &Primitive, columns: usize) -> Primitive {
+    let mut first = x.clone();
+    let [e, rows, _]: [usize; 3] = x.meta.shape().dims();
+    *first.meta = Metadata::new([e, rows, columns], x.meta.strides().clone());
+    first
 }
 
 /// What a kernel wrote, as a tensor beside `beside`.

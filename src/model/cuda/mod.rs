@@ -18,6 +18,7 @@ mod norm;
 mod optimiser;
 mod product;
 mod rotary;
+mod scores;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
@@ -59,13 +60,24 @@ pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
 /// Why products of matrices on the GPU `device` are not cuBLAS's; nothing where they are.
 pub fn why_no_cublas(device: &Device) -> Option<String> {
     match device.as_dispatch() {
-        DispatchDevice::Cube(device) => cublas::is_used(&device.client()).clone().err(),
+        DispatchDevice::Cube(device) => cublas::start(&device.client()).clone().err(),
         _ => None,
     }
 }
 
-/// Scaled dot-product attention: `q: [b, heads, t, d]`, `k, v: [b, kv_heads, s, d]` →
-/// `[b, heads, t, d]`; with `causal`, query `i` sees the keys up to `s - t + i`.
+/// Whether `q` and `k` are on a GPU whose [`attention_by_products`] has room for their scores.
+pub fn has_room_for_scores(q: &Tensor<4>, k: &Tensor<4>) -> bool {
+    holds(q) && scores::fit(q.dims(), k.dims(), q.dtype())
+}
+
+/// As [`attention`], of any type, with the scores in memory, where [there is room](has_room_for_scores).
+pub fn attention_by_products(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let inputs = [q, k, v].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(run(scores::Attention { causal }, inputs))
+}
+
+/// Scaled dot-product attention by fused kernels: `q: [b, heads, t, d]`,
+/// `k, v: [b, kv_heads, s, d]` → `[b, heads, t, d]`; with `causal`, query `i` sees the keys up to `s - t + i`.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     let inputs = [q, k, v].map(Tensor::into_dispatch);
     Tensor::from_dispatch(run(attention::Attention { causal }, inputs))

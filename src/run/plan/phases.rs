@@ -1,6 +1,7 @@
 //! Facts → the phases of a run, with the memory and the arithmetic of each.
 
 use crate::features::{AHEAD, IN_MEMORY, readers};
+use crate::model::attention::SCORES_AT_ONCE;
 use crate::model::rope::MediaGrid;
 use crate::number::{size, thousands};
 use crate::recipe::{Best, Part};
@@ -100,6 +101,12 @@ impl Facts {
         ]
     }
 
+    /// What `scores` numbers of attention take at once on a GPU, where cuBLAS multiplies.
+    fn scores_term(&self, scores: usize, copies: usize) -> Option<Term> {
+        let bytes = copies * ((4 + self.width) * scores).min(SCORES_AT_ONCE / 2);
+        (!self.on_cpu).then_some(Term { what: "attention's scores", bytes, lower: self.smaller })
+    }
+
     pub fn phases(&self) -> Vec<Phase> {
         let (train, eval) = (&self.recipe.train, &self.recipe.eval);
         let new = eval.max_new_tokens();
@@ -137,6 +144,10 @@ impl Facts {
         let mut terms = self.held();
         terms.push(Term { what: "frames", bytes: waiting, lower: self.smaller });
         terms.push(Term { what: "vision tower", bytes: tower, lower: self.smaller });
+        let seen =
+            |grid: &MediaGrid| grid.grid_thw[0] * (grid.grid_thw[1] * grid.grid_thw[2]).pow(2);
+        let scores = vision.num_heads * self.grids.iter().map(seen).max().unwrap_or(0);
+        terms.extend(self.scores_term(scores, 1));
         terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
         let flops = match self.tower_is_trained() {
             true => 0.0,
@@ -163,6 +174,8 @@ impl Facts {
         terms.push(Term { what: "keys and values", bytes, lower: self.smaller });
         let bytes = self.width * at_once * config.tape();
         terms.push(Term { what: "activations", bytes, lower: "lower eval.batch_size" });
+        let common = most(&|group| group.common);
+        terms.extend(self.scores_term(config.num_attention_heads * common * common, 1));
         let bytes = 3 * 4 * most(&rows) * config.vocab_size;
         terms.push(Term { what: "logits", bytes, lower: "lower eval.batch_size" });
         terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
@@ -252,11 +265,13 @@ impl Facts {
             let lower = "set train.recompute = true";
             terms.push(Term { what: "activations", bytes: (layers + 1) * tape, lower });
         }
-        if self.on_cpu != (self.width == 4) {
+        let heads = text.num_attention_heads;
+        terms.extend(self.scores_term(heads * longest * tokens, 2));
+        if self.on_cpu && self.width < 4 {
             // In f32: scores, weights, and the gradients of both; weights once more for the product.
             let at_once = if train.recompute { 1 } else { layers };
             let scores = text.scores(longest) * tokens.div_ceil(longest.max(1));
-            let bytes = at_once * 4 * (4 + usize::from(self.width < 4)) * scores;
+            let bytes = at_once * 4 * 5 * scores;
             terms.push(Term { what: "attention's scores", bytes, lower: self.smaller });
         }
         let logits = (joined * labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
