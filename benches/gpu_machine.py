@@ -22,7 +22,6 @@ WHEELS_12 = "nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-cccl-cu
 NVRTC_NAMES = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
 # Any version of a driver's or an older generation runs there.
 CUBLAS_WHEELS = {13: "'nvidia-cublas==13.*'", 12: "'nvidia-cublas-cu12==12.*'"}
-CUBLAS_NAMES = ["libcublas.so", "libcublas.so.13", "libcublas.so.12"]
 # CUDA versions that the bindings know (cudarc 0.19).
 KNOWN = [12000, 12010, 12020, 12030, 12040, 12050, 12060, 12080, 12090, 13000, 13010, 13020, 13030, 13040]
 
@@ -85,18 +84,15 @@ def candidates():
 
 
 def library(names, folders):
-    """The first library of `names`, and the folder to look for it in: none where the loader finds it
-    by itself. Nothing where there is none."""
-    for name in names:
-        try:
-            return ctypes.CDLL(name), None
-        except OSError:
-            pass
-    for folder in folders:
-        for sub in ("lib64", "lib"):
-            for name in names:
-                if (folder / sub / name).exists():
-                    return ctypes.CDLL(str(folder / sub / name)), folder / sub
+    """The first library of `names` that loads, and the folder to look for it in: none where the
+    loader finds it by itself. Nothing where there is none."""
+    places = [folder / sub for folder in folders for sub in ("lib64", "lib")]
+    for place in [None, *places]:
+        for name in names:
+            try:
+                return ctypes.CDLL(str(place / name) if place else name), place
+            except OSError:
+                pass
     return None, None
 
 
@@ -209,12 +205,15 @@ def toolkit(driver_version, work, index=0):
             "install a newer driver, or another CUDA toolkit",
         )
     environment = {"CUDA_PATH": str(include.parent)}
-    libraries = {folder, library(CUBLAS_NAMES, folders)[1]} - {None}
+    known = [number for number in KNOWN if number <= min(found, driver_version or found)]
+    built_for = known[-1] if known else KNOWN[0]
+    environment["CUDARC_CUDA_VERSION"] = str(built_for)
+    # What a program that is built for it looks for.
+    names = ["libcublas.so", *(f"libcublas.so.{major}" for major in range(built_for // 1000, 11, -1))]
+    libraries = {folder, library(names, folders)[1]} - {None}
     if libraries:
         paths = [*sorted(map(str, libraries)), os.environ.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
-    known = [number for number in KNOWN if number <= min(found, driver_version or found)]
-    environment["CUDARC_CUDA_VERSION"] = str(known[-1] if known else KNOWN[0])
     return environment, found
 
 

@@ -13,7 +13,7 @@ use crate::recipe::{Dtype, Model};
 pub struct Chosen {
     /// The device, without autodiff.
     pub device: Device,
-    /// `cpu` or `cuda:0`.
+    /// `cpu`, `cuda:0` or `cuda:0 without cuBLAS`.
     pub name: String,
     /// Type of weights and activations.
     pub dtype: DType,
@@ -78,7 +78,9 @@ pub fn choose(model: &Model) -> Result<Chosen> {
     prepare_cuda(gpus.len(), index, dtype)?;
     let device = gpus.into_iter().nth(index).ok_or_else(|| no_such_gpu(index))?;
     let note = why_no_cublas(&device);
-    Ok(Chosen { device, name: format!("cuda:{index}"), dtype, note })
+    // Other products round otherwise: what is gone on with has the same.
+    let products = if note.is_some() { " without cuBLAS" } else { "" };
+    Ok(Chosen { device, name: format!("cuda:{index}{products}"), dtype, note })
 }
 
 /// Bytes that this process holds of the memory that `device` has; 0 where the system does not say.

@@ -3,7 +3,7 @@
 
 // By the numbers of cublas_api.h and library_types.h.
 enum { OP_N = 0, OP_T = 1, R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, GEMM_DEFAULT = -1 };
-enum { BLAS_SUCCESS = 0, BLAS_NOT_INITIALIZED = 1, BLAS_INVALID_VALUE = 7, BLAS_NOT_SUPPORTED = 15 };
+enum { BLAS_SUCCESS = 0, BLAS_NOT_INITIALIZED = 1, BLAS_INVALID_VALUE = 7, BLAS_ARCH_MISMATCH = 8, BLAS_NOT_SUPPORTED = 15 };
 
 // Its launches, counted beside those of kernels.
 static Kernel &gemm() {
@@ -80,6 +80,7 @@ int cublasGemmStridedBatchedEx(void *handle, int op_a, int op_b, int m, int n, i
                                int ldb, long long apart_b, const void *beta, void *c, int type_c, int ldc,
                                long long apart_c, int batch, int compute, int algorithm) {
     if (!handle) return BLAS_NOT_INITIALIZED;
+    if (env_num("STAND_IN_CUBLAS", 1) == 2) return BLAS_ARCH_MISMATCH;
     if ((type_a != R_16BF && type_a != R_32F) || type_b != type_a || (type_c != type_a && type_c != R_32F) ||
         compute != COMPUTE_32F || algorithm != GEMM_DEFAULT)
         return BLAS_NOT_SUPPORTED;

@@ -37,6 +37,17 @@ pub const QUERIES: usize = 512;
 /// where cuBLAS multiplies.
 pub const SCORES_AT_ONCE: usize = 512 << 20;
 
+/// Rows of such scores begin at multiples of it: 16 bytes of bf16, which cuBLAS's fast kernels want.
+pub const SCORES_PITCH: usize = 8;
+
+/// Heads of keys whose scores [fit](SCORES_AT_ONCE): of `r` queries of all heads that share one, and
+/// of `s` keys, in a type of `width` bytes. cuBLAS has blocks for so many matrices at the most.
+pub fn scores_at_once(r: usize, s: usize, width: usize) -> usize {
+    const MATRICES: usize = u16::MAX as usize;
+    let row = s.next_multiple_of(SCORES_PITCH);
+    (SCORES_AT_ONCE / (2 * r * row * (4 + width)).max(1)).min(MATRICES)
+}
+
 /// [`attention`] composed of matrix products and a softmax in f32, as transformers' `eager` is:
 /// what all other ways are held to.
 pub fn composed(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {

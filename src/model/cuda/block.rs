@@ -24,10 +24,24 @@ pub fn sum<N: Size>(x: Vector<f32, N>) -> f32 {
     sum
 }
 
+/// The sum of `x` over all threads of the plane, which may come out of loops of other lengths.
+#[cube]
+pub fn sum_of_plane(x: f32) -> f32 {
+    sync_plane();
+    plane_sum(x)
+}
+
+/// The highest `x` of all threads of the plane.
+#[cube]
+pub fn max_of_plane(x: f32) -> f32 {
+    sync_plane();
+    plane_max(x)
+}
+
 /// The sum of `x` over all threads of the block.
 #[cube]
 pub fn block_sum(x: f32) -> f32 {
-    let planes = gather(plane_sum(x));
+    let planes = gather(sum_of_plane(x));
     let mut total = 0.0f32;
     #[unroll]
     for i in 0..comptime!(PLANES as usize) {
@@ -39,7 +53,7 @@ pub fn block_sum(x: f32) -> f32 {
 /// The highest `x` of all threads of the block.
 #[cube]
 pub fn block_max(x: f32) -> f32 {
-    let planes = gather(plane_max(x));
+    let planes = gather(max_of_plane(x));
     let mut highest = f32::min_value();
     #[unroll]
     for i in 0..comptime!(PLANES as usize) {

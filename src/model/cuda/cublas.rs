@@ -15,8 +15,10 @@ use cubecl_runtime::id::KernelId;
 use cubecl_runtime::runtime::Runtime;
 use cubecl_runtime::server::{BufferBinding, ServerError};
 use cubecl_server::stream::{ExecuteScope, WriteScoped};
+use cubek::cubecl::Device as CubeDevice;
 use cubek::cubecl::client::Client;
 use cubek::cubecl::device_handle::{CallResultExt, DeviceHandle};
+use cubek::cubecl::zspace::metadata::Metadata;
 use cudarc::cublas::result::{
     CublasError, create_handle, gemm_ex, gemm_strided_batched_ex, set_stream,
 };
@@ -24,6 +26,7 @@ use cudarc::cublas::sys::{
     cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasMath_t, cublasOperation_t,
     cublasSetMathMode, cublasStatus_t, cudaDataType, is_culib_present,
 };
+use cudarc::driver::sys::CUDA_VERSION;
 
 use super::Primitive;
 use super::layout::empty_as;
@@ -41,27 +44,53 @@ thread_local! {
 /// Whether products go to cuBLAS, or why they do not.
 static USED: OnceLock<Result<(), String>> = OnceLock::new();
 
-/// Has products go to cuBLAS where there is one, or tells why they do not. Tried once in a process,
-/// on its first GPU.
-pub fn start(client: &Client) -> &'static Result<(), String> {
+/// Has products go to cuBLAS where there is one that multiplies on `device`, or tells why they do
+/// not. Tried once in a process, on its first GPU.
+pub fn start(device: &CubeDevice) -> &'static Result<(), String> {
     USED.get_or_init(|| {
         if std::env::var(SWITCH).is_ok_and(|value| value == "0") {
             return Err(format!("{SWITCH} is 0"));
         }
         // SAFETY: asks whether a library can be loaded, which runs its own start-up code alone.
         if !unsafe { is_culib_present() } {
-            return Err("there is no libcublas.so (the CUDA toolkit has one, as `pip install \
-                        nvidia-cublas` has; LD_LIBRARY_PATH names its folder)"
-                .into());
+            let package =
+                if CUDA_VERSION < 13_000 { "nvidia-cublas-cu12" } else { "nvidia-cublas" };
+            return Err(format!(
+                "there is no libcublas.so (the CUDA toolkit has one, as `pip install {package}` \
+                 has; LD_LIBRARY_PATH names its folder)"
+            ));
         }
-        let started = server(client).submit_blocking(|_| state().map(|_| ())).unwrap_or_resume();
-        started.map_err(|e| {
-            format!(
-                "it does not start ({:?}); it must not be for a newer CUDA than the driver",
-                e.0
-            )
-        })
+        let client = device.client();
+        let started = server(&client).submit_blocking(|_| state().map(|_| ())).unwrap_or_resume();
+        started.map_err(|e| match e.0 {
+            cublasStatus_t::CUBLAS_STATUS_NOT_INITIALIZED => {
+                "it does not start: is it for a newer CUDA than the driver?".into()
+            }
+            _ => said(e),
+        })?;
+        [DType::BF16, DType::F32].into_iter().try_for_each(|dtype| try_on(device, &client, dtype))
     })
+}
+
+/// Multiplies a little: what starts need not have kernels for this GPU.
+fn try_on(device: &CubeDevice, client: &Client, dtype: DType) -> Result<(), String> {
+    const SIZE: usize = 16;
+    let square = |dtype: DType| {
+        let handle = client.create_from_slice(&[0; SIZE * SIZE * size_of::<f32>()]);
+        let lying = Metadata::new([SIZE, SIZE], [SIZE, 1]);
+        Primitive::new(client.clone(), handle, lying, device.clone(), dtype)
+    };
+    let (x, y) = (square(dtype), square(DType::F32));
+    let call = Call::new(&x, &x).ok_or("it takes no squares")?;
+    call.submit(&x, &x, &y);
+    match client.read_one(y.handle) {
+        Ok(_) => Ok(()),
+        Err(e) => {
+            let all = e.to_string();
+            let line = all.lines().find(|line| line.contains("cuBLAS")).unwrap_or(&all);
+            Err(format!("it does not multiply: {}", line.trim()))
+        }
+    }
 }
 
 /// Whether products go to cuBLAS.
@@ -83,12 +112,10 @@ pub fn product(lhs: &Primitive, rhs: &Primitive, factor: f32, dtype: DType) -> O
     Some(y)
 }
 
-/// Adds `lhs·rhs` to `y`, whose rows lie one behind the other: `[m, k]`, `[k, n]`, `[m, n]`. Whether
-/// it did.
+/// Adds `lhs·rhs` to `y`, which nothing else holds, and whose rows lie one behind the other:
+/// `[m, k]`, `[k, n]`, `[m, n]`. Whether it did.
 pub fn add_to(y: &Primitive, lhs: &Primitive, rhs: &Primitive) -> bool {
-    let Some(call) = Call::of(lhs, rhs).filter(|_| y.can_mut() && y.is_contiguous()) else {
-        return false;
-    };
+    let Some(call) = Call::of(lhs, rhs).filter(|_| y.is_contiguous()) else { return false };
     Call { kept: 1.0, ..call }.submit(lhs, rhs, y);
     true
 }
@@ -166,10 +193,15 @@ struct Places {
 
 impl Call {
     fn of(lhs: &Primitive, rhs: &Primitive) -> Option<Self> {
-        if lhs.dtype != rhs.dtype || !is_used() {
+        is_used().then(|| Self::new(lhs, rhs)).flatten()
+    }
+
+    fn new(lhs: &Primitive, rhs: &Primitive) -> Option<Self> {
+        let (l, r) = (Matrices::of(lhs), Matrices::of(rhs));
+        let meet = l.shape[2] == r.shape[1] && l.shape[0] == r.shape[0];
+        if !meet || lhs.dtype != rhs.dtype {
             return None;
         }
-        let (l, r) = (Matrices::of(lhs), Matrices::of(rhs));
         let [(of_rhs, rhs_pitch), (of_lhs, lhs_pitch)] = [r.lines()?, l.lines()?];
         let narrow = |size: usize| i32::try_from(size).ok().filter(|size| *size > 0);
         Some(Self {
@@ -184,11 +216,18 @@ impl Call {
 
     /// Puts the product into `y`, which lies by rows, behind all work that was given to the GPU
     /// before.
+    ///
+    /// # Panics
+    /// Where `y` has another shape, or lies otherwise.
     fn submit(self, lhs: &Primitive, rhs: &Primitive, y: &Primitive) {
+        let into = Matrices::of(y);
+        let by_rows = into.lines().filter(|(how, _)| *how == cublasOperation_t::CUBLAS_OP_N);
+        let shape = [self.batch, self.sizes[1], self.sizes[0]].map(|size| size as usize);
+        let (_, pitch) = by_rows.filter(|_| into.shape == shape).expect("a product's own place");
         let stream = StreamId::current();
         let buffers = [rhs, lhs, y].map(|x| x.handle.clone().binding());
         let places = Places {
-            pitch: Matrices::of(y).strides[1].max(self.sizes[0] as usize) as i32,
+            pitch: pitch as i32,
             strides: [rhs, lhs, y].map(|x| Matrices::of(x).strides[0] as i64),
             types: [lhs, y].map(|x| match x.dtype {
                 DType::F32 => cudaDataType::CUDA_R_32F,
@@ -276,9 +315,12 @@ fn state() -> Result<cublasHandle_t, CublasError> {
 }
 
 fn failed(error: CublasError) -> ServerError {
-    let reason = match error.0 {
+    ServerError::Generic { reason: said(error), backtrace: BackTrace::capture() }
+}
+
+fn said(error: CublasError) -> String {
+    match error.0 {
         cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => "cuBLAS is out of device memory".into(),
         status => format!("cuBLAS says {status:?}"),
-    };
-    ServerError::Generic { reason, backtrace: BackTrace::capture() }
+    }
 }

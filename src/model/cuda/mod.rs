@@ -60,7 +60,7 @@ pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
 /// Why products of matrices on the GPU `device` are not cuBLAS's; nothing where they are.
 pub fn why_no_cublas(device: &Device) -> Option<String> {
     match device.as_dispatch() {
-        DispatchDevice::Cube(device) => cublas::start(&device.client()).clone().err(),
+        DispatchDevice::Cube(device) => cublas::start(device).clone().err(),
         _ => None,
     }
 }

@@ -13,14 +13,11 @@ use cubek::cubecl;
 use cubek::cubecl::prelude::*;
 
 use super::Primitive;
-use super::block::{BLOCK, PLANE, PLANES};
+use super::block::{BLOCK, PLANE, PLANES, max_of_plane, sum_of_plane};
 use super::cublas::{is_used, write};
 use super::layout::{address, elem, empty, empty_as, first_columns, flat, part};
-use crate::model::attention::SCORES_AT_ONCE;
+use crate::model::attention::{SCORES_PITCH, scores_at_once};
 use crate::model::record::Operation;
-
-/// Rows of scores begin at multiples of it: 16 bytes of bf16, which cuBLAS's fast kernels want.
-const PITCH: usize = 8;
 
 /// Scaled dot-product attention with grouped key and value heads, as
 /// [`attention`](super::attention::Attention) otherwise.
@@ -58,13 +55,7 @@ impl Operation<3, Cuda> for Attention {
 /// Whether cuBLAS is there, and has room for the scores of `q: [b, heads, t, d]` and
 /// `k: [b, kv_heads, s, d]` of type `dtype`.
 pub fn fit(q: [usize; 4], k: [usize; 4], dtype: DType) -> bool {
-    is_used() && at_once(q[1] / k[1] * q[2], k[2], dtype) > 0
-}
-
-/// Heads of keys whose scores fit: `r` queries, `s` keys of each.
-fn at_once(r: usize, s: usize, dtype: DType) -> usize {
-    let row = s.next_multiple_of(PITCH);
-    SCORES_AT_ONCE / (2 * r * row * (DType::F32.size() + dtype.size())).max(1)
+    is_used() && scores_at_once(q[1] / k[1] * q[2], k[2], dtype.size()) > 0
 }
 
 #[derive(Clone, Debug)]
@@ -169,13 +160,13 @@ impl Heads {
 
     fn at_once(&self) -> usize {
         let ([e, r, _], s) = (self.q.meta.shape().dims(), self.k.meta.shape()[1]);
-        at_once(r, s, self.q.dtype).clamp(1, e)
+        scores_at_once(r, s, self.q.dtype.size()).clamp(1, e)
     }
 
     /// `[n, r, …]` for the scores of a part, in each of `types`.
     fn room<const N: usize>(&self, types: [DType; N]) -> [Primitive; N] {
         let (r, s) = (self.q.meta.shape()[1], self.k.meta.shape()[1]);
-        let shape = [self.at_once(), r, s.next_multiple_of(PITCH)].into();
+        let shape = [self.at_once(), r, s.next_multiple_of(SCORES_PITCH)].into();
         types.map(|dtype| empty_as(&self.q, &shape, dtype))
     }
 }
@@ -245,12 +236,12 @@ fn softmax<T: Float>(
     for i in range_stepped(UNIT_POS_X as usize, seen, step) {
         highest = max(highest, scores[at + i] * rule.scale);
     }
-    let highest = plane_max(highest);
+    let highest = max_of_plane(highest);
     let mut total = 0.0f32;
     for i in range_stepped(UNIT_POS_X as usize, seen, step) {
         total += (scores[at + i] * rule.scale - highest).exp();
     }
-    let sum = highest + plane_sum(total).ln();
+    let sum = highest + sum_of_plane(total).ln();
     for i in range_stepped(UNIT_POS_X as usize, pitch, step) {
         let mut weight = 0.0f32;
         if i < seen {
@@ -286,7 +277,7 @@ fn softmax_backward<T: Float>(
     for i in range_stepped(UNIT_POS_X as usize, seen, step) {
         along += (scores[at + i] * rule.scale - sum).exp() * products[at + i];
     }
-    let along = plane_sum(along);
+    let along = sum_of_plane(along);
     for i in range_stepped(UNIT_POS_X as usize, pitch, step) {
         let mut weight = 0.0f32;
         let mut slope = 0.0f32;

@@ -1,7 +1,7 @@
 //! Facts → the phases of a run, with the memory and the arithmetic of each.
 
 use crate::features::{AHEAD, IN_MEMORY, readers};
-use crate::model::attention::SCORES_AT_ONCE;
+use crate::model::attention::{SCORES_AT_ONCE, scores_at_once};
 use crate::model::rope::MediaGrid;
 use crate::number::{size, thousands};
 use crate::recipe::{Best, Part};
@@ -101,7 +101,15 @@ impl Facts {
         ]
     }
 
-    /// What `scores` numbers of attention take at once on a GPU, where cuBLAS multiplies.
+    /// Scores of a layer of the vision tower over the largest of what is shown.
+    fn tower_scores(&self) -> usize {
+        let seen =
+            |grid: &MediaGrid| grid.grid_thw[0] * (grid.grid_thw[1] * grid.grid_thw[2]).pow(2);
+        self.config.vision.num_heads * self.grids.iter().map(seen).max().unwrap_or(0)
+    }
+
+    /// What `scores` numbers of attention take at once on a GPU, where cuBLAS multiplies, as is
+    /// assumed.
     fn scores_term(&self, scores: usize, copies: usize) -> Option<Term> {
         let bytes = copies * ((4 + self.width) * scores).min(SCORES_AT_ONCE / 2);
         (!self.on_cpu).then_some(Term { what: "attention's scores", bytes, lower: self.smaller })
@@ -216,10 +224,10 @@ impl Facts {
         const ADAPTER: &str = "train an adapter: add [lora]";
         let (text, full) = (&self.config.text, self.recipe.lora.is_none());
         let trained: usize = self.counts.values().map(|count| count.trained).sum();
-        // In bf16 the f32 values of a model's own weights, and on a GPU an adapter's in bf16.
+        // In bf16 the f32 values of a model's own weights, and on a GPU an adapter's, scaled.
         let copy = match &self.recipe.lora {
             None if self.width < 4 => 4,
-            Some(lora) if self.width < 4 && !self.on_cpu && !lora.use_dora => self.width,
+            Some(lora) if !self.on_cpu && !lora.use_dora => self.width,
             _ => 0,
         };
         let mut terms = vec![Term {
@@ -265,14 +273,18 @@ impl Facts {
             let lower = "set train.recompute = true";
             terms.push(Term { what: "activations", bytes: (layers + 1) * tape, lower });
         }
-        let heads = text.num_attention_heads;
-        terms.extend(self.scores_term(heads * longest * tokens, 2));
-        if self.on_cpu && self.width < 4 {
+        let (heads, kv) = (text.num_attention_heads, text.num_key_value_heads);
+        let fit = scores_at_once(heads / kv * longest, longest, self.width) > 0;
+        let composed = if self.on_cpu { self.width < 4 } else { self.width == 4 && !fit };
+        if composed {
             // In f32: scores, weights, and the gradients of both; weights once more for the product.
             let at_once = if train.recompute { 1 } else { layers };
             let scores = text.scores(longest) * tokens.div_ceil(longest.max(1));
-            let bytes = at_once * 4 * 5 * scores;
+            let bytes = at_once * 4 * (4 + usize::from(self.width < 4)) * scores;
             terms.push(Term { what: "attention's scores", bytes, lower: self.smaller });
+        } else {
+            let tower = if self.tower_is_trained() { self.tower_scores() } else { 0 };
+            terms.extend(self.scores_term(tower.max(heads * longest * tokens), 2));
         }
         let logits = (joined * labels * text.vocab_size).min(LOGITS_AT_ONCE.max(text.vocab_size));
         terms.push(Term { what: "logits", bytes: lanes * 3 * 4 * logits, lower: self.smaller });
