@@ -203,16 +203,35 @@ fn row() -> usize {
     CUBE_POS * comptime!(PLANES as usize) + UNIT_POS_Y as usize
 }
 
-/// Keys that the query of `row` sees.
+/// Where a row of scores lies.
+#[derive(CubeType, Clone, Copy)]
+struct Row {
+    /// The place of its first.
+    at: usize,
+    /// Keys that its query sees.
+    seen: usize,
+    /// From it to the next row.
+    pitch: usize,
+}
+
+/// Row `row` of `rows`.
 #[cube]
-fn seen(rule: &Rule, row: usize, #[comptime] causal: bool) -> usize {
+fn place(scores: &[f32], row: usize, rows: usize, rule: &Rule, #[comptime] causal: bool) -> Row {
+    let pitch = scores.len() / rows;
     let keys = rule.keys as usize;
-    if causal {
+    let seen = if causal {
         let queries = rule.queries as usize;
         keys + row % queries + 1 - queries
     } else {
         keys
-    }
+    };
+    Row { at: row * pitch, seen, pitch }
+}
+
+/// e to the power of the scaled score at `i`, less `from`.
+#[cube]
+fn power(scores: &[f32], i: usize, rule: &Rule, from: f32) -> f32 {
+    (scores[i] * rule.scale - from).exp()
 }
 
 /// `weights` of `scores`, and the logarithm of the sum that they were divided by. The threads of a
@@ -230,22 +249,23 @@ fn softmax<T: Float>(
     if row >= sums.len() {
         terminate!();
     }
-    let pitch = scores.len() / sums.len();
-    let (at, seen, step) = (row * pitch, seen(rule, row, causal), comptime!(PLANE as usize));
+    let place = place(scores, row, sums.len(), rule, causal);
+    let (at, seen, pitch) = (place.at, place.seen, place.pitch);
+    let (first, step) = (UNIT_POS_X as usize, comptime!(PLANE as usize));
     let mut highest = f32::min_value();
-    for i in range_stepped(UNIT_POS_X as usize, seen, step) {
+    for i in range_stepped(first, seen, step) {
         highest = max(highest, scores[at + i] * rule.scale);
     }
     let highest = max_of_plane(highest);
     let mut total = 0.0f32;
-    for i in range_stepped(UNIT_POS_X as usize, seen, step) {
-        total += (scores[at + i] * rule.scale - highest).exp();
+    for i in range_stepped(first, seen, step) {
+        total += power(scores, at + i, rule, highest);
     }
     let sum = highest + sum_of_plane(total).ln();
-    for i in range_stepped(UNIT_POS_X as usize, pitch, step) {
+    for i in range_stepped(first, pitch, step) {
         let mut weight = 0.0f32;
         if i < seen {
-            weight = (scores[at + i] * rule.scale - sum).exp();
+            weight = power(scores, at + i, rule, sum);
         }
         weights[at + i] = T::cast_from(weight);
     }
@@ -270,19 +290,20 @@ fn softmax_backward<T: Float>(
     if row >= sums.len() {
         terminate!();
     }
-    let pitch = scores.len() / sums.len();
-    let (at, seen, step) = (row * pitch, seen(rule, row, causal), comptime!(PLANE as usize));
+    let place = place(scores, row, sums.len(), rule, causal);
+    let (at, seen, pitch) = (place.at, place.seen, place.pitch);
+    let (first, step) = (UNIT_POS_X as usize, comptime!(PLANE as usize));
     let sum = sums[row];
     let mut along = 0.0f32;
-    for i in range_stepped(UNIT_POS_X as usize, seen, step) {
-        along += (scores[at + i] * rule.scale - sum).exp() * products[at + i];
+    for i in range_stepped(first, seen, step) {
+        along += power(scores, at + i, rule, sum) * products[at + i];
     }
     let along = sum_of_plane(along);
-    for i in range_stepped(UNIT_POS_X as usize, pitch, step) {
+    for i in range_stepped(first, pitch, step) {
         let mut weight = 0.0f32;
         let mut slope = 0.0f32;
         if i < seen {
-            weight = (scores[at + i] * rule.scale - sum).exp();
+            weight = power(scores, at + i, rule, sum);
             slope = weight * (products[at + i] - along);
         }
         weights[at + i] = T::cast_from(weight);
