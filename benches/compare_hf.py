@@ -25,6 +25,8 @@ import tempfile
 import time
 import warnings
 
+# Of the whole experiment, as ours: 16 prompts are two for each of eight samples.
+ANSWERS_AT_ONCE = 8
 GROUPS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 TARGETS = r".*language_model.*\.(" + "|".join(sorted(GROUPS)) + ")"
 OURS = {
@@ -110,7 +112,8 @@ class Reference:
         return self.torch.tensor(rows).T
 
     def inputs(self, samples, end=None):
-        """What the model takes for `samples`, padded on the right; each cut at `end` of it."""
+        """What the model takes for `samples`, padded on the right, as training does; each cut at `end`
+        of it and padded on the left, as answering does, where that is given."""
         torch = self.torch
         ids = [sample["input_ids"][:end and sample[end]] for sample in samples]
         longest = max(map(len, ids))
@@ -118,9 +121,10 @@ class Reference:
         mask, labels = padded.clone(), torch.full_like(padded, -100)
         positions = torch.zeros(3, len(ids), longest, dtype=torch.long)
         for i, (row, sample) in enumerate(zip(ids, samples)):
-            padded[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
-            positions[:, i, : len(row)] = self.positions(sample)[:, : len(row)]
-            labels[i, : len(row)] = torch.tensor(sample["labels"][: len(row)])
+            at = slice(0, len(row)) if end is None else slice(longest - len(row), longest)
+            padded[i, at], mask[i, at] = torch.tensor(row), 1
+            positions[:, i, at] = self.positions(sample)[:, : len(row)]
+            labels[i, at] = torch.tensor(sample["labels"][: len(row)])
         inputs = {
             "input_ids": padded,
             "attention_mask": mask,
@@ -158,14 +162,15 @@ class Reference:
         self.optimiser.zero_grad(set_to_none=True)
         return loss, float(norm)
 
-    def answer(self, sample, new_tokens):
-        """So many tokens, greedily; the end mark is not heeded, so that the work is fixed."""
-        inputs = self.inputs([sample], "prompt_len")
+    def answer(self, samples, new_tokens):
+        """So many tokens each, greedily; the end mark is not heeded, so that the work is fixed."""
+        inputs = self.inputs(samples, "prompt_len")
         inputs.pop("position_ids")
         if "mm_token_type_ids" in generate_takes(self.base):
             inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == self.config.video_token_id).int()
         if self.config.model_type == "qwen2_5_vl":
-            inputs["second_per_grid_ts"] = self.torch.tensor([sample["second_per_grid_ts"]])
+            seconds = [sample["second_per_grid_ts"] for sample in samples]
+            inputs["second_per_grid_ts"] = self.torch.tensor(seconds)
         with self.torch.no_grad(), self.precision():
             self.model.generate(**inputs, do_sample=False, max_new_tokens=new_tokens,
                                 min_new_tokens=new_tokens, use_cache=True, pad_token_id=0)
@@ -223,7 +228,7 @@ def measure(arguments):
             if arguments.task == "train":
                 losses.append(model.step()[0])
             else:
-                answering(model, [model.next()[0]], [tasks[arguments.task]])
+                answering(model, model.next(), [tasks[arguments.task]], model.batch_size)
             model.wait()
             seconds.append(time.perf_counter() - begun)
             seen = [model.samples[i % len(model.samples)] for i in range(at, model.at)]
@@ -249,13 +254,13 @@ def measure(arguments):
     print(json.dumps(result))
 
 
-def answering(model, samples, lengths):
+def answering(model, samples, lengths, at_once):
     """Seconds to answer each of `samples` at each length."""
     start = time.perf_counter()
     model.model.eval()
-    for sample in samples:
+    for i in range(0, len(samples), at_once):
         for new_tokens in lengths:
-            model.answer(sample, new_tokens)
+            model.answer(samples[i : i + at_once], new_tokens)
     model.model.train()
     model.wait()
     return time.perf_counter() - start
@@ -264,12 +269,12 @@ def answering(model, samples, lengths):
 def experiment(model, steps, lengths):
     """Both kinds of answer to all samples, training, both kinds of answer again."""
     start = time.perf_counter()
-    before = answering(model, model.samples, lengths)
+    before = answering(model, model.samples, lengths, ANSWERS_AT_ONCE)
     begun = time.perf_counter()
     losses = [model.step()[0] for _ in range(steps)]
     model.wait()
     train = time.perf_counter() - begun
-    after = answering(model, model.samples, lengths)
+    after = answering(model, model.samples, lengths, ANSWERS_AT_ONCE)
     return {
         "before_s": before, "train_s": train, "after_s": after, "losses": losses,
         "questions": 4 * len(model.samples), "experiment_s": time.perf_counter() - start,

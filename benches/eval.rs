@@ -2,22 +2,23 @@
 //!
 //! Makes a small checkpoint of Qwen2-VL's architecture and answers as many questions on one video
 //! (800 tokens) as videos have in the demo set and, where `VLM4D_QA` names a folder with them, in
-//! VLM4D's question files; each question in both formats. Per number of questions three ways are
+//! VLM4D's question files; each question in both formats. Per number of questions four ways are
 //! timed in turn: *each alone* (the video is encoded and read for every prompt), *features kept*
-//! (it is encoded once, read for every prompt), *together* (encoded once, read once). The totals
-//! weigh each by how many videos have that many questions.
+//! (it is encoded once, read for every prompt), *together* (encoded once, read once), *batched*
+//! (so are as many videos at once as a batch has room for). The totals weigh each by how many videos
+//! have that many questions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
 use rand::RngExt as Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 use vlm4d_train::data::demo::{self, DemoOptions};
-use vlm4d_train::eval::generate::{Options, Prompt, generate};
+use vlm4d_train::eval::generate::{Group, Options, Prompt, generate};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::MediaGrid;
@@ -47,15 +48,17 @@ fn main() -> Result<(), Failure> {
         .into_iter()
         .map(|(name, folder)| Ok((name, questions_per_video(&folder)?)))
         .collect::<Result<_, Failure>>()?;
-    let mut seconds: BTreeMap<usize, [f64; 3]> = BTreeMap::new();
+    let mut seconds: BTreeMap<usize, [f64; 4]> = BTreeMap::new();
     for questions in counts.iter().flat_map(|(_, counts)| counts.keys().copied()) {
         if let std::collections::btree_map::Entry::Vacant(entry) = seconds.entry(questions) {
             entry.insert(measure(&model, questions)?);
         }
     }
-    println!("questions  each alone  features kept   together   (seconds for one video)");
-    for (questions, [alone, kept, together]) in &seconds {
-        println!("{questions:9}  {alone:10.3}  {kept:13.3}  {together:9.3}");
+    println!(
+        "questions  each alone  features kept   together    batched   (seconds for one video)"
+    );
+    for (questions, [alone, kept, together, batched]) in &seconds {
+        println!("{questions:9}  {alone:10.3}  {kept:13.3}  {together:9.3}  {batched:9.3}");
     }
     for (name, counts) in counts {
         let total = |way: usize| -> f64 {
@@ -64,9 +67,10 @@ fn main() -> Result<(), Failure> {
         let (videos, questions): (usize, usize) =
             counts.iter().fold((0, 0), |sum, (n, videos)| (sum.0 + videos, sum.1 + n * videos));
         println!(
-            "{name}: {questions} questions on {videos} videos: together {:.2} times as fast as each alone, {:.2} times as with features kept",
-            total(0) / total(2),
-            total(1) / total(2)
+            "{name}: {questions} questions on {videos} videos: batched {:.2} times as fast as each alone, {:.2} times as with features kept, {:.2} times as together",
+            total(0) / total(3),
+            total(1) / total(3),
+            total(2) / total(3)
         );
     }
     Ok(())
@@ -92,7 +96,7 @@ fn questions_per_video(folder: &Path) -> Result<BTreeMap<usize, usize>, Failure>
 }
 
 /// The median seconds of each way to answer `questions` questions on one video, in both formats.
-fn measure(model: &QwenVl, questions: usize) -> Result<[f64; 3], Failure> {
+fn measure(model: &QwenVl, questions: usize) -> Result<[f64; 4], Failure> {
     let mut rng = ChaCha8Rng::seed_from_u64(questions as u64);
     let grid = MediaGrid { grid_thw: GRID, second_per_grid: Some(1.0) };
     let vision = &model.config.vision;
@@ -108,23 +112,34 @@ fn measure(model: &QwenVl, questions: usize) -> Result<[f64; 3], Failure> {
         })
         .collect();
     let options = Options::default();
+    let group = |prompts: &[Prompt], features: Vec<Tensor<2>>| Group {
+        prompts: prompts.to_vec(),
+        media: vec![grid],
+        features,
+    };
     let encode = || vec![model.features(&pixels, GRID)];
-    let mut seconds: [Vec<f64>; 3] = Default::default();
+    let answer = |groups: &[Group]| generate(model, groups, &options, None);
+    let at_once = (options.batch_size / prompts.len()).max(1);
+    let mut seconds: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
         for (way, seconds) in seconds.iter_mut().enumerate() {
             let started = Instant::now();
-            let features = encode();
             match way {
-                2 => drop(generate(model, &prompts, &[grid], &features, &options, |_, _| ())?),
-                _ => {
+                0 | 1 => {
+                    let features = encode();
                     for (i, prompt) in prompts.iter().enumerate() {
                         let fresh = if way == 0 && i > 0 { encode() } else { features.clone() };
-                        let one = std::slice::from_ref(prompt);
-                        generate(model, one, &[grid], &fresh, &options, |_, _| ())?;
+                        answer(&[group(std::slice::from_ref(prompt), fresh)])?;
                     }
                 }
+                _ => {
+                    let videos = if way == 2 { 1 } else { at_once };
+                    let groups = (0..videos).map(|_| group(&prompts, encode()));
+                    answer(&groups.collect::<Vec<_>>())?;
+                }
             }
-            seconds.push(started.elapsed().as_secs_f64());
+            let videos = if way == 3 { at_once } else { 1 };
+            seconds.push(started.elapsed().as_secs_f64() / videos as f64);
         }
     }
     Ok(seconds.map(|mut of| {

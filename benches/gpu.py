@@ -15,7 +15,7 @@ Stages, by shape:
               ours on the device in f32 against ours on the CPU and against transformers + PEFT;
               in bf16 no farther from f32 than twice what transformers + PEFT is
   speed       training: tokens/s, share of the GPU's peak (MFU), peak memory, both sides in turn
-  answers     evaluation: freeform answers of 16 tokens, and single letters, a second
+  answers     evaluation: freeform answers of 16 tokens, and single letters, a second, one or eight at once
   experiment  answers, training, answers again: seconds of the whole, loading included
 
 Every command's result is one JSON file under --out, with all of them in results.json; a command
@@ -284,11 +284,13 @@ def measure(runner, shape, folder, before):
             runner.each(shape, commands, before)
     if "answers" in arguments.stage:
         for task in ("freeform", "letter"):
-            more = ["--task", task, "--steps", arguments.questions, "--warmup", arguments.warmup]
-            commands = {f"{task}, ours": our("speed.json", *more)}
-            if not arguments.without_hf:
-                commands[f"{task}, transformers"] = their("speed.json", *more)
-            runner.each(shape, commands, before)
+            for at_once in (1, 8):
+                batches = ["--steps", max(2, arguments.questions // at_once), "--warmup", arguments.warmup]
+                more = ["--task", task, "--batch-size", at_once, *batches]
+                commands = {f"{task}, {at_once} at once, ours": our("speed.json", *more)}
+                if not arguments.without_hf:
+                    commands[f"{task}, {at_once} at once, transformers"] = their("speed.json", *more)
+                runner.each(shape, commands, before)
     if "experiment" in arguments.stage:
         more = ["--task", "experiment", *steps("experiment")]
         commands = {"experiment, ours": our("experiment.json", *more, "--recompute")}

@@ -138,12 +138,12 @@ fn letters_alone_decide_where_the_recipe_says_so() {
 
 #[test]
 fn a_stopped_evaluation_goes_on_behind_its_last_video() {
-    let place = workplace("tiny-qwen2-vl", "controls = []");
+    let place = workplace("tiny-qwen2-vl", "controls = []\nbatch_size = 1");
     succeed(&place, &["eval", "recipes/r.toml", "--out", "whole"]);
     let whole = std::fs::read_to_string(place.0.path().join("whole/predictions.jsonl")).unwrap();
     let lines: Vec<&str> = whole.lines().collect();
-    // The first video's answers, one of them changed to know it by, half of the next, and a line
-    // that was being written.
+    // Each video is a batch: the first one's answers, one of them changed to know it by, half of
+    // the next, and a line that was being written.
     let video = |line: &str| serde_json::from_str::<Value>(line).unwrap()["video"].to_string();
     let own: Vec<&str> = lines.iter().filter(|l| video(l) == video(lines[0])).copied().collect();
     let next = lines.iter().find(|l| video(l) != video(lines[0])).unwrap();

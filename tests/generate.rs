@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use vlm4d_train::data::chat::{Chat, Content, Message};
 use vlm4d_train::data::vlm4d::{Format, PromptStyle, prompt};
-use vlm4d_train::eval::generate::{Options, Prompt, Response, generate};
+use vlm4d_train::eval::generate::{Group, Options, Prompt, Response, generate, packs};
 use vlm4d_train::eval::letters::Letters;
 use vlm4d_train::eval::predict::media_tokens;
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -48,17 +48,12 @@ fn greedy_ids_and_logits_equal_the_reference() {
                         ..Options::default()
                     };
                     let prompt = Prompt { input_ids: row.input_ids.clone(), max_new_tokens: 32 };
-                    let mut logits = Vec::new();
-                    let grids = row.grids();
-                    let features = row.features(&model);
-                    let got = generate(&model, &[prompt], &grids, &features, &options, |_, l| {
-                        logits.push(l.to_vec());
-                    });
+                    let (mut got, mut logits) = answer(&model, row, &[prompt], &options);
+                    let (got, logits) = (got.remove(0).ids, logits.remove(0));
                     let want: Vec<u32> = want[b * shape[1]..(b + 1) * shape[1]]
                         .iter()
                         .map(|id| *id as u32)
                         .collect();
-                    let got = got.unwrap().remove(0).ids;
                     assert_eq!(got, want[..got.len()], "{name} {case} {variant} row {b}");
                     assert!(want[got.len()..].iter().all(|id| *id == 640), "ended too early");
                     let key = format!("{case}.{variant}.logits");
@@ -84,35 +79,44 @@ fn the_cache_changes_nothing() {
         let row = &case_rows(&model, &file, &meta["video_long"], "video_long")[0];
         let (grids, features) = (row.grids(), row.features(&model));
         let prompt = Prompt { input_ids: row.input_ids.clone(), max_new_tokens: 8 };
-        let mut cached = Vec::new();
-        let options = Options::default();
-        let response = generate(&model, &[prompt], &grids, &features, &options, |_, logits| {
-            cached.push(logits.to_vec());
-        });
+        let (response, cached) = answer(&model, row, &[prompt], &Options::default());
         let mut ids = row.input_ids.clone();
-        for (logits, next) in cached.iter().zip(response.unwrap().remove(0).ids) {
+        for (logits, next) in cached[0].iter().zip(&response[0].ids) {
             let (hidden, _) = model.forward(&ids, &grids, &features, None).unwrap();
             let last = hidden.narrow(1, ids.len() - 1, 1).squeeze_dim::<2>(1);
             let difference = max_difference(logits, &values(model.logits(last)));
             // The passes of the CPU sum in another order over a part than over the whole.
             assert!(difference < 1e-4, "{name}: {difference:e}");
-            ids.push(next);
+            ids.push(*next);
         }
     }
 }
 
-/// Responses and the logits of each step.
+/// Prompts on what `row` shows.
+fn group(model: &QwenVl, row: &Row, prompts: &[Prompt]) -> Group {
+    Group { prompts: prompts.to_vec(), media: row.grids(), features: row.features(model) }
+}
+
+/// Responses to all prompts of `groups`, and the logits of each step.
+fn answer_groups(
+    model: &QwenVl,
+    groups: &[Group],
+    options: &Options,
+) -> (Vec<Response>, Vec<Vec<Vec<f32>>>) {
+    let mut logits = vec![vec![]; groups.iter().map(|group| group.prompts.len()).sum()];
+    let mut see = |i: usize, l: &[f32]| logits[i].push(l.to_vec());
+    let responses = generate(model, groups, options, Some(&mut see)).unwrap();
+    (responses, logits)
+}
+
+/// The same of prompts on what `row` shows.
 fn answer(
     model: &QwenVl,
     row: &Row,
     prompts: &[Prompt],
     options: &Options,
 ) -> (Vec<Response>, Vec<Vec<Vec<f32>>>) {
-    let mut logits = vec![vec![]; prompts.len()];
-    let seen = |i: usize, l: &[f32]| logits[i].push(l.to_vec());
-    let (grids, features) = (row.grids(), row.features(model));
-    let responses = generate(model, prompts, &grids, &features, options, seen).unwrap();
-    (responses, logits)
+    answer_groups(model, &[group(model, row, prompts)], options)
 }
 
 /// Prompts on one video: behind the video tokens, each has questions of its own length.
@@ -162,6 +166,57 @@ fn questions_on_one_video_together_equal_one_at_a_time() {
     }
 }
 
+/// Questions on several videos, of several lengths, and on none.
+#[test]
+fn questions_on_several_videos_at_once_equal_one_video_at_a_time() {
+    for name in CHECKPOINTS {
+        let (model, file, meta) = recorded(name);
+        let video = model.config.video_token_id;
+        let of = |case: &str| case_rows(&model, &file, &meta[case], case).remove(0);
+        let mut groups: Vec<Group> = ["video_long", "video"]
+            .map(of)
+            .iter()
+            .map(|row| group(&model, row, &prompts_on_one_video(row, video)))
+            .collect();
+        let text = of("text");
+        let prompt = Prompt { input_ids: text.input_ids.clone(), max_new_tokens: 9 };
+        groups.insert(1, group(&model, &text, &[prompt]));
+        // All at once; two and one; none with another, the questions on a video in two parts.
+        for batch_size in [16, 7, 5] {
+            let options = Options {
+                batch_size,
+                watch: vec![3, 200],
+                watch_every_step: true,
+                eos_token_ids: vec![331],
+                ..Options::default()
+            };
+            let (together, logits) = answer_groups(&model, &groups, &options);
+            let unseen = generate(&model, &groups, &options, None).unwrap();
+            assert_eq!(unseen, together, "{name}: chosen on the device and on the host");
+            let mut first = 0;
+            for group in &groups {
+                let (alone, steps) = answer_groups(&model, std::slice::from_ref(group), &options);
+                for (i, (alone, steps)) in (first..).zip(alone.iter().zip(&steps)) {
+                    assert_eq!(together[i].ids, alone.ids, "{name} prompt {i}");
+                    let watched = together[i].watched.iter().zip(&alone.watched);
+                    for (got, want) in logits[i].iter().zip(steps).chain(watched) {
+                        let difference = max_difference(got, want);
+                        assert!(difference < 1e-4, "{name} prompt {i}: {difference:e}");
+                    }
+                }
+                first += group.prompts.len();
+            }
+            assert_eq!(together.len(), first);
+        }
+    }
+}
+
+#[test]
+fn neighbours_fill_a_batch_in_order() {
+    let packs = packs([4, 4, 8, 1, 20, 1, 15, 1].into_iter(), 16);
+    assert_eq!(packs, [0..3, 3..4, 4..5, 5..7, 7..8]);
+}
+
 /// The log-probability of a watched token is that of the softmax over the logits; a prompt with
 /// no room for tokens is only looked at.
 #[test]
@@ -189,7 +244,8 @@ fn logits_that_are_no_numbers_are_an_error() {
     for (max_new_tokens, watch) in [(0, vec![7, 0]), (1, vec![])] {
         let prompt = Prompt { input_ids: row.input_ids.clone(), max_new_tokens };
         let options = Options { watch, ..Options::default() };
-        let error = generate(&model, &[prompt], &[], &[], &options, |_, _| ()).unwrap_err();
+        let group = group(&model, row, &[prompt]);
+        let error = generate(&model, &[group], &options, None).unwrap_err();
         assert!(error.to_string().starts_with("the model's logits are no numbers"), "{error}");
     }
 }
@@ -207,7 +263,7 @@ fn prompts_that_share_nothing_are_answered_alone() {
     for i in 0..2 {
         assert_eq!(both[i], answer(&model, row, &prompts[i..=i], &options).0[0]);
     }
-    let one_token = generate(&model, &prompts[2..], &[], &[], &options, |_, _| ());
+    let one_token = generate(&model, &[group(&model, row, &prompts[2..])], &options, None);
     assert!(one_token.unwrap_err().to_string().contains("two tokens"));
 }
 
@@ -220,7 +276,7 @@ fn answers_to_the_benchmarks_prompts_equal_the_reference() {
         assert_eq!(answers.len(), 8);
         let chat = Chat::load(&golden(&format!("ckpt/{name}"))).unwrap();
         let row = &case_rows(&model, &file, &meta["video_long"], "video_long")[0];
-        let (grids, features) = (row.grids(), row.features(&model));
+        let grids = row.grids();
         let tokens = media_tokens(&model.config.vision, &grids);
         let numbers = |value: &Value| -> Vec<f64> {
             value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect()
@@ -248,7 +304,7 @@ fn answers_to_the_benchmarks_prompts_equal_the_reference() {
             ..Options::default()
         };
         // All eight at once here, one at a time there.
-        let got = generate(&model, &prompts, &grids, &features, &options, |_, _| ()).unwrap();
+        let got = generate(&model, &[group(&model, row, &prompts)], &options, None).unwrap();
         for (i, (got, answer)) in got.iter().zip(&answers).enumerate() {
             assert_eq!(got.ids, ids(&answer["new_ids"]), "{name} answer {i}");
             let text = chat.tokenizer.decode(&got.ids, true).unwrap();

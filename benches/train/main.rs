@@ -27,7 +27,7 @@ use mimalloc::MiMalloc;
 use serde_json::{Value, json};
 use vlm4d_train::device::{self, Chosen};
 use vlm4d_train::error::Error;
-use vlm4d_train::eval::generate::{Options, Prompt, generate};
+use vlm4d_train::eval::generate::{Group, Options, Prompt, generate};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -118,7 +118,7 @@ struct Way {
     /// Recompute each layer in the backward pass.
     #[arg(long)]
     recompute: bool,
-    /// Samples of a micro-batch.
+    /// Samples of a micro-batch, or questions that are answered at once.
     #[arg(long, default_value_t = 1)]
     batch_size: usize,
     /// Micro-batches of an optimiser step.
@@ -135,7 +135,7 @@ struct Case {
     task: Task,
     #[command(flatten)]
     way: Way,
-    /// Optimiser steps, or answers.
+    /// Optimiser steps, or batches of answers.
     #[arg(long, default_value_t = 10)]
     steps: usize,
     #[arg(long, default_value_t = 2)]
@@ -308,7 +308,7 @@ fn repeated(
     task: Task,
     case: &Case,
 ) -> Result<Value, Failure> {
-    let of_step = if task == Task::Train { case.way.samples() } else { 1 };
+    let of_step = if task == Task::Train { case.way.samples() } else { case.way.batch_size };
     let n = (case.warmup + case.steps) * of_step;
     let entries: Vec<Entry> = samples.into_iter().cycle().take(n).collect();
     let videos = Videos::new(model, &entries, case.way.fresh_features);
@@ -317,7 +317,7 @@ fn repeated(
             let (_, seconds, losses) = train(model, &entries, &videos, case)?;
             (seconds, losses)
         }
-        task => (answer(model, &entries, &videos, task)?, vec![]),
+        _ => (answer(model, &entries, &videos, case)?, vec![]),
     };
     let seconds = &all[case.warmup..];
     let total: f64 = seconds.iter().sum();
@@ -353,21 +353,38 @@ fn experiment(model: &QwenVl, entries: &[Entry], case: &Case) -> Result<Value, F
     }))
 }
 
-/// Seconds for both kinds of answer to all samples, those of one video together.
+/// Seconds for both kinds of answer to all samples, as many at once as an evaluation takes.
 fn ask_all(model: &QwenVl, entries: &[Entry], videos: &Videos) -> Result<f64, Failure> {
-    let (start, options, mut first) = (Instant::now(), Options::default(), 0);
+    let (start, options) = (Instant::now(), Options::default());
     let fixed = model.for_inference();
-    for of_video in entries.chunk_by(|a, b| a.pixel_seed == b.pixel_seed) {
-        let prompts = of_video.iter().flat_map(|entry| {
-            let input_ids = &entry.input_ids[..entry.prompt_len];
-            ANSWERS.map(|max_new_tokens| Prompt { input_ids: input_ids.to_vec(), max_new_tokens })
-        });
-        let prompts: Vec<Prompt> = prompts.collect();
-        let features = videos.features(model, first)?;
-        generate(&fixed, &prompts, &[of_video[0].grid()], &features, &options, |_, _| ())?;
-        first += of_video.len();
+    let n = options.batch_size / ANSWERS.len();
+    for (i, batch) in entries.chunks(n).enumerate() {
+        let groups = groups(model, batch, videos, i * n, &ANSWERS)?;
+        generate(&fixed, &groups, &options, None)?;
     }
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// Prompts of `entries`, those of one video together, for answers of so many tokens each; `first` is
+/// the place of the first entry among all.
+fn groups(
+    model: &QwenVl,
+    entries: &[Entry],
+    videos: &Videos,
+    mut first: usize,
+    answers: &[usize],
+) -> Result<Vec<Group>, Failure> {
+    let groups = entries.chunk_by(|a, b| a.pixel_seed == b.pixel_seed).map(|of_video| {
+        let prompts = of_video.iter().flat_map(|entry| {
+            let input_ids = entry.input_ids[..entry.prompt_len].to_vec();
+            let prompt = |n: &usize| Prompt { input_ids: input_ids.clone(), max_new_tokens: *n };
+            answers.iter().map(prompt).collect::<Vec<_>>()
+        });
+        let features = videos.features(model, first)?;
+        first += of_video.len();
+        Ok(Group { prompts: prompts.collect(), media: vec![of_video[0].grid()], features })
+    });
+    groups.collect()
 }
 
 /// The trained model, seconds of each step, and the losses.
@@ -396,24 +413,22 @@ fn train(
     Ok((model, seconds, losses))
 }
 
-/// Seconds of each answer.
+/// Seconds of each batch of answers.
 fn answer(
     model: &QwenVl,
     entries: &[Entry],
     videos: &Videos,
-    task: Task,
+    case: &Case,
 ) -> Result<Vec<f64>, Failure> {
     let [freeform, letter] = ANSWERS;
-    let max_new_tokens = if task == Task::Letter { letter } else { freeform };
-    let options = Options::default();
+    let tokens = if case.task == Task::Letter { letter } else { freeform };
+    let (options, n) = (Options::default(), case.way.batch_size);
     let fixed = model.for_inference();
     let mut seconds = vec![];
-    for (i, entry) in entries.iter().enumerate() {
+    for (i, batch) in entries.chunks(n).enumerate() {
         let start = Instant::now();
-        let input_ids = entry.input_ids[..entry.prompt_len].to_vec();
-        let prompt = Prompt { input_ids, max_new_tokens };
-        let features = videos.features(model, i)?;
-        generate(&fixed, &[prompt], &[entry.grid()], &features, &options, |_, _| ())?;
+        let groups = groups(model, batch, videos, i * n, &[tokens])?;
+        generate(&fixed, &groups, &options, None)?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     Ok(seconds)

@@ -1,10 +1,13 @@
 //! Greedy generation, and the log-probabilities of chosen tokens on the way.
 //!
-//! Prompts on the same media are answered together: what they have in common from the start (the
-//! system's turn and the video) fills the cache once, the rest goes on as a batch of branches.
-//! Letters: `b` branches, `t` tokens, `p` common tokens.
+//! What prompts on the same media have in common from the start (the system's turn and the video)
+//! fills the cache once, as their trunk. The rest goes on as branches, those of several trunks in
+//! one batch: a GPU reads all weights for each token, however many there are of it. Letters: `b`
+//! branches, `t` tokens, `p` common tokens.
 
-use burn::tensor::{DType, Int, Tensor, activation::log_softmax};
+use std::ops::Range;
+
+use burn::tensor::{DType, FloatDType, Int, Tensor, activation::log_softmax};
 
 use crate::error::{Error, Result};
 use crate::model::host::host;
@@ -50,6 +53,17 @@ pub struct Prompt {
     pub max_new_tokens: usize,
 }
 
+/// Prompts on the same media.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// What is to be continued.
+    pub prompts: Vec<Prompt>,
+    /// What they show, in order.
+    pub media: Vec<MediaGrid>,
+    /// Features of each, `[v, hidden]`.
+    pub features: Vec<Tensor<2>>,
+}
+
 /// A response.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Response {
@@ -59,11 +73,12 @@ pub struct Response {
     pub watched: Vec<Vec<f32>>,
 }
 
-/// The most likely continuation of each of `prompts`, token by token.
+/// Sees a prompt's index among all and the logits of each of its steps, `[vocab]`.
+pub type Observer<'a> = &'a mut dyn FnMut(usize, &[f32]);
+
+/// The most likely continuation of each prompt of `groups`, in order, token by token.
 ///
-/// All show the same media: `features` are theirs, `[v, hidden]` each. `model` is [fixed], or its
-/// adapters are made ready for every token. `observe` sees the prompt's index and the logits of
-/// each of its steps, `[vocab]`.
+/// `model` is [fixed], or its adapters are made ready for every token.
 ///
 /// [fixed]: QwenVl::for_inference
 ///
@@ -71,29 +86,71 @@ pub struct Response {
 /// Where a prompt does not fit its media, the logits are no numbers, or the device fails.
 pub fn generate(
     model: &QwenVl,
-    prompts: &[Prompt],
-    media: &[MediaGrid],
-    features: &[Tensor<2>],
+    groups: &[Group],
     options: &Options,
-    mut observe: impl FnMut(usize, &[f32]),
+    mut observe: Option<Observer>,
 ) -> Result<Vec<Response>> {
-    let mut responses = vec![Response::default(); prompts.len()];
-    let together = common_tokens(model, prompts).is_some();
-    let mut start = 0;
-    for part in prompts.chunks(if together { prompts.len() } else { 1 }) {
-        let p = common_tokens(model, part).ok_or_else(|| {
-            Error::run("a prompt needs two tokens or more, the last one no video or image")
-        })?;
-        let common = &part[0].input_ids[..p];
+    let stems = groups.iter().map(|group| Stem::of(model, group)).collect::<Result<Vec<_>>>()?;
+    let stems = stems.concat();
+    let mut responses = Vec::new();
+    for pack in packs(stems.iter().map(|stem| stem.prompts.len()), options.batch_size) {
         let mut cache = KvCache::new(model.model.layers.len());
-        model.forward(common, media, features, Some(&mut cache))?;
-        for batch in part.chunks(options.batch_size.max(1)) {
-            let branches = Branches::new(batch, start, p, model, media)?;
-            branches.answer(model, &mut cache, options, &mut responses, &mut observe)?;
-            start += batch.len();
+        let mut branches = Vec::new();
+        for (trunk, stem) in stems[pack].iter().enumerate() {
+            cache.start_trunk();
+            let common = &stem.prompts[0].input_ids[..stem.p];
+            model.forward(common, &stem.group.media, &stem.group.features, Some(&mut cache))?;
+            for prompt in stem.prompts {
+                let index = responses.len();
+                responses.push(Response::default());
+                branches.push(Branch::new(model, stem, trunk, prompt, index)?);
+            }
+        }
+        for batch in branches.chunks(options.batch_size.max(1)) {
+            let batch = Branches(batch.to_vec());
+            batch.answer(model, &mut cache, options, &mut responses, &mut observe)?;
         }
     }
     Ok(responses)
+}
+
+/// Neighbours that go together, at most `most` in all, or one that is larger; each has its size.
+pub fn packs(sizes: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
+    let mut packs: Vec<Range<usize>> = Vec::new();
+    let mut held = 0;
+    for (i, size) in sizes.enumerate() {
+        match packs.last_mut() {
+            Some(pack) if held + size <= most => (pack.end, held) = (i + 1, held + size),
+            _ => {
+                packs.push(i..i + 1);
+                held = size;
+            }
+        }
+    }
+    packs
+}
+
+/// Prompts of a group that have their first `p` tokens in common, its media among them.
+#[derive(Clone)]
+struct Stem<'a> {
+    group: &'a Group,
+    prompts: &'a [Prompt],
+    p: usize,
+}
+
+impl<'a> Stem<'a> {
+    /// One for all prompts of `group`, or one for each.
+    fn of(model: &QwenVl, group: &'a Group) -> Result<Vec<Self>> {
+        let all = &group.prompts;
+        let together = common_tokens(model, all).is_some();
+        let parts = all.chunks(if together { all.len() } else { 1 }).map(|prompts| {
+            let p = common_tokens(model, prompts).ok_or_else(|| {
+                Error::run("a prompt needs two tokens or more, the last one no video or image")
+            })?;
+            Ok(Self { group, prompts, p })
+        });
+        parts.collect()
+    }
 }
 
 /// How many first tokens the prompts share, such that each has more and all media lie within;
@@ -111,63 +168,62 @@ fn common_tokens(model: &QwenVl, prompts: &[Prompt]) -> Option<usize> {
     (p > 0 && !behind).then_some(p)
 }
 
-/// Prompts behind their common start, and what has been generated for them.
-struct Branches<'a> {
-    /// Index of each among all responses.
-    index: Vec<usize>,
-    prompts: Vec<&'a Prompt>,
-    positions: Vec<Positions>,
-    /// Common tokens.
+/// A prompt that goes on behind its trunk.
+#[derive(Clone)]
+struct Branch<'a> {
+    /// Of the response, among all.
+    index: usize,
+    trunk: usize,
+    prompt: &'a Prompt,
+    positions: Positions,
+    /// Tokens of the trunk.
     p: usize,
 }
 
-impl<'a> Branches<'a> {
+impl<'a> Branch<'a> {
     fn new(
-        prompts: &'a [Prompt],
-        start: usize,
-        p: usize,
         model: &QwenVl,
-        media: &[MediaGrid],
+        stem: &Stem,
+        trunk: usize,
+        prompt: &'a Prompt,
+        index: usize,
     ) -> Result<Self> {
-        let positions =
-            prompts.iter().map(|one| Positions::new(&model.config, &one.input_ids, media));
-        Ok(Self {
-            index: (start..start + prompts.len()).collect(),
-            prompts: prompts.iter().collect(),
-            positions: positions.collect::<Result<_>>()?,
-            p,
-        })
+        let positions = Positions::new(&model.config, &prompt.input_ids, &stem.group.media)?;
+        Ok(Self { index, trunk, prompt, positions, p: stem.p })
     }
 
+    fn rest(&self) -> &'a [u32] {
+        &self.prompt.input_ids[self.p..]
+    }
+}
+
+/// Those that are answered at once.
+struct Branches<'a>(Vec<Branch<'a>>);
+
+impl Branches<'_> {
     fn answer(
         mut self,
         model: &QwenVl,
         cache: &mut KvCache,
         options: &Options,
         responses: &mut [Response],
-        observe: &mut impl FnMut(usize, &[f32]),
+        observe: &mut Option<Observer>,
     ) -> Result<()> {
         let mut last = self.prefill(model, cache);
         for step in 0.. {
             let logits = cast(model.logits(last), DType::F32);
             if !options.watch.is_empty() && (step == 0 || options.watch_every_step) {
-                for (i, watched) in self.index.iter().zip(watched(&logits, &options.watch)?) {
-                    responses[*i].watched.push(watched);
+                for (branch, watched) in self.0.iter().zip(watched(&logits, &options.watch)?) {
+                    responses[branch.index].watched.push(watched);
                 }
             }
-            let logits = host(logits)?;
-            let vocab = logits.len() / self.index.len();
+            let chosen = self.choose(logits, options.repetition_penalty, responses, observe)?;
             let mut going = Vec::new();
-            for (row, logits) in logits.chunks(vocab).enumerate() {
-                let (i, prompt) = (self.index[row], self.prompts[row]);
-                observe(i, logits);
-                let response = &mut responses[i];
-                if response.ids.len() < prompt.max_new_tokens {
-                    let seen = prompt.input_ids.iter().chain(&response.ids);
-                    let next = most_likely(logits, seen, options.repetition_penalty)?;
-                    response.ids.push(next);
-                    let full = response.ids.len() == prompt.max_new_tokens;
-                    if !full && !options.eos_token_ids.contains(&next) {
+            for (row, (branch, next)) in self.0.iter().zip(chosen).enumerate() {
+                let (ids, most) = (&mut responses[branch.index].ids, branch.prompt.max_new_tokens);
+                if ids.len() < most {
+                    ids.push(next);
+                    if ids.len() < most && !options.eos_token_ids.contains(&next) {
                         going.push(row);
                     }
                 }
@@ -175,12 +231,12 @@ impl<'a> Branches<'a> {
             if going.is_empty() {
                 break;
             }
-            if going.len() < self.index.len() {
-                self.keep(&going);
+            if going.len() < self.0.len() {
+                self.0 = going.iter().map(|row| self.0[*row].clone()).collect();
                 cache.keep(&going);
             }
-            let next: Vec<u32> =
-                self.index.iter().filter_map(|i| responses[*i].ids.last().copied()).collect();
+            let ids = |branch: &Branch| responses[branch.index].ids.last().copied();
+            let next: Vec<u32> = self.0.iter().filter_map(ids).collect();
             last = self.step(model, cache, &next, step);
         }
         Ok(())
@@ -189,32 +245,28 @@ impl<'a> Branches<'a> {
     /// What stands behind the common tokens; returns each prompt's last hidden state,
     /// `[b, hidden]`.
     fn prefill(&self, model: &QwenVl, cache: &mut KvCache) -> Tensor<2> {
-        let rest: Vec<&[u32]> = self.prompts.iter().map(|one| &one.input_ids[self.p..]).collect();
-        let lengths: Vec<usize> = rest.iter().map(|ids| ids.len()).collect();
-        let t = lengths.iter().copied().max().unwrap_or_default();
+        let lengths: Vec<(usize, usize)> =
+            self.0.iter().map(|branch| (branch.trunk, branch.rest().len())).collect();
+        let (b, t) = (lengths.len(), lengths.iter().map(|(_, n)| *n).max().unwrap_or_default());
         // What stands in the padding is never seen.
-        let padded: Vec<u32> =
-            rest.iter().flat_map(|ids| (0..t).map(|i| ids.get(i).copied().unwrap_or(0))).collect();
+        let padded = |branch: &Branch| [branch.rest(), &vec![0; t - branch.rest().len()]].concat();
+        let padded: Vec<u32> = self.0.iter().flat_map(padded).collect();
         let positions: Vec<Positions> =
-            self.positions.iter().map(|all| all.part(self.p..self.p + t)).collect();
+            self.0.iter().map(|branch| branch.positions.part(branch.p..branch.p + t)).collect();
         cache.branch(&lengths);
-        let b = rest.len();
         let x = model.embed_text(&padded);
         let hidden = x.dims()[1];
         let context = model.context(&positions, false);
         let x = model.model.forward(x.reshape([b, t, hidden]), &context, Some(cache));
-        let last = lengths.iter().enumerate().map(|(row, length)| (row * t + length - 1) as i64);
+        let last = lengths.iter().enumerate().map(|(row, (_, n))| (row * t + n - 1) as i64);
         let last = Tensor::<1, Int>::from_data(&last.collect::<Vec<_>>()[..], &model.device());
         x.reshape([b * t, hidden]).select(0, last)
     }
 
     /// One more token each, `step` of them before it → `[b, hidden]`.
     fn step(&self, model: &QwenVl, cache: &mut KvCache, next: &[u32], step: usize) -> Tensor<2> {
-        let positions: Vec<Positions> = self
-            .positions
-            .iter()
-            .map(|prompt| Positions::text(prompt.next() + step as i64, 1))
-            .collect();
+        let position = |branch: &Branch| Positions::text(branch.positions.next() + step as i64, 1);
+        let positions: Vec<Positions> = self.0.iter().map(position).collect();
         // A generated media pad is a token like any other.
         let x = model.embed_text(next);
         let [b, hidden] = x.dims();
@@ -223,11 +275,50 @@ impl<'a> Branches<'a> {
         x.reshape([b, hidden])
     }
 
-    /// Drops all branches but `rows`.
-    fn keep(&mut self, rows: &[usize]) {
-        self.index = rows.iter().map(|row| self.index[*row]).collect();
-        self.prompts = rows.iter().map(|row| self.prompts[*row]).collect();
-        self.positions = rows.iter().map(|row| self.positions[*row].clone()).collect();
+    /// The next token of each: `logits: [b, vocab]`. They leave the device only where somebody wants
+    /// to see them.
+    fn choose(
+        &self,
+        logits: Tensor<2>,
+        penalty: Option<f32>,
+        responses: &[Response],
+        observe: &mut Option<Observer>,
+    ) -> Result<Vec<u32>> {
+        if observe.is_none() && penalty.is_none() {
+            return most_likely(logits);
+        }
+        let vocab = logits.dims()[1];
+        let logits = host(logits)?;
+        let chosen = self.0.iter().zip(logits.chunks(vocab)).map(|(branch, logits)| {
+            if let Some(observe) = observe {
+                observe(branch.index, logits);
+            }
+            let mut logits = logits.to_vec();
+            if let Some(penalty) = penalty {
+                let ids = &responses[branch.index].ids;
+                penalise(&mut logits, branch.prompt.input_ids.iter().chain(ids), penalty);
+            }
+            first_highest(&logits)
+        });
+        chosen.collect()
+    }
+}
+
+/// The first of the highest of each row of `logits: [b, vocab]`.
+fn most_likely(logits: Tensor<2>) -> Result<Vec<u32>> {
+    let (highest, ids) = logits.max_dim_with_indices(1);
+    // One way from the device for both: f32 has all ids up to 2^24.
+    let both = host(Tensor::cat(vec![highest, ids.cast(FloatDType::F32)], 1))?;
+    let id = |row: &[f32]| if row[0].is_finite() { Ok(row[1] as u32) } else { Err(no_numbers()) };
+    both.chunks(2).map(id).collect()
+}
+
+/// The same of one row on the host.
+fn first_highest(logits: &[f32]) -> Result<u32> {
+    let highest = logits.iter().enumerate().reduce(|a, b| if b.1 > a.1 { b } else { a });
+    match highest {
+        Some((id, logit)) if logit.is_finite() => Ok(id as u32),
+        _ => Err(no_numbers()),
     }
 }
 
@@ -241,30 +332,6 @@ fn watched(logits: &Tensor<2>, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
         return Err(no_numbers());
     }
     Ok(chosen.chunks(tokens.len()).map(<[f32]>::to_vec).collect())
-}
-
-/// The first of the largest logits, those of tokens `seen` penalised.
-fn most_likely<'a>(
-    logits: &[f32],
-    seen: impl Iterator<Item = &'a u32>,
-    penalty: Option<f32>,
-) -> Result<u32> {
-    let largest = |logits: &[f32]| {
-        let largest = logits.iter().enumerate().reduce(|a, b| if b.1 > a.1 { b } else { a });
-        largest.map(|(id, logit)| (id as u32, *logit))
-    };
-    let found = match penalty {
-        None => largest(logits),
-        Some(penalty) => {
-            let mut logits = logits.to_vec();
-            penalise(&mut logits, seen, penalty);
-            largest(&logits)
-        }
-    };
-    match found {
-        Some((id, logit)) if logit.is_finite() => Ok(id),
-        _ => Err(no_numbers()),
-    }
 }
 
 fn no_numbers() -> Error {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::generate::{Options, Prompt, Response, generate};
+use super::generate::{Group, Options, Prompt, Response, generate, packs};
 use super::grade::{self, Verdict, grade_ff, grade_mc};
 use super::letters::Letters;
 use super::view::View;
@@ -160,9 +160,16 @@ pub fn answer_all<'a>(
     predictions.len() == asks.len() && predictions.iter().zip(asks).all(answers)
 }
 
-/// Which of `asks` are answered together: those on one video, whose tokens are then read once;
-/// without video as many as a batch holds.
-pub fn groups(asks: &[Ask], view: &View, batch_size: usize) -> Vec<Vec<usize>> {
+/// Which of `asks` are answered at once, group by group: those on one video, whose tokens are then
+/// read once, and as many groups as a batch has room for.
+pub fn batches(asks: &[Ask], view: &View, batch_size: usize) -> Vec<Vec<Vec<usize>>> {
+    let groups = groups(asks, view, batch_size);
+    let packs = packs(groups.iter().map(Vec::len), batch_size);
+    packs.into_iter().map(|pack| groups[pack].to_vec()).collect()
+}
+
+/// Those on one video; without video as many as a batch holds.
+fn groups(asks: &[Ask], view: &View, batch_size: usize) -> Vec<Vec<usize>> {
     let mut order = Vec::new();
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (i, ask) in asks.iter().enumerate() {
@@ -210,29 +217,29 @@ impl Evaluator<'_> {
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<Prediction>> {
         let mut done: BTreeMap<usize, Prediction> = BTreeMap::new();
-        for group in groups(asks, view, self.recipe.batch_size) {
-            let predictions = self.answer(asks, &group, view)?;
-            done.extend(group.into_iter().zip(predictions));
+        for batch in batches(asks, view, self.recipe.batch_size) {
+            let predictions = self.answer(asks, &batch, view)?;
+            done.extend(batch.concat().into_iter().zip(predictions));
             progress(done.len());
         }
         Ok(done.into_values().collect())
     }
 
-    /// Answers the questions `group` of `asks`, which are shown the same.
+    /// Answers the questions of `batch`, indices of `asks`; those of a group are shown the same.
     ///
     /// # Errors
     /// Where a prompt does not fit its media, the device fails, or the user asked to stop.
-    pub fn answer(&self, asks: &[Ask], group: &[usize], view: &View) -> Result<Vec<Prediction>> {
+    pub fn answer(
+        &self,
+        asks: &[Ask],
+        batch: &[Vec<usize>],
+        view: &View,
+    ) -> Result<Vec<Prediction>> {
         interrupt::check("the evaluation")?;
-        let asks: Vec<&Ask> = group.iter().map(|i| &asks[*i]).collect();
-        let Some(first) = asks.first() else { return Ok(vec![]) };
-        let shown = view.shown(&first.entry);
-        let features = self.videos.features(self.model, &shown)?;
-        let grids = self.videos.grids(&shown)?;
-        let tokens = media_tokens(&self.model.config.vision, &grids);
-        let prompts = asks.iter().map(|ask| self.prompt(ask, view, &tokens));
-        let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
-        let most = asks.iter().map(|ask| ask.entry.choices.len()).max().unwrap_or_default();
+        let groups = batch.iter().map(|group| self.group(asks, group, view));
+        let groups: Vec<Group> = groups.collect::<Result<_>>()?;
+        let asks = || batch.iter().flatten().map(|i| &asks[*i]);
+        let most = asks().map(|ask| ask.entry.choices.len()).max().unwrap_or_default();
         let letters = Letters::new(&self.chat.tokenizer, most, self.recipe.prompt)?;
         let options = Options {
             eos_token_ids: self.eos_token_ids.clone(),
@@ -241,18 +248,30 @@ impl Evaluator<'_> {
             batch_size: self.recipe.batch_size,
             ..Options::default()
         };
-        let responses = generate(&self.fixed, &prompts, &grids, &features, &options, |_, _| ())?;
-        let pairs = asks.iter().zip(responses);
-        let predictions = pairs.map(|(ask, response)| {
+        let responses = generate(&self.fixed, &groups, &options, None)?;
+        let media = groups.iter().flat_map(|group| vec![&group.media; group.prompts.len()]);
+        let predictions = asks().zip(responses).zip(media).map(|((ask, response), media)| {
+            let shown = view.shown(&ask.entry);
             let mut videos = shown.iter().filter(|shown| shown.medium.is_video());
             let other = matches!(view, View::Others(_)).then(|| videos.next()).flatten();
             Ok(Prediction {
                 shown: other.map(|shown| shown.medium.to_string()),
-                n_video_tokens: tokens.iter().sum(),
+                n_video_tokens: media_tokens(&self.model.config.vision, media).iter().sum(),
                 ..self.prediction(ask, &response, &letters)?
             })
         });
         predictions.collect()
+    }
+
+    /// The prompts of `group`, indices of `asks`, and what all of them are shown.
+    fn group(&self, asks: &[Ask], group: &[usize], view: &View) -> Result<Group> {
+        let shown = group.first().map(|i| view.shown(&asks[*i].entry)).unwrap_or_default();
+        let media = self.videos.grids(&shown)?;
+        let tokens = media_tokens(&self.model.config.vision, &media);
+        let prompts = group.iter().map(|i| self.prompt(&asks[*i], view, &tokens));
+        let (prompts, features) =
+            (prompts.collect::<Result<_>>()?, self.videos.features(self.model, &shown)?);
+        Ok(Group { prompts, media, features })
     }
 
     fn prompt(&self, ask: &Ask, view: &View, tokens: &[usize]) -> Result<Prompt> {

@@ -102,23 +102,54 @@ fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<4
     module::attention(q, k, v, None, None, options)
 }
 
-/// Attention of `b` continuations of one trunk, without a copy of the trunk per continuation.
+/// What several continuations grow from.
+#[derive(Clone, Debug)]
+pub struct Trunk {
+    /// Keys, `[1, kv_heads, p, d]`.
+    pub k: Tensor<4>,
+    /// Values, likewise.
+    pub v: Tensor<4>,
+    /// How many grow from it.
+    pub branches: usize,
+}
+
+/// Attention of `b` continuations of some trunks, without a copy of a trunk per continuation.
 ///
-/// `q: [b, heads, t, d]` sees all of the trunk's keys and values, `[1, kv_heads, p, d]`, and of
-/// its own tail's, `[b, kv_heads, s, d]`, what `bias: [b, 1, t, s]` (0 or −∞, f32) lets it →
+/// `q: [b, heads, t, d]` sees all keys and values of its trunk, those of the first trunk first, and
+/// of its own tail's, `[b, kv_heads, s, d]`, what `bias: [b, 1, t, s]` (0 or −∞, f32) lets it →
 /// `[b, heads, t, d]`. One softmax over both, in f32. Without a tape.
 pub fn branched_attention(
     q: Tensor<4>,
-    trunk: (Tensor<4>, Tensor<4>),
+    trunks: &[Trunk],
+    tail: (Tensor<4>, Tensor<4>),
+    bias: Option<Tensor<4>>,
+) -> Tensor<4> {
+    #[cfg(feature = "cuda")]
+    if q.dims()[2] == 1 && super::cuda::holds(&q) {
+        return super::cuda::branched_attention(q, trunks, tail, bias);
+    }
+    if let [trunk] = trunks {
+        return of_one_trunk(q, trunk, tail, bias);
+    }
+    let mut from = 0;
+    let parts = trunks.iter().map(|trunk| {
+        let part = |x: &Tensor<4>| x.clone().narrow(0, from, trunk.branches);
+        let tail = (part(&tail.0), part(&tail.1));
+        let y = of_one_trunk(part(&q), trunk, tail, bias.as_ref().map(part));
+        from += trunk.branches;
+        y
+    });
+    Tensor::cat(parts.collect(), 0)
+}
+
+fn of_one_trunk(
+    q: Tensor<4>,
+    trunk: &Trunk,
     tail: (Tensor<4>, Tensor<4>),
     bias: Option<Tensor<4>>,
 ) -> Tensor<4> {
     let ([b, heads, t, d], dtype) = (q.dims(), q.dtype());
-    #[cfg(feature = "cuda")]
-    if t == 1 && super::cuda::holds(&q) {
-        return super::cuda::branched_attention(q, trunk, tail, bias);
-    }
-    let ([_, kv, _, _], [_, _, s, _]) = (trunk.0.dims(), tail.0.dims());
+    let ([_, kv, _, _], [_, _, s, _]) = (trunk.k.dims(), tail.0.dims());
     // The heads of a group share their keys: they are further queries of the same keys, and so
     // are the branches before the trunk.
     let rows = heads / kv * t;
@@ -131,7 +162,7 @@ pub fn branched_attention(
         x.reshape([kv, b, rows, width]).swap_dims(0, 1)
     };
     let [trunk_k, trunk_v, tail_k, tail_v] =
-        [trunk.0, trunk.1, tail.0, tail.1].map(|x| cast(x, DType::F32));
+        [trunk.k.clone(), trunk.v.clone(), tail.0, tail.1].map(|x| cast(x, DType::F32));
     let q = cast(q, DType::F32).div_scalar((d as f64).sqrt()).reshape([b, kv, rows, d]);
     let trunk_scores = to_trunk(q.clone()).matmul(trunk_k.transpose());
     let mut tail_scores = q.matmul(tail_k.transpose());

@@ -1,12 +1,12 @@
 //! Keys and values of the tokens seen so far, layer by layer.
 //!
-//! One prompt fills a trunk. [`KvCache::branch`] then lets several continuations grow from it as
-//! a batch: all see the one trunk, and each its own tail. Letters: `b` branches, `p` tokens of the
+//! Prompts fill a trunk each. [`KvCache::branch`] then lets several continuations grow from them as
+//! one batch: each sees its own trunk and its own tail. Letters: `b` branches, `p` tokens of a
 //! trunk, `s` of the tails, `t` that enter, `d` head width.
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use super::attention::{attention, branched_attention};
+use super::attention::{Trunk, attention, branched_attention};
 
 /// Keys and values, rotated.
 type Pair = (Tensor<4>, Tensor<4>);
@@ -14,8 +14,8 @@ type Pair = (Tensor<4>, Tensor<4>);
 /// What each layer has seen.
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    /// `[1, kv_heads, p, d]`.
-    trunk: Vec<Option<Pair>>,
+    /// Of each trunk and layer: `[1, kv_heads, p, d]`.
+    trunks: Vec<Vec<Option<Pair>>>,
     /// `[b, kv_heads, s, d]`.
     tails: Vec<Option<Pair>>,
     branches: Option<Branches>,
@@ -23,6 +23,8 @@ pub struct KvCache {
 
 #[derive(Clone, Debug)]
 struct Branches {
+    /// From which trunk each branch grows, in order.
+    trunks: Vec<usize>,
     /// Tokens with which each branch starts; shorter ones are padded on the right.
     lengths: Vec<usize>,
     /// The length to which they are padded.
@@ -36,22 +38,31 @@ struct Branches {
 impl KvCache {
     /// An empty cache for `layers` layers.
     pub fn new(layers: usize) -> Self {
-        Self { trunk: vec![None; layers], tails: vec![None; layers], branches: None }
+        Self { trunks: vec![], tails: vec![None; layers], branches: None }
     }
 
-    /// What enters from now on continues the trunk in one branch per element of `lengths`: first
-    /// so many tokens of each, the shorter ones padded on the right to the longest, then one token
-    /// at a time. Earlier branches are forgotten.
-    pub fn branch(&mut self, lengths: &[usize]) {
+    /// What enters from now on fills another trunk.
+    pub fn start_trunk(&mut self) {
+        self.trunks.push(vec![None; self.tails.len()]);
+        self.branches = None;
+    }
+
+    /// What enters from now on continues the trunks in branches, `(trunk, tokens)` each, in the
+    /// order of the trunks: first so many tokens of each, the shorter ones padded on the right to
+    /// the longest, then one token at a time. Earlier branches are forgotten.
+    pub fn branch(&mut self, branches: &[(usize, usize)]) {
         self.tails.fill(None);
+        let (trunks, lengths): (Vec<_>, Vec<_>) = branches.iter().copied().unzip();
         let padded = lengths.iter().max().copied().unwrap_or_default();
-        self.branches = Some(Branches { lengths: lengths.to_vec(), padded, seen: 0, bias: None });
+        self.branches = Some(Branches { trunks, lengths, padded, seen: 0, bias: None });
     }
 
     /// Drops all branches but `rows`, counted from 0.
     pub fn keep(&mut self, rows: &[usize]) {
         let Some(branches) = &mut self.branches else { return };
-        branches.lengths = rows.iter().map(|row| branches.lengths[*row]).collect();
+        for of in [&mut branches.trunks, &mut branches.lengths] {
+            *of = rows.iter().map(|row| of[*row]).collect();
+        }
         let Some((first, _)) = self.tails.iter().flatten().next() else { return };
         let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
         let rows = Tensor::<1, Int>::from_data(&rows[..], &first.device());
@@ -64,17 +75,25 @@ impl KvCache {
 
     /// Appends `k` and `v` (`[b, kv_heads, t, d]`) to `layer` and attends to all of it:
     /// `q: [b, heads, t, d]` → the same.
+    ///
+    /// # Panics
+    /// Where no trunk was started.
     pub fn attend(&mut self, layer: usize, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
         let t = q.dims()[2];
-        let (Some(branches), Some(trunk)) = (&mut self.branches, &self.trunk[layer]) else {
-            let (k, v) = extend(&mut self.trunk[layer], k, v);
+        let Some(branches) = &mut self.branches else {
+            let trunk = self.trunks.last_mut().expect("a trunk is started first");
+            let (k, v) = extend(&mut trunk[layer], k, v);
             return attention(q, k, v, true);
         };
         if layer == 0 {
             branches.enter(t, &q);
         }
         let tail = extend(&mut self.tails[layer], k, v);
-        branched_attention(q, trunk.clone(), tail, branches.bias.clone())
+        let trunks = branches.trunks.chunk_by(|a, b| a == b).map(|of| {
+            let (k, v) = self.trunks[of[0]][layer].clone().expect("a trunk is filled first");
+            Trunk { k, v, branches: of.len() }
+        });
+        branched_attention(q, &trunks.collect::<Vec<_>>(), tail, branches.bias.clone())
     }
 }
 

@@ -10,7 +10,7 @@ use super::prepare::Prepared;
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::eval::metrics::{metrics, paired};
-use crate::eval::predict::{self, Ask, Evaluator, Prediction, answer_all, groups};
+use crate::eval::predict::{self, Ask, Evaluator, Prediction, answer_all, batches};
 use crate::eval::rounds::Round;
 use crate::files;
 use crate::model::qwen_vl::QwenVl;
@@ -75,14 +75,14 @@ fn ask(
         None => stage.to_owned(),
         Some(name) => format!("{stage}, {}", name.replace('_', " ")),
     };
-    let groups = groups(&round.asks, &round.view, evaluator.recipe.batch_size);
+    let batches = batches(&round.asks, &round.view, evaluator.recipe.batch_size);
     let so_far = path.with_added_extension("so-far");
-    let mut answers = SoFar::open(&so_far, &round.asks, &groups)?;
+    let mut answers = SoFar::open(&so_far, &round.asks, &batches)?;
     let bar = terminal.bar(&label, round.asks.len());
-    for group in &groups {
-        if !answers.has(group) {
-            let predictions = evaluator.answer(&round.asks, group, &round.view)?;
-            answers.add(group, predictions)?;
+    for batch in &batches {
+        if !answers.has(batch) {
+            let predictions = evaluator.answer(&round.asks, batch, &round.view)?;
+            answers.add(batch, predictions)?;
         }
         bar.set(answers.predictions.len());
     }
@@ -110,7 +110,7 @@ fn judged(
     Ok(())
 }
 
-/// Predictions as they come, on disk too, group by group.
+/// Predictions as they come, on disk too, batch by batch.
 struct SoFar<'a> {
     path: &'a Path,
     file: File,
@@ -118,9 +118,9 @@ struct SoFar<'a> {
 }
 
 impl<'a> SoFar<'a> {
-    /// Reads what an earlier start left at `path`: whole groups only, so that the others are
-    /// answered in the same batches as without a stop.
-    fn open(path: &'a Path, asks: &[Ask], groups: &[Vec<usize>]) -> Result<Self> {
+    /// Reads what an earlier start left at `path`: whole batches only, so that the others are
+    /// answered in the same as without a stop.
+    fn open(path: &'a Path, asks: &[Ask], batches: &[Vec<Vec<usize>>]) -> Result<Self> {
         let bytes = match std::fs::read(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
             read => read
@@ -131,13 +131,13 @@ impl<'a> SoFar<'a> {
         let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let mut predictions = BTreeMap::new();
         let mut kept = String::new();
-        for group in groups {
-            let own: Vec<&str> = lines.by_ref().take(group.len()).collect();
+        for batch in batches.iter().map(|batch| batch.concat()) {
+            let own: Vec<&str> = lines.by_ref().take(batch.len()).collect();
             let parsed: Result<Vec<Prediction>, _> =
                 own.iter().map(|line| serde_json::from_str(line)).collect();
             match parsed {
-                Ok(parsed) if answer_all(&parsed, group.iter().map(|i| &asks[*i])) => {
-                    predictions.extend(group.iter().copied().zip(parsed));
+                Ok(parsed) if answer_all(&parsed, batch.iter().map(|i| &asks[*i])) => {
+                    predictions.extend(batch.into_iter().zip(parsed));
                     kept += &own.concat();
                 }
                 _ => break,
@@ -149,14 +149,14 @@ impl<'a> SoFar<'a> {
         Ok(Self { path, file, predictions })
     }
 
-    fn has(&self, group: &[usize]) -> bool {
-        group.iter().all(|i| self.predictions.contains_key(i))
+    fn has(&self, batch: &[Vec<usize>]) -> bool {
+        batch.iter().flatten().all(|i| self.predictions.contains_key(i))
     }
 
-    fn add(&mut self, group: &[usize], predictions: Vec<Prediction>) -> Result<()> {
+    fn add(&mut self, batch: &[Vec<usize>], predictions: Vec<Prediction>) -> Result<()> {
         let text = files::json_lines(&predictions)?;
         self.file.write_all(text.as_bytes()).map_err(|e| files::failed(self.path, &e))?;
-        self.predictions.extend(group.iter().copied().zip(predictions));
+        self.predictions.extend(batch.iter().flatten().copied().zip(predictions));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::prompt::{CRITERION, case};
 use super::{Case, Cost, Ruling};
 use crate::data::chat::{Chat, Content, Message};
 use crate::error::{Error, Result};
-use crate::eval::generate::{Options, Prompt, generate};
+use crate::eval::generate::{Group, Options, Prompt, generate};
 use crate::eval::grade::grade_ff;
 use crate::interrupt;
 use crate::model::qwen_vl::QwenVl;
@@ -69,7 +69,8 @@ impl<'a> Base<'a> {
             let prompts = batch.iter().map(|one| self.prompt(one));
             let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
             cost.prompt_tokens += prompts.iter().map(|p| p.input_ids.len() as u64).sum::<u64>();
-            let responses = generate(&self.model, &prompts, &[], &[], &options, |_, _| ())?;
+            let group = Group { prompts, media: vec![], features: vec![] };
+            let responses = generate(&self.model, &[group], &options, None)?;
             for (one, response) in batch.iter().zip(responses) {
                 let [yes, no] = response.watched[0][..] else {
                     return Err(Error::run("the judge's answer was not looked at"));

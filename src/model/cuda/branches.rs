@@ -1,4 +1,4 @@
-//! Attention of one more token of each of several continuations of one trunk: what answering
+//! Attention of one more token of each of several continuations of some trunks: what answering
 //! repeats for every token.
 
 use burn::tensor::DType;
@@ -7,25 +7,52 @@ use cubek::cubecl::prelude::*;
 
 use super::Primitive;
 use super::block::{BLOCK, THREADS, block_max, block_sum, sum};
-use super::layout::{address, elem, empty_like, flat, is_aligned, vector};
+use super::layout::{address, elem, empty_like, flat, is_aligned, part, vector};
 
-/// `q: [b, heads, 1, d]` sees all keys and values of the trunk, `[1, kv_heads, p, d]`, and those
+/// What some continuations grow from.
+pub struct Trunk {
+    /// `[1, kv_heads, p, d]` each.
+    pub keys_and_values: [Primitive; 2],
+    /// How many grow from it.
+    pub branches: usize,
+}
+
+/// `q: [b, heads, 1, d]` sees all keys and values of its trunk, those of the first trunk first, and
 /// of its own tail, `[b, kv_heads, s, d]`, to whose scores `bias: [b, 1, 1, s]` (0 or −∞, f32) is
 /// added → `[b, heads, 1, d]`. One softmax over both, in f32.
 pub fn attention(
     q: Primitive,
-    trunk: [Primitive; 2],
+    trunks: impl Iterator<Item = Trunk>,
     tail: [Primitive; 2],
     bias: Option<Primitive>,
 ) -> Primitive {
-    let (q, [trunk_k, trunk_v], [tail_k, tail_v]) = (flat(q), trunk.map(dense), tail.map(dense));
+    let (q, tail, bias) = (flat(q), tail.map(dense), bias.map(flat));
+    let y = empty_like(&q);
+    let mut from = 0;
+    for trunk in trunks {
+        let of = |x: &Primitive| part(x, from, trunk.branches);
+        let bias = bias.as_ref().map(of);
+        write(&of(&y), of(&q), trunk.keys_and_values, tail.each_ref().map(of), bias);
+        from += trunk.branches;
+    }
+    y
+}
+
+/// Writes to `y` what `q` sees, all of it of one trunk.
+fn write(
+    y: &Primitive,
+    q: Primitive,
+    trunk: [Primitive; 2],
+    [tail_k, tail_v]: [Primitive; 2],
+    bias: Option<Primitive>,
+) {
+    let [trunk_k, trunk_v] = trunk.map(dense);
     let [b, heads, _, d] = q.meta.shape().dims();
     let group = heads / tail_k.meta.shape()[1];
-    let y = empty_like(&q);
     let vector = vector(q.dtype, d);
     let biased = bias.is_some();
     // Without a bias the kernel does not read what stands in its place.
-    let bias = bias.map_or_else(|| q.clone(), flat);
+    let bias = bias.unwrap_or_else(|| q.clone());
     branches::launch(
         &q.client,
         CubeCount::new_1d((b * heads) as u32),
@@ -46,12 +73,15 @@ pub fn attention(
         biased,
         [elem(q.dtype), elem(DType::F32)],
     );
-    y
 }
 
-/// `x` where its rows are whole and nothing lies between them, in any order; else a copy.
+/// `x` where its rows are whole, nothing lies between them, and the first dimension is the outermost;
+/// else a copy.
 fn dense(x: Primitive) -> Primitive {
-    if x.meta.strides()[3] == 1 && x.is_contiguous_buffer() && is_aligned(&x) { x } else { flat(x) }
+    let strides = x.meta.strides();
+    let outermost = strides[0] >= strides[1].max(strides[2]);
+    let whole = strides[3] == 1 && x.is_contiguous_buffer() && is_aligned(&x);
+    if outermost && whole { x } else { flat(x) }
 }
 
 /// A block per branch and head, a thread per key at first and per part of a value then, as many

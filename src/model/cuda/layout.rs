@@ -59,14 +59,16 @@ pub fn empty_like(x: &Primitive) -> Primitive {
     empty(x, x.meta.shape())
 }
 
-/// `n` of the matrices of `x: [e, rows, columns]`, from `from` on, where they lie.
+/// `n` of the parts of `x: [e, …]`, from `from` on, where they lie.
 pub fn part(x: &Primitive, from: usize, n: usize) -> Primitive {
     let mut part = x.clone();
-    let bytes = |e: usize| (e * x.meta.strides()[0] * x.dtype.size()) as u64;
+    let (shape, strides) = (x.meta.shape(), x.meta.strides());
+    let bytes = |e: usize| (e * strides[0] * x.dtype.size()) as u64;
     *part.handle.offset_start.get_or_insert_default() += bytes(from);
-    *part.handle.offset_end.get_or_insert_default() += bytes(x.meta.shape()[0] - from - n);
-    let [_, rows, columns]: [usize; 3] = x.meta.shape().dims();
-    *part.meta = Metadata::new([n, rows, columns], x.meta.strides().clone());
+    *part.handle.offset_end.get_or_insert_default() += bytes(shape[0] - from - n);
+    let mut fewer = shape.clone();
+    fewer[0] = n;
+    *part.meta = Metadata::new(fewer, strides.clone());
     part
 }
 

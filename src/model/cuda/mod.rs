@@ -28,6 +28,7 @@ use burn::backend::{
 use burn::tensor::ops::PadMode;
 use burn::tensor::{DType, Device, Tensor};
 
+use super::attention::Trunk;
 use super::record::{Input, Recording, run};
 
 pub use optimiser::Step;
@@ -171,18 +172,22 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(run(operation, [x.into_dispatch()]))
 }
 
-/// Attention of one more token of each of `b` continuations of one trunk: `q: [b, heads, 1, d]`
-/// sees the trunk's keys and values, `[1, kv_heads, p, d]`, and its own tail's,
+/// Attention of one more token of each of `b` continuations of some trunks: `q: [b, heads, 1, d]`
+/// sees its trunk's keys and values, those of the first trunk first, and its own tail's,
 /// `[b, kv_heads, s, d]`, to whose scores `bias: [b, 1, 1, s]` (0 or −∞, f32) is added →
 /// `[b, heads, 1, d]`. Without a tape.
 pub fn branched_attention(
     q: Tensor<4>,
-    trunk: (Tensor<4>, Tensor<4>),
+    trunks: &[Trunk],
     tail: (Tensor<4>, Tensor<4>),
     bias: Option<Tensor<4>>,
 ) -> Tensor<4> {
-    let [trunk, tail] = [trunk, tail].map(|(k, v)| [untaped(k), untaped(v)]);
-    tensor(branches::attention(untaped(q), trunk, tail, bias.map(untaped)))
+    let (tail, bias) = ([tail.0, tail.1].map(untaped), bias.map(untaped));
+    let trunks = trunks.iter().map(|Trunk { k, v, branches }| branches::Trunk {
+        keys_and_values: [k, v].map(|x| untaped(x.clone())),
+        branches: *branches,
+    });
+    tensor(branches::attention(untaped(q), trunks, tail, bias))
 }
 
 /// Moments and value of a parameter behind a step of AdamW: all `[n]`, f32, without a tape.

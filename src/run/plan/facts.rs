@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::device;
 use crate::error::Result;
 use crate::eval::judge;
-use crate::eval::predict::groups;
+use crate::eval::predict::batches;
 use crate::eval::rounds::Round;
 use crate::model::config::Config;
 use crate::model::parameters::PartCount;
@@ -21,7 +21,7 @@ use crate::run::questions::Questions;
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
 
-/// Prompts that are answered together: on the same videos and images, or without any.
+/// Prompts on the same videos and images, or without any.
 pub struct Together {
     /// First tokens that all share, those of what is shown among them; they are read once.
     pub common: usize,
@@ -36,10 +36,30 @@ impl Together {
         let common = prompts.iter().map(shared).min().unwrap_or_default();
         Self { common, rest: prompts.iter().map(|ids| ids.len() - common).collect() }
     }
+}
 
-    /// Tokens of the longest behind the common ones.
+/// Prompts that are answered at once.
+pub struct Batch(pub Vec<Together>);
+
+impl Batch {
+    /// How many there are.
+    pub fn prompts(&self) -> usize {
+        self.0.iter().map(|group| group.rest.len()).sum()
+    }
+
+    /// Common tokens of all groups.
+    pub fn common(&self) -> usize {
+        self.0.iter().map(|group| group.common).sum()
+    }
+
+    /// Those of the group that has most.
+    pub fn most_common(&self) -> usize {
+        self.0.iter().map(|group| group.common).max().unwrap_or(0)
+    }
+
+    /// Tokens of the longest prompt behind the common ones.
     pub fn longest(&self) -> usize {
-        self.rest.iter().copied().max().unwrap_or(0)
+        self.0.iter().flat_map(|group| &group.rest).copied().max().unwrap_or(0)
     }
 }
 
@@ -69,9 +89,9 @@ pub struct Facts {
     pub frames: [usize; 2],
     pub course: Course,
     pub training: Vec<Sequence>,
-    pub validation: Vec<Together>,
-    /// What is asked before and after, in all rounds.
-    pub asked: Vec<Together>,
+    pub validation: Vec<Batch>,
+    /// What is asked before and after, in all rounds: batch by batch.
+    pub asked: Vec<Batch>,
 }
 
 pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
@@ -91,15 +111,18 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let (grids, frames) = outlines(&reader, dir, shown, terminal)?;
     let encoder =
         Encoder { recipe: &recipe, config: &config, chat: &chat, grids: &grids, terminal };
-    let together = |round: &Round| -> Result<Vec<Together>> {
-        let groups = groups(&round.asks, &round.view, recipe.eval.batch_size).into_iter();
-        let together = |group: Vec<usize>| {
+    let together = |round: &Round| -> Result<Vec<Batch>> {
+        let together = |group: &Vec<usize>| {
             let prompts = group.iter().map(|i| encoder.prompt(round, &round.asks[*i]));
             Ok(Together::new(&prompts.collect::<Result<Vec<_>>>()?))
         };
-        groups.map(together).collect()
+        let batches = batches(&round.asks, &round.view, recipe.eval.batch_size);
+        let batch = |groups: &Vec<Vec<usize>>| {
+            Ok(Batch(groups.iter().map(together).collect::<Result<_>>()?))
+        };
+        batches.iter().map(batch).collect()
     };
-    let asked: Vec<Vec<Together>> = rounds.iter().map(together).collect::<Result<_>>()?;
+    let asked: Vec<Vec<Batch>> = rounds.iter().map(together).collect::<Result<_>>()?;
     let validation = together(&Round::plain(questions.validating(), &recipe.eval.formats))?;
     let training = sequences(&encoder, &encoder.samples(&samples.distinct)?);
     encoder.samples(&held_back(&recipe, questions.validating()))?;

@@ -5,7 +5,7 @@ use crate::model::attention::{SCORES_AT_ONCE, scores_at_once};
 use crate::model::rope::MediaGrid;
 use crate::number::{size, thousands};
 use crate::recipe::{Best, Part};
-use crate::run::plan::facts::{Facts, Sequence, Together};
+use crate::run::plan::facts::{Batch, Facts, Sequence, Together};
 use crate::train::batches::tokens_at_once;
 use crate::train::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, padded_length};
 use crate::train::lanes;
@@ -171,29 +171,31 @@ impl Facts {
     }
 
     /// Answers of at most `new` tokens to all of `asked`, `times` times.
-    fn asking(&self, name: &'static str, asked: &[Together], times: usize, new: usize) -> Phase {
+    fn asking(&self, name: &'static str, asked: &[Batch], times: usize, new: usize) -> Phase {
+        const FEWER: &str = "lower eval.batch_size";
         let config = &self.config.text;
-        let rows = |group: &Together| group.rest.len().min(self.recipe.eval.batch_size);
-        let most = |of: &dyn Fn(&Together) -> usize| asked.iter().map(of).max().unwrap_or(0);
-        let at_once = most(&|group| group.common.max(rows(group) * group.longest()));
-        let cached = most(&|group| group.common + rows(group) * (group.longest() + new));
+        let rows = |batch: &Batch| batch.prompts().min(self.recipe.eval.batch_size);
+        let most = |of: &dyn Fn(&Batch) -> usize| asked.iter().map(of).max().unwrap_or(0);
+        let at_once = most(&|batch| batch.most_common().max(rows(batch) * batch.longest()));
+        let cached = most(&|batch| batch.common() + rows(batch) * (batch.longest() + new));
         let mut terms = self.held();
         let bytes = self.width * cached * config.cache();
-        terms.push(Term { what: "keys and values", bytes, lower: self.smaller });
+        terms.push(Term { what: "keys and values", bytes, lower: FEWER });
         let bytes = self.width * at_once * config.tape();
-        terms.push(Term { what: "activations", bytes, lower: "lower eval.batch_size" });
-        let common = most(&|group| group.common);
+        terms.push(Term { what: "activations", bytes, lower: FEWER });
+        let common = most(&Batch::most_common);
         terms.extend(self.scores_term(config.num_attention_heads * common * common, 1));
         let bytes = 3 * 4 * most(&rows) * config.vocab_size;
-        terms.push(Term { what: "logits", bytes, lower: "lower eval.batch_size" });
+        terms.push(Term { what: "logits", bytes, lower: FEWER });
         terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
         let answer = new as f64 * (config.forward_flops(1) + config.logits_flops());
         let group = |group: &Together| {
             let rest: f64 = group.rest.iter().map(|t| config.forward_flops(*t) + answer).sum();
             config.forward_flops(group.common) + rest
         };
-        let flops = times as f64 * asked.iter().map(group).sum::<f64>();
-        let prompts = thousands(asked.iter().map(|group| group.rest.len()).sum());
+        let groups = || asked.iter().flat_map(|batch| &batch.0);
+        let flops = times as f64 * groups().map(group).sum::<f64>();
+        let prompts = thousands(asked.iter().map(Batch::prompts).sum());
         let again = if times > 1 { format!("{times} × ") } else { String::new() };
         let times = format!("{again}{prompts} prompts, {new} new tokens at most");
         Phase { name, terms, flops, times }
