@@ -24,6 +24,8 @@ use crate::report::terminal::Terminal;
 const CPU_SHARE: f64 = 0.5;
 /// What is assumed of a GPU: an H100's 989 TFLOP/s in bf16, and 40 % of them.
 const GPU_FLOPS: f64 = 0.4 * 989e12;
+/// Likewise of its 3.35 TB/s, at which the weights come for each token of a batch of answers.
+const GPU_READS: f64 = 0.7 * 3.35e12;
 
 /// Prints what the recipe at `path` would need. `memory` is what there is, in bytes; on the CPU
 /// that of this machine where left out.
@@ -42,16 +44,22 @@ pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal
     let facts = gather(recipe, terminal)?;
     let phases = facts.phases();
     facts.print_sizes(terminal);
-    let speed = if facts.on_cpu { CPU_SHARE * matrix_speed(&facts.config)? } else { GPU_FLOPS };
+    let (speed, reads) = match facts.on_cpu {
+        true => (CPU_SHARE * matrix_speed(&facts.config)?, f64::INFINITY),
+        false => (GPU_FLOPS, GPU_READS),
+    };
     terminal.line("phase        memory      time");
     for phase in &phases {
-        let time = clock(Duration::from_secs_f64(phase.flops / speed));
+        let time = clock(Duration::from_secs_f64(phase.flops / speed + phase.reads / reads));
         let memory = size(phase.bytes() as u64);
         terminal.line(&format!("{:<10} {memory:>8} {time:>9}   {}", phase.name, phase.times));
     }
     let assumed = match facts.on_cpu {
         true => format!("{:.0} GFLOP/s, half of what a matrix product reaches here", speed / 1e9),
-        false => "40 % of an H100's 989 TFLOP/s".into(),
+        false => {
+            "40 % of an H100's 989 TFLOP/s, and 70 % of its 3.35 TB/s for each token of answers"
+                .into()
+        }
     };
     terminal.note(&format!(
         "times are of arithmetic at {assumed}; reading {}s adds to them",

@@ -30,8 +30,11 @@ pub struct Term {
 pub struct Phase {
     pub name: &'static str,
     pub terms: Vec<Term>,
-    /// Arithmetic, and how often.
+    /// Arithmetic.
     pub flops: f64,
+    /// Bytes of weights that are read anew for each token of answers.
+    pub reads: f64,
+    /// What is done how often.
     pub times: String,
 }
 
@@ -167,7 +170,7 @@ impl Facts {
             self.medium,
             thousands(largest)
         );
-        Phase { name: "reading", terms, flops, times }
+        Phase { name: "reading", terms, flops, reads: 0.0, times }
     }
 
     /// Answers of at most `new` tokens to all of `asked`, `times` times.
@@ -195,10 +198,14 @@ impl Facts {
         };
         let groups = || asked.iter().flat_map(|batch| &batch.0);
         let flops = times as f64 * groups().map(group).sum::<f64>();
+        let batch = self.recipe.eval.batch_size;
+        let batches: usize = asked.iter().map(|all| all.prompts().div_ceil(batch)).sum();
+        let weights = self.width * self.counts[&Part::Language].all;
+        let reads = (times * batches * new * weights) as f64;
         let prompts = thousands(asked.iter().map(Batch::prompts).sum());
         let again = if times > 1 { format!("{times} × ") } else { String::new() };
         let times = format!("{again}{prompts} prompts, {new} new tokens at most");
-        Phase { name, terms, flops, times }
+        Phase { name, terms, flops, reads, times }
     }
 
     fn training(&self) -> Phase {
@@ -214,7 +221,7 @@ impl Facts {
         terms.extend(self.tower_term(lanes));
         let (steps, samples) = (thousands(self.course.steps), train.samples_per_step());
         let times = format!("{steps} steps of {samples} samples");
-        Phase { name: "training", terms, flops: self.training_flops(), times }
+        Phase { name: "training", terms, flops: self.training_flops(), reads: 0.0, times }
     }
 
     fn in_f32_on_cpu(&self) -> bool {
