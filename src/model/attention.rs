@@ -113,7 +113,8 @@ pub struct Trunk {
     pub branches: usize,
 }
 
-/// Attention of `b` continuations of some trunks, without a copy of a trunk per continuation.
+/// Attention of `b` continuations of some trunks, for each token without a copy of a trunk per
+/// continuation.
 ///
 /// `q: [b, heads, t, d]` sees all keys and values of its trunk, those of the first trunk first, and
 /// of its own tail's, `[b, kv_heads, s, d]`, what `bias: [b, 1, t, s]` (0 or −∞, f32) lets it →
@@ -150,6 +151,14 @@ fn of_one_trunk(
 ) -> Tensor<4> {
     let ([b, heads, t, d], dtype) = (q.dims(), q.dtype());
     let ([_, kv, _, _], [_, _, s, _]) = (trunk.k.dims(), tail.0.dims());
+    #[cfg(feature = "cuda")]
+    if super::cuda::holds(&q) {
+        // Several tokens enter where continuations begin: beside later ones only padding is hidden,
+        // which stands behind all that count. A trunk for each is little memory there.
+        let trunk_of_each = |x: &Tensor<4>| x.clone().expand([b, kv, x.dims()[2], d]);
+        let whole = |x: &Tensor<4>, tail| Tensor::cat(vec![trunk_of_each(x), tail], 2);
+        return attention(q, whole(&trunk.k, tail.0), whole(&trunk.v, tail.1), true);
+    }
     // The heads of a group share their keys: they are further queries of the same keys, and so
     // are the branches before the trunk.
     let rows = heads / kv * t;
