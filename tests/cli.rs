@@ -659,8 +659,9 @@ fn slips_of_later_recipes_are_told_before_the_first_one_starts() {
         ),
         (
             "[lora]",
-            "[lora]\ntarget_modules = \"(\"".to_owned(),
-            "recipes/s.toml:9:1: `lora.target_modules`: not a regular expression",
+            "[lora]\ntarget_modules = \"(?!.*visual).*\"".to_owned(),
+            "recipes/s.toml:9:1: `lora.target_modules`: no regular expression known here: \
+             look-around, including look-ahead and look-behind, is not supported\n  help: ",
         ),
         ("[lora]", format!("[lora]\nfrom = {ranked:?}"), "the model wants [3, "),
         ("[lora]", format!("[lora]\nfrom = {foreign:?}"), "was made for another model"),

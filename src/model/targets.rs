@@ -80,9 +80,13 @@ pub(super) fn whole(pattern: &str) -> Result<Regex, regex::Error> {
 /// What matches the names of the layers that `recipe` gives an adapter.
 fn matcher(recipe: &recipe::Lora) -> Result<Regex> {
     whole(&pattern(recipe)).map_err(|e| {
-        let reason = e.to_string().lines().last().unwrap_or_default().to_owned();
-        let what = format!("`lora.target_modules`: not a regular expression: {reason}");
-        Error::input(what).of_key(TARGETS)
+        let message = e.to_string();
+        let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        let what = format!("`lora.target_modules`: no regular expression known here: {reason}");
+        Error::input(what).of_key(TARGETS).help(
+            "look-around and back references are not known; a list of names means layers of the \
+             parts in `lora.scope` alone",
+        )
     })
 }
 
