@@ -97,14 +97,6 @@ impl Log {
         Ok(())
     }
 
-    /// Adds an accuracy to the TensorBoard events.
-    ///
-    /// # Errors
-    /// Where the disk refuses.
-    pub fn accuracy(&mut self, tag: &str, share: f64, step: usize) -> Result<()> {
-        self.board.scalar(tag, share, step)
-    }
-
     /// Adds the recipe to the TensorBoard events.
     ///
     /// # Errors
