@@ -25,7 +25,8 @@ pub struct Record {
     pub epoch: f64,
     /// Loss of the step before its update.
     pub loss: f64,
-    /// Learning rate of the step.
+    /// Learning rate of the step: of several parts, that of the language model before the vision
+    /// tower's, and this before the merger's.
     pub lr: f64,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
