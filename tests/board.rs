@@ -1,13 +1,16 @@
 //! The event files, read by TensorBoard itself.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 use vlm4d_train::data::vlm4d::Format;
+use vlm4d_train::train::board::Board;
 use vlm4d_train::train::log::{Log, Record};
 use vlm4d_train::train::validation::{Scores, Validation};
 
 use crate::support::python;
+use crate::support::run::{Workplace, demo_data, recipe, text, tiny};
 
 fn record(step: usize, loss: f64) -> Record {
     Record {
@@ -21,6 +24,14 @@ fn record(step: usize, loss: f64) -> Record {
         seconds: 2.0,
         memory_bytes: 1 << 20,
     }
+}
+
+/// What TensorBoard reads in `dir`.
+fn read(python: &str, dir: &Path) -> Value {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_tensorboard.py");
+    let output = Command::new(python).arg(script).arg(dir).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]
@@ -40,12 +51,11 @@ fn tensorboard_reads_every_event() {
     }
     let scores = Scores { loss: 1.5, accuracy: [(Format::Mc, 0.75)].into() };
     log.validation(&Validation { step: 6, epoch: 3.0, scores, best: true }).unwrap();
-    log.accuracy("accuracy/mc", 0.5, 6).unwrap();
     drop(log);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_tensorboard.py");
-    let output = Command::new(python).arg(script).arg(dir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut board = Board::of_accuracies(dir.path()).unwrap();
+    board.scalar("accuracy/mc", 0.5, 6).unwrap();
+    drop(board);
+    let read = read(&python, dir.path());
     let scalars = &read["scalars"];
     let losses = json!([[1, 1.0], [2, 2.0], [3, 3.0], [4, 40.0], [5, 50.0], [6, 60.0]]);
     assert_eq!(scalars["train/loss"], losses);
@@ -63,4 +73,26 @@ fn tensorboard_reads_every_event() {
         assert_eq!(scalars[tag].as_array().unwrap().last().unwrap(), &json!([6, value]), "{tag}");
     }
     assert_eq!(read["text"]["recipe"], json!(["```toml\nseed = 42\n```\n"]));
+}
+
+#[test]
+fn accuracies_stand_once_and_at_the_step_of_their_weights() {
+    let Some(python) = python("tensorboard") else { return };
+    // The second step spoils what the first, at a rate of 0, has left as it was.
+    let train = "max_steps = 2\ngrad_accum = 1\nwarmup_steps = 1\neval_steps = 1\nbest = \"loss\"";
+    let recipe = recipe(&tiny(), demo_data(), train)
+        .replace("lr = 1e-3", "lr = 1.0")
+        .replace("[video]", "[data.split]\nval = 0.2\n[video]");
+    let place = Workplace::new(&recipe);
+    for _ in 0..2 {
+        let output = place.run();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let scalars = read(&python, &place.path(""))["scalars"].take();
+        assert_eq!(scalars["train/loss"].as_array().unwrap().len(), 2);
+        let accuracies = scalars["accuracy/mc"].as_array().unwrap();
+        let steps: Vec<&Value> = accuracies.iter().map(|point| &point[0]).collect();
+        assert_eq!(steps, [0, 1]);
+        // As if killed in its report.
+        std::fs::remove_file(place.path("report.md")).unwrap();
+    }
 }

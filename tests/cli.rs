@@ -659,8 +659,16 @@ fn slips_of_later_recipes_are_told_before_the_first_one_starts() {
         ),
         (
             "[lora]",
-            "[lora]\ntarget_modules = \"(\"".to_owned(),
-            "recipes/s.toml:9:1: `lora.target_modules`: not a regular expression",
+            "[lora]\ntarget_modules = \"q_proj\"".to_owned(),
+            "`q_proj` matches no linear layer\n  help: \"all-linear\", or names such as [\"q_proj\", \
+             \"v_proj\"]; a regular expression matches a whole name, such as \
+             `model.layers.0.self_attn.q_proj`\n",
+        ),
+        (
+            "[lora]",
+            "[lora]\ntarget_modules = \"(?!.*visual).*\"".to_owned(),
+            "recipes/s.toml:9:1: `lora.target_modules`: no regular expression known here: \
+             look-around, including look-ahead and look-behind, is not supported\n  help: ",
         ),
         ("[lora]", format!("[lora]\nfrom = {ranked:?}"), "the model wants [3, "),
         ("[lora]", format!("[lora]\nfrom = {foreign:?}"), "was made for another model"),

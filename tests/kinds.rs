@@ -344,12 +344,31 @@ fn scope_and_targets_say_which_layers_adapt() {
 #[test]
 fn a_regular_expression_is_written_as_the_layers_that_it_finds() {
     for checkpoint in CHECKPOINTS {
-        let target_modules = TargetModules::Pattern(r".*visual\..*|.*(lm_head|q_proj)".into());
-        let recipe = Lora { target_modules, ..Lora::default() };
-        let layers = attached(checkpoint, &recipe);
-        let mut want: Vec<String> = layers.iter().map(|name| module_name(name)).collect();
-        want.sort();
-        assert_eq!(json!(saved(checkpoint, &recipe).1.target_modules), json!(want));
+        let mut model = load(checkpoint);
+        let all: Vec<String> =
+            model.linear_layers_mut().iter().map(|(name, _)| module_name(name)).collect();
+        let written = |pattern: &str| {
+            let target_modules = TargetModules::Pattern(pattern.into());
+            let recipe = Lora { target_modules, ..Lora::default() };
+            let mut want = attached(checkpoint, &recipe);
+            want.iter_mut().for_each(|name| *name = module_name(name));
+            want.sort();
+            let list = saved(checkpoint, &recipe).1.target_modules;
+            assert_eq!(list, json!(want));
+            // PEFT's rule for a list: whole names, or what ends them behind a dot.
+            let named = |name: &&String| {
+                want.iter().any(|end| *name == end || name.ends_with(&format!(".{end}")))
+            };
+            let mut found: Vec<String> = all.iter().filter(named).cloned().collect();
+            found.sort();
+            assert_eq!(list, json!(found));
+            want
+        };
+        assert!(written(r".*visual\..*|.*(lm_head|q_proj)").len() > 4);
+        // In either spelling of names.
+        let want = ["model.language_model.layers.1.mlp.up_proj", "model.visual.merger.mlp.0"];
+        assert_eq!(written(r"model\.layers\.1\.mlp\.up_proj|visual\.merger\.mlp\.0"), want);
+        assert_eq!(written(&want.join("|")), want);
     }
 }
 

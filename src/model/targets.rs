@@ -80,9 +80,13 @@ pub(super) fn whole(pattern: &str) -> Result<Regex, regex::Error> {
 /// What matches the names of the layers that `recipe` gives an adapter.
 fn matcher(recipe: &recipe::Lora) -> Result<Regex> {
     whole(&pattern(recipe)).map_err(|e| {
-        let reason = e.to_string().lines().last().unwrap_or_default().to_owned();
-        let what = format!("`lora.target_modules`: not a regular expression: {reason}");
-        Error::input(what).of_key(TARGETS)
+        let message = e.to_string();
+        let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        let what = format!("`lora.target_modules`: no regular expression known here: {reason}");
+        Error::input(what).of_key(TARGETS).help(
+            "look-around and back references are not known; a list of names means layers of the \
+             parts in `lora.scope` alone",
+        )
     })
 }
 
@@ -91,15 +95,23 @@ fn matcher(recipe: &recipe::Lora) -> Result<Regex> {
 pub(super) fn targets(recipe: &recipe::Lora, layers: &[String]) -> Result<BTreeSet<String>> {
     let found = |recipe: &recipe::Lora| -> Result<BTreeSet<String>> {
         let matches = matcher(recipe)?;
-        let found = layers.iter().filter(|layer| matches.is_match(&module_name(layer)));
-        Ok(found.cloned().collect())
+        let in_either_spelling =
+            |layer: &&String| matches.is_match(&module_name(layer)) || matches.is_match(layer);
+        Ok(layers.iter().filter(in_either_spelling).cloned().collect())
     };
     let none = |pattern: &str| {
         let what = format!("`lora.target_modules`: `{pattern}` matches no linear layer");
         Error::input(what).of_key(TARGETS)
     };
-    let fix = |recipe: &recipe::Lora| -> Result<&'static str> {
-        Ok(if matcher(recipe)?.is_match("lm_head") { TIED } else { A_TARGET })
+    let fix = |recipe: &recipe::Lora| -> Result<String> {
+        if matcher(recipe)?.is_match("lm_head") {
+            return Ok(TIED.to_owned());
+        }
+        let example = layers.iter().find(|layer| Part::of(layer) == Part::Language);
+        let of_regex = example
+            .filter(|_| recipe.target_modules.is_regex())
+            .map(|layer| format!("; a regular expression matches a whole name, such as `{layer}`"));
+        Ok(format!("{A_TARGET}{}", of_regex.unwrap_or_default()))
     };
     if let TargetModules::Names(names) = &recipe.target_modules {
         for name in names {
@@ -111,7 +123,7 @@ pub(super) fn targets(recipe: &recipe::Lora, layers: &[String]) -> Result<BTreeS
             let scope = Some(vec![Part::Language, Part::Vision, Part::Merger]);
             let anywhere = recipe::Lora { scope, ..alone };
             return Err(none(name).help(match found(&anywhere)?.is_empty() {
-                false => "it is in another part of the model: add that to `lora.scope`",
+                false => "it is in another part of the model: add that to `lora.scope`".to_owned(),
                 true => fix(&anywhere)?,
             }));
         }

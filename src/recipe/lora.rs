@@ -21,7 +21,7 @@ pub struct Lora {
     /// DoRA: a trained length for each output of the updated weights (PEFT: false).
     pub use_dora: bool,
     /// `all-linear` of the parts in `scope`, a list of names in them, or a regular expression over
-    /// whole names.
+    /// whole names, as the checkpoint or as transformers ≥ 4.52 spells them.
     pub target_modules: TargetModules,
     /// Parts of the model that get adapters; `["language"]` where left out (LLaMA-Factory: with the
     /// vision tower and the merger frozen).

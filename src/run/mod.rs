@@ -39,7 +39,8 @@ use crate::recipe::{FOLLOWS, MAY_CHANGE, Recipe, differing};
 use crate::report::data;
 use crate::report::finished::Finished;
 use crate::report::terminal::{self, Terminal};
-use crate::train::log::Log;
+use crate::train::board::Board;
+use crate::train::trainer::Trained;
 
 /// Folder of a run: `runs/` and the recipe's path without `recipes/` and `.toml`; of a recipe that
 /// lies in no `recipes/`, its file's name alone.
@@ -91,7 +92,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     let saved = save(&prepared, &trained.model, &dir)?;
     let after = ask(&trained.model, Some(&before), "after")?;
     terminal::change(&before, &after, prepared.recipe.seed, terminal);
-    log_accuracies(&prepared, &dir, trained.step, [&before, &after])?;
+    log_accuracies(&prepared, &dir, &trained, [&before, &after])?;
     report::report(&prepared, &dir, [&before, &after], terminal)?;
     terminal.line(&format!("{saved}   report {}", dir.join("report.html").display()));
     Ok(dir)
@@ -214,16 +215,18 @@ fn write_inputs(dir: &Path, prepared: &Prepared) -> Result<()> {
     files::write(&dir.join("recipe.toml"), prepared.recipe.to_toml()?)
 }
 
+/// Adds the accuracies of both `stages` to the TensorBoard events, each at the step of its weights.
 fn log_accuracies(
     prepared: &Prepared,
     dir: &Path,
-    steps: usize,
+    trained: &Trained,
     stages: [&[Prediction]; 2],
 ) -> Result<()> {
-    let mut log = Log::open(dir, steps, steps)?;
-    for (predictions, step) in stages.into_iter().zip([0, steps]) {
+    let last = trained.best.as_ref().map_or(trained.step, |(best, _)| *best);
+    let mut board = Board::of_accuracies(dir)?;
+    for (predictions, step) in stages.into_iter().zip([0, last]) {
         for (format, metric) in overall(predictions, prepared.recipe.seed) {
-            log.accuracy(&format!("accuracy/{}", format.name()), metric.accuracy, step)?;
+            board.scalar(&format!("accuracy/{}", format.name()), metric.accuracy, step)?;
         }
     }
     Ok(())

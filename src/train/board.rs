@@ -35,15 +35,31 @@ impl Board {
     /// Where the disk refuses.
     pub fn open(dir: &Path, last_step: usize) -> Result<Self> {
         let (path, file) = new_file(dir)?;
-        let mut board = Self { path, writer: RecordWriter::new(file) };
-        let mut version = Event::new();
-        version.set_file_version("brain.Event:2".to_owned());
-        board.write(version, 0)?;
+        let mut board = Self::new(path, file)?;
         let mut start = SessionLog::new();
         start.set_status(SessionLog_SessionStatus::START);
         let mut event = Event::new();
         event.set_session_log(start);
         board.write(event, last_step + 1)?;
+        Ok(board)
+    }
+
+    /// Starts the file of the accuracies of the run in `dir`, in the place of an earlier one.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn of_accuracies(dir: &Path) -> Result<Self> {
+        // Its name sorts behind those of the others.
+        let path = dir.join("events.out.tfevents.accuracies.vlm4d-train");
+        let file = File::create(&path).map_err(|e| failed(&path, &e))?;
+        Self::new(path, file)
+    }
+
+    fn new(path: PathBuf, file: File) -> Result<Self> {
+        let mut board = Self { path, writer: RecordWriter::new(file) };
+        let mut version = Event::new();
+        version.set_file_version("brain.Event:2".to_owned());
+        board.write(version, 0)?;
         Ok(board)
     }
 

@@ -25,7 +25,8 @@ pub struct Record {
     pub epoch: f64,
     /// Loss of the step before its update.
     pub loss: f64,
-    /// Learning rate of the step.
+    /// Learning rate of the step: of several parts, that of the language model before the vision
+    /// tower's, and this before the merger's.
     pub lr: f64,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
@@ -95,14 +96,6 @@ impl Log {
             self.board.scalar(&tag, *share, step)?;
         }
         Ok(())
-    }
-
-    /// Adds an accuracy to the TensorBoard events.
-    ///
-    /// # Errors
-    /// Where the disk refuses.
-    pub fn accuracy(&mut self, tag: &str, share: f64, step: usize) -> Result<()> {
-        self.board.scalar(tag, share, step)
     }
 
     /// Adds the recipe to the TensorBoard events.

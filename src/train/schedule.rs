@@ -6,7 +6,7 @@ use std::f64::consts::PI;
 
 use crate::recipe::{Lora, Part, Schedule, Train};
 
-/// The course of a run: how many optimiser steps, and each one's learning rate.
+/// The course of a run: how many optimiser steps, and each one's share of the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Course {
     /// Optimiser steps in all.
@@ -19,7 +19,6 @@ pub struct Course {
     samples: usize,
     /// Samples in one step; the last of an epoch may have fewer.
     samples_per_step: usize,
-    lr: f64,
     schedule: Schedule,
 }
 
@@ -36,14 +35,8 @@ impl Course {
             warmup: train.warmup_steps.unwrap_or(warmup),
             samples,
             samples_per_step: train.samples_per_step(),
-            lr: train.lr,
             schedule: train.schedule,
         }
-    }
-
-    /// Learning rate of optimiser step `step`, counted from 0; the first is 0 with a warm-up.
-    pub fn lr(&self, step: usize) -> f64 {
-        self.lr * self.factor(step)
     }
 
     /// Passes over the samples after `steps` optimiser steps.
@@ -52,7 +45,8 @@ impl Course {
         whole as f64 + (begun * self.samples_per_step) as f64 / self.samples as f64
     }
 
-    /// Share of the highest learning rate at optimiser step `step`.
+    /// Share of the highest learning rate at optimiser step `step`, counted from 0; the first is 0
+    /// with a warm-up.
     pub fn factor(&self, step: usize) -> f64 {
         if step < self.warmup {
             return step as f64 / self.warmup as f64;
@@ -87,14 +81,19 @@ impl Rates {
         }
     }
 
-    /// The highest rate of the parameter `name`. `plus_ratio` raises that of B and, as
-    /// PEFT's `create_loraplus_optimizer`, of DoRA's lengths.
-    pub fn of(&self, name: &str) -> f64 {
-        let lr = match Part::of(name) {
+    /// The highest rate of `part`.
+    pub fn of_part(&self, part: Part) -> f64 {
+        match part {
             Part::Language => self.lr,
             Part::Vision => self.vision,
             Part::Merger => self.merger,
-        };
+        }
+    }
+
+    /// The highest rate of the parameter `name`. `plus_ratio` raises that of B and, as
+    /// PEFT's `create_loraplus_optimizer`, of DoRA's lengths.
+    pub fn of(&self, name: &str) -> f64 {
+        let lr = self.of_part(Part::of(name));
         let raised = name.ends_with(".lora_B.weight") || name.ends_with(".lora_magnitude_vector");
         if raised { lr * self.plus_ratio } else { lr }
     }

@@ -27,7 +27,7 @@ use crate::model::cpu;
 use crate::model::host::host;
 use crate::model::parameters::{Named, any_trained};
 use crate::model::qwen_vl::QwenVl;
-use crate::recipe::{Lora, Train};
+use crate::recipe::{Lora, Part, Train};
 
 /// Where the vision features of a sample come from.
 pub trait Media: Sync {
@@ -264,7 +264,8 @@ impl Setup<'_> {
         if !grad_norm.is_finite() {
             return Err(self.broken(step, &self.not_finite(step, grad_norm, &gradients)?));
         }
-        let (lr, factor) = (course.lr(step), course.factor(step));
+        let factor = course.factor(step);
+        let lr = rates.of_part(first_trained(&model)) * factor;
         let clipped = clip_factor(grad_norm, self.train.max_grad_norm);
         let model = optimiser.update(model, |name| rates.of(name) * factor, &gradients, clipped);
         let ids: Vec<usize> = self.micro_batches(step).concat();
@@ -359,6 +360,17 @@ impl Setup<'_> {
 /// Whether `model` takes the passes of [`cpu`].
 fn runs_cpu_passes(model: &QwenVl) -> bool {
     cpu::runs(&model.model.norm.weight.val())
+}
+
+/// The first part that is trained: as transformers, logs tell its rate.
+fn first_trained(model: &QwenVl) -> Part {
+    if any_trained(&model.model) || any_trained(&model.lm_head) {
+        Part::Language
+    } else if any_trained(&model.visual.patch_embed) || any_trained(&model.visual.blocks) {
+        Part::Vision
+    } else {
+        Part::Merger
+    }
 }
 
 /// A seed of its own for each sample and step, far from its neighbours'.
