@@ -107,8 +107,9 @@ pub fn write_dir<T>(to: &Path, content: impl FnOnce(&Path) -> Result<T>) -> Resu
     }
     create_dir(&folder)?;
     let _lock = lock(&folder)?;
-    let written = content(&folder).and_then(|written| {
-        replace_dir(&folder, &to)?;
+    let old = to.with_added_extension("old.partial");
+    let written = recover(&old, &to).and_then(|()| content(&folder)).and_then(|written| {
+        replace_dir(&folder, &to, &old)?;
         Ok(written)
     });
     if written.is_err() {
@@ -169,27 +170,33 @@ pub fn check_free(dir: &Path) -> Result<()> {
     }
 }
 
+/// Puts back what a process that was killed in [`replace_dir`] left of `to` as `old`.
+///
+/// # Errors
+/// Where the disk refuses, or the name is too long.
+fn recover(old: &Path, to: &Path) -> Result<()> {
+    if !to.exists() {
+        let _ = std::fs::rename(old, to);
+    }
+    remove_dir(old)
+}
+
 /// Puts the finished folder `from` in the place of `to`, whose content goes last. A process that is
-/// killed in between leaves it beside `to`, where the next one finds it.
+/// killed in between leaves it as `old`, where the next one finds it.
 ///
 /// # Errors
 /// Where the disk refuses; `to` is then as it was.
-fn replace_dir(from: &Path, to: &Path) -> Result<()> {
-    let old = to.with_added_extension("old.partial");
-    if !to.exists() {
-        let _ = std::fs::rename(&old, to);
-    }
-    remove_dir(&old)?;
-    match std::fs::rename(to, &old) {
+fn replace_dir(from: &Path, to: &Path, old: &Path) -> Result<()> {
+    match std::fs::rename(to, old) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(to, &e)),
         _ => {}
     }
     std::fs::rename(from, to).map_err(|e| {
-        let _ = std::fs::rename(&old, to);
+        let _ = std::fs::rename(old, to);
         failed(to, &e)
     })?;
     // What cannot be removed now may go the next time.
-    let _ = remove_dir(&old);
+    let _ = remove_dir(old);
     Ok(())
 }
 
@@ -265,14 +272,19 @@ pub fn io_reason(error: &std::io::Error) -> String {
 
 /// The error for a file that could not be written.
 pub fn failed(path: &Path, error: &std::io::Error) -> Error {
-    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    let full = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
-    Error::run(format!("{}: cannot be written: {error}", path.display())).help(match full {
-        true => {
+    use std::io::ErrorKind::{FileTooLarge, InvalidFilename, QuotaExceeded, StorageFull};
+    // ENFILE and EMFILE: they have no kind.
+    let too_many_open = matches!(error.raw_os_error(), Some(23 | 24));
+    Error::run(format!("{}: cannot be written: {error}", path.display())).help(match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => {
             "make room on the disk (or lift its quota or the limit on file sizes), then start the \
-             same command again: it goes on where it stopped"
+             same command again; a run goes on where it stopped"
         }
-        false => "check the folder and its permissions, then start the same command again",
+        InvalidFilename => "give a shorter name",
+        _ if too_many_open => {
+            "raise the limit on open files (ulimit -n), then start the same command again"
+        }
+        _ => "check the folder and its permissions, then start the same command again",
     })
 }
 

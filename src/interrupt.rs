@@ -1,10 +1,11 @@
 //! Ctrl-C: the first asks the run to stop at the next place where nothing is lost, the second ends
 //! the program.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
+use crate::parallel::refused;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
@@ -22,7 +23,11 @@ pub fn catch() -> Result<()> {
         let text = "stopping as soon as nothing is lost; press Ctrl-C again to stop at once";
         let _ = writeln!(std::io::stderr(), "{line}{text}");
     };
-    ctrlc::set_handler(handler).map_err(|e| Error::run(format!("Ctrl-C cannot be caught: {e}")))
+    ctrlc::set_handler(handler).map_err(|e| match e {
+        // It waits for Ctrl-C in a thread.
+        ctrlc::Error::System(why) if why.kind() == ErrorKind::WouldBlock => refused(&why),
+        e => Error::run(format!("Ctrl-C cannot be caught: {e}")),
+    })
 }
 
 /// Whether the user asked to stop.

@@ -87,7 +87,8 @@ pub fn spawn<'scope>(
     Builder::new().spawn_scoped(scope, work).map(drop).map_err(|e| refused(&e))
 }
 
-fn refused(why: &impl Display) -> Error {
+/// The error where a thread cannot be started.
+pub fn refused(why: &impl Display) -> Error {
     Error::run(format!("no thread can be started: {why}"))
         .help("raise the limit on processes (ulimit -u), then start the same command again")
 }

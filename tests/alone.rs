@@ -1,5 +1,6 @@
 //! `eval`: a checkpoint by itself, with an adapter of a run, with one of PEFT's.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -284,4 +285,21 @@ fn responses_end_as_the_checkpoint_says_and_answer_the_recipes_prompt() {
         all.map(|p| p["response"].clone()).collect()
     };
     assert_ne!(responses(&cot), responses(&four));
+}
+
+#[test]
+fn every_adapter_has_a_folder_of_its_own() {
+    let place = workplace("tiny-qwen2-vl", "");
+    let folder = |adapter: &str| {
+        let output = place.with(&["eval", "recipes/r.toml", "--adapter", adapter]);
+        let stdout = text(&output.stdout);
+        stdout.lines().next().unwrap().split_once("runs/r/eval/").unwrap().1.to_owned()
+    };
+    assert_eq!(folder("runs/r/adapter"), "runs-r-adapter");
+    assert_ne!(folder("base"), "base");
+    let long = "x/".repeat(200);
+    let paths = ["a/b/c", "a-b/c", "a/b-c", "/x/a", "x/a", "../a", "up/a", &long, &long[2..]];
+    let folders: BTreeSet<String> = paths.iter().map(|path| folder(path)).collect();
+    assert_eq!(folders.len(), paths.len(), "{folders:?}");
+    assert!(folders.iter().all(|folder| folder.len() < 256), "{folders:?}");
 }

@@ -450,6 +450,11 @@ fn a_folder_goes_only_when_another_has_its_place() {
     write_dir(&to, remove_dir).unwrap_err();
     assert!(to.is_dir() && !left.exists());
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    // A name that leaves no room for what is appended to it is refused before anything is written.
+    let long = root.path().join("n".repeat(244));
+    let refused = write_dir(&long, |_| -> Result<(), _> { panic!("something was written") });
+    assert!(refused.unwrap_err().to_string().contains("help: give a shorter name"));
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
 }
 
 #[test]

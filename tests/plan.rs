@@ -111,3 +111,18 @@ fn a_plan_says_what_a_run_then_does_and_writes_nothing() {
     let steps = place.losses().len();
     assert!(planned.contains(&format!("steps  {steps} of 4 samples")), "{planned}");
 }
+
+#[test]
+fn what_is_kept_of_many_samples_is_planned() {
+    let training = |epochs: usize| {
+        let recipe = recipe(&tiny(), demo_data(), &format!("epochs = {epochs}"));
+        let place = Workplace::new(&recipe.replace("[video]", "shuffle_choices = true\n[video]"));
+        let planned = text(&place.with(&["plan", "recipes/r.toml"]).stdout);
+        let line = planned.lines().find_map(|line| line.strip_prefix("training "));
+        let line = line.unwrap_or_else(|| panic!("{planned}"));
+        let (mib, _) = line.trim().split_once(" MiB").unwrap();
+        mib.parse::<f64>().unwrap()
+    };
+    // In 100 epochs a question has its choices in all of 24 orders.
+    assert!(training(100) > training(1) + 1.0);
+}

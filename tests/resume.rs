@@ -165,7 +165,7 @@ fn a_full_disk_is_an_error_that_loses_no_checkpoint() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("checkpoints/.step-"), "{stderr}");
     assert!(stderr.contains("cannot be written: File too large"), "{stderr}");
-    assert!(stderr.contains("it goes on where it stopped"), "{stderr}");
+    assert!(stderr.contains("a run goes on where it stopped"), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
     assert!(before == files.map(content), "the last checkpoint has changed");
     assert!(full.run().status.success());
@@ -214,7 +214,8 @@ fn a_run_goes_on_with_its_own_data_and_model() {
     let [data, model] = ["data", "model"].map(|name| dir.path().join(name));
     copy_dir(demo_data(), &data);
     copy_dir(&tiny(), &model);
-    let place = whole(&recipe(&model, &data, "max_steps = 1"));
+    let recipe_of = |model: &Path, data: &Path| recipe(model, data, "max_steps = 1");
+    let place = whole(&recipe_of(&model, &data));
     std::fs::remove_file(place.path("report.md")).unwrap();
     for (file, what) in [
         (data.join("QA/real_mc.json"), "data"),
@@ -229,6 +230,17 @@ fn a_run_goes_on_with_its_own_data_and_model() {
         assert!(stderr.contains(&format!("was begun with another {what}\n")), "{stderr}");
         std::fs::write(&file, bytes).unwrap();
     }
+    // Moved, it is found where a link leads to it.
+    let moved = dir.path().join("moved");
+    std::fs::rename(&model, &moved).unwrap();
+    let recipe = place.0.path().join("recipes/r.toml");
+    let [begun, now] = [&model, &moved].map(|model| recipe_of(model, &data));
+    std::fs::write(&recipe, now).unwrap();
+    let stderr = text(&place.run().stderr);
+    assert!(stderr.contains("help: if it was only moved, make a link to it"), "{stderr}");
+    std::os::unix::fs::symlink(&moved, &model).unwrap();
+    std::fs::write(&recipe, begun).unwrap();
+    assert!(place.run().status.success());
 }
 
 #[test]

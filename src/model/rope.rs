@@ -44,7 +44,7 @@ impl Positions {
     /// # Errors
     /// Where the pads in `input_ids` do not agree with `media`.
     pub fn new(config: &Config, input_ids: &[u32], media: &[MediaGrid]) -> Result<Self> {
-        let mut rows: [Vec<i64>; 3] = Default::default();
+        let mut rows = [(); 3].map(|()| Vec::with_capacity(input_ids.len()));
         let mut media = media.iter();
         let (mut next, mut i) = (0_i64, 0);
         while i < input_ids.len() {

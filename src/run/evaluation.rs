@@ -1,6 +1,6 @@
 //! Evaluation alone: a checkpoint, with an adapter or without.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use burn::module::Module;
 
@@ -10,6 +10,7 @@ use super::{adopt_pins, check_same_inputs, folder, is_finished, write_inputs};
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::files;
+use crate::hash;
 use crate::recipe::Recipe;
 use crate::report::evaluation as report;
 use crate::report::terminal::Terminal;
@@ -72,13 +73,27 @@ pub fn evaluation(
     Ok(dir)
 }
 
-/// `base`, or the adapter's path with its parts joined: two adapters never share a folder.
+/// Longest folder name that is taken from a path; file systems take 255 bytes.
+const LONGEST: usize = 128;
+
+/// `base`, or the adapter's path with its parts joined. Where another path has these parts too, or
+/// they are too long, digits of the path's hash stand behind them: two adapters never share a folder.
 fn name(adapter: Option<&Path>) -> String {
     let Some(adapter) = adapter else { return "base".into() };
-    let parts = adapter.components().filter_map(|part| match part {
-        std::path::Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
-        std::path::Component::ParentDir => Some("up".into()),
+    let path: PathBuf = adapter.components().filter(|part| *part != Component::CurDir).collect();
+    let parts = path.components().filter_map(|part| match part {
+        Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
+        Component::ParentDir => Some("up".into()),
         _ => None,
     });
-    parts.collect::<Vec<_>>().join("-")
+    let joined = parts.collect::<Vec<_>>().join("-");
+    let is_plain = path.components().all(|part| match part {
+        Component::Normal(part) => part.to_str().is_some_and(|part| !part.contains('-')),
+        _ => false,
+    });
+    if is_plain && joined != "base" && joined.len() <= LONGEST {
+        return joined;
+    }
+    let hash = hash::text(&hash::hex(path.as_os_str().as_encoded_bytes()));
+    format!("{}-{}", &joined[..joined.floor_char_boundary(LONGEST)], &hash[..8])
 }

@@ -35,7 +35,7 @@ use crate::eval::predict::Prediction;
 use crate::files;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::{hub, peft};
-use crate::recipe::{FOLLOWS, MAY_CHANGE, Recipe, differing};
+use crate::recipe::{FOLLOWS, MAY_CHANGE, Recipe, Values, differing};
 use crate::report::data;
 use crate::report::finished::Finished;
 use crate::report::terminal::{self, Terminal};
@@ -160,6 +160,14 @@ fn is_finished(dir: &Path, recipe: &Recipe, purpose: Purpose) -> Result<bool> {
         };
         let told: Vec<String> = differing.iter().map(told).collect();
         let what = format!("{holds} of another recipe: {}", told.join(", "));
+        let moved = |key: &String| {
+            let on_hub = |of: &Values| of.get(key).is_some_and(|path| path.contains("hf://"));
+            ["model.path", "data.path"].contains(&&**key) && ![&then, &now].into_iter().any(on_hub)
+        };
+        let help = match differing.iter().all(moved) {
+            true => format!("if it was only moved, make a link to it at the old path; or {help}"),
+            false => help.into(),
+        };
         return Err(Error::input(what).help(help));
     }
     Ok(dir.join("report.md").exists())

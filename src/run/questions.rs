@@ -87,6 +87,13 @@ impl Questions {
         if self.trains { &self.parts.val } else { &[] }
     }
 
+    /// How many questions its lists hold together: each has its own of them.
+    pub fn listed(&self) -> usize {
+        let parts = self.parts.all().map(<[Entry]>::len).iter().sum::<usize>();
+        let asks = self.rounds.iter().map(|round| round.asks.len()).sum::<usize>();
+        self.entries.len() + parts + self.samples.distinct.len() + asks
+    }
+
     /// What each file is that is shown: `video`, `image` or `file`.
     pub fn medium(&self) -> &'static str {
         medium::name(self.shown.iter().map(|shown| &shown.medium))

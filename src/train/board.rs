@@ -3,6 +3,7 @@
 //! Records are written by `tensorboard-rs`, whose own writer has a thread that panics where the
 //! disk is full; here that is an error as everywhere.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -115,12 +116,21 @@ impl Board {
     }
 }
 
-/// A new file whose name TensorBoard knows and sorts behind the earlier ones.
+/// What the names of event files begin with; their second follows.
+const NAMED: &str = "events.out.tfevents.";
+
+/// A new file whose name TensorBoard knows and sorts behind the earlier ones, also where the clock
+/// was put back.
 fn new_file(dir: &Path) -> Result<(PathBuf, File)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let nanoseconds = now.subsec_nanos();
-    let name = format!("events.out.tfevents.{:010}.{nanoseconds:09}.vlm4d-train", now.as_secs());
-    let path = dir.join(name);
+    let entries = std::fs::read_dir(dir).map_err(|e| failed(dir, &e))?;
+    let second = |name: &OsStr| -> Option<u64> {
+        name.to_str()?.strip_prefix(NAMED)?.split('.').next()?.parse().ok()
+    };
+    let latest = entries.flatten().filter_map(|entry| second(&entry.file_name())).max();
+    let behind = latest.map_or(0, |latest| latest.saturating_add(1));
+    let (second, nanoseconds) = (now.as_secs().max(behind), now.subsec_nanos());
+    let path = dir.join(format!("{NAMED}{second:010}.{nanoseconds:09}.vlm4d-train"));
     let file = OpenOptions::new().append(true).create_new(true).open(&path);
     match file {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => new_file(dir),

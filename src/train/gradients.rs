@@ -58,6 +58,15 @@ pub fn padded_length(tokens: usize, multiple: usize) -> usize {
 }
 
 impl Sample {
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let rows = &self.positions.rows;
+        size_of::<Self>()
+            + size_of::<u32>() * self.input_ids.capacity()
+            + size_of::<i64>() * self.labels.capacity()
+            + size_of::<i64>() * rows.iter().map(Vec::capacity).sum::<usize>()
+    }
+
     /// Its tokens with the last one repeated, and their positions, up to a length of `t`: nothing
     /// before them sees them, and no loss is taken there.
     fn padded(&self, t: usize) -> (Vec<u32>, Positions) {

@@ -1,9 +1,12 @@
 //! Frames → an H.264 file.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 
+use video_rs::Error::BackendError;
 use video_rs::encode::Settings;
+use video_rs::ffmpeg::Error::Other;
 use video_rs::ffmpeg::util::log;
 use video_rs::frame::PixelFormat;
 use video_rs::{Encoder, Frame, Options, Time};
@@ -12,6 +15,7 @@ use super::DemoOptions;
 use super::paint;
 use super::scene::Scene;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Seconds that the last frame comes after a video's end.
 ///
@@ -25,11 +29,15 @@ pub(super) fn encode(path: &Path, scene: &Scene, options: &DemoOptions) -> Resul
     let failed = |error: &dyn std::fmt::Display| {
         Error::run(format!("{}: cannot encode the video: {error}", path.display()))
     };
+    let refused = |error| match error {
+        BackendError(Other { errno }) => files::failed(path, &io::Error::from_raw_os_error(errno)),
+        error => failed(&error),
+    };
     let (width, height) = (options.size.0 as usize, options.size.1 as usize);
     // The encoder would otherwise report on every video; what fails is returned.
     log::set_level(log::Level::Quiet);
     let mut encoder =
-        Encoder::new(path, settings(width, height, scene.grain > 0.0)).map_err(|e| failed(&e))?;
+        Encoder::new(path, settings(width, height, scene.grain > 0.0)).map_err(refused)?;
     let last = options.frames() - 1;
     let end = options.frames() as f64 / f64::from(options.fps) + TAIL;
     for index in 0..=last {
@@ -37,9 +45,9 @@ pub(super) fn encode(path: &Path, scene: &Scene, options: &DemoOptions) -> Resul
         let pixels = paint::paint(scene, t, [width, height]);
         let frame = Frame::from_shape_vec((height, width, 3), pixels).map_err(|e| failed(&e))?;
         let time = Time::from_secs_f64(end * index as f64 / last as f64);
-        encoder.encode(&frame, time).map_err(|e| failed(&e))?;
+        encoder.encode(&frame, time).map_err(refused)?;
     }
-    encoder.finish().map_err(|e| failed(&e))
+    encoder.finish().map_err(refused)
 }
 
 /// The encoder's settings; the grain of the real videos takes the loss, clean ones stay clean.

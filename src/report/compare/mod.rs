@@ -104,10 +104,17 @@ pub struct Change {
 }
 
 /// One evaluation of one run.
-#[derive(Clone, Copy)]
 struct Stage<'a> {
     run: &'a Finished,
     predictions: &'a [Prediction],
+    /// Keys of its questions, which are compared for every two.
+    asked: BTreeMap<Format, u64>,
+}
+
+impl<'a> Stage<'a> {
+    fn new(run: &'a Finished, predictions: &'a [Prediction]) -> Self {
+        Self { run, predictions, asked: questions::keys(predictions) }
+    }
 }
 
 /// The evaluations that make a row.
@@ -263,9 +270,9 @@ fn rows<'a>(runs: &'a [Finished]) -> Result<Vec<RowRuns<'a>>> {
             Some(dir) => format!("{ORIGINAL} + {}", dir.display()),
             None => ORIGINAL.to_owned(),
         };
-        let before = Stage { run, predictions: &run.before };
+        let before = Stage::new(run, &run.before);
         add(model, start, of_evaluation(&settings), before);
-        add(model, run.trained_on(runs), settings, Stage { run, predictions: &run.after });
+        add(model, run.trained_on(runs), settings, Stage::new(run, &run.after));
     }
     let place = |model: &str| names.iter().position(|name| name == model);
     rows.sort_by_key(|row| (place(&row.model), row.order()));
@@ -386,7 +393,7 @@ fn change(from: &RowRuns, to: &RowRuns, format: Format) -> Option<Change> {
     let mut sets = 0;
     for late in &to.stages {
         for early in &from.stages {
-            if questions::same(early.predictions, late.predictions, format) {
+            if questions::same(early, late, format) {
                 all.extend(pairs(early.predictions, late.predictions, format));
                 sets += 1;
             }

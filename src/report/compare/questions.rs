@@ -1,6 +1,7 @@
 //! Whether runs were tested on the same questions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{RowRuns, Stage};
 use crate::data::vlm4d::Format;
@@ -11,20 +12,32 @@ use crate::recipe::Recipe;
 /// What was asked under an id: question, choices and gold answer.
 type Asked<'a> = (&'a str, &'a [String], &'a str);
 
+/// What stands for the test questions of a run in each format that it has: the same where these are
+/// the same.
+pub fn keys(predictions: &[Prediction]) -> BTreeMap<Format, u64> {
+    let formats: BTreeSet<Format> = predictions.iter().map(|p| p.format).collect();
+    let key = |format| {
+        let mut hasher = DefaultHasher::new();
+        questions(predictions, format).hash(&mut hasher);
+        (format, hasher.finish())
+    };
+    formats.into_iter().map(key).collect()
+}
+
 /// The test questions of a run in one format, by id.
-pub fn questions(predictions: &[Prediction], format: Format) -> BTreeMap<&str, Asked<'_>> {
+fn questions(predictions: &[Prediction], format: Format) -> BTreeMap<&str, Asked<'_>> {
     let of = predictions.iter().filter(|p| p.format == format);
     of.map(|p| (&*p.id, (&*p.question, &*p.choices, &*p.gold))).collect()
 }
 
 /// Whether two evaluations asked the same questions in `format`.
-pub fn same(a: &[Prediction], b: &[Prediction], format: Format) -> bool {
-    questions(a, format) == questions(b, format)
+pub fn same(a: &Stage, b: &Stage, format: Format) -> bool {
+    a.asked.get(&format) == b.asked.get(&format)
 }
 
 /// Whether two evaluations asked the same questions.
 pub fn same_in_all(a: &Stage, b: &Stage) -> bool {
-    Format::ALL.iter().all(|format| same(a.predictions, b.predictions, *format))
+    a.asked == b.asked
 }
 
 /// Every row must rest on the same test questions. A row of several seeds may rest on several test
@@ -36,16 +49,15 @@ pub fn check(rows: &[RowRuns]) -> Result<()> {
     for format in Format::ALL {
         let trained = rows.iter().filter(|row| !row.is_original());
         let tested: Vec<&RowRuns> = trained.filter(|row| row.has(format)).collect();
-        let unequal = |(a, b): &(&Stage, &Stage)| {
-            !drew_alone(a, b) && !same(a.predictions, b.predictions, format)
-        };
+        let unequal = |(a, b): &(&Stage, &Stage)| !drew_alone(a, b) && !same(a, b, format);
         if let Some((one, other)) = tested.iter().flat_map(|row| row.pairs()).find(unequal) {
             return Err(refusal(one, other, format));
         }
         for (one, other) in tested.iter().flat_map(|a| tested.iter().map(move |b| (a, b))) {
-            let alone = one.stages.iter().find(|stage| {
-                !other.stages.iter().any(|s| same(stage.predictions, s.predictions, format))
-            });
+            let alone = one
+                .stages
+                .iter()
+                .find(|stage| !other.stages.iter().any(|s| same(stage, s, format)));
             if let (Some(stage), Some(against)) = (alone, other.stages.first()) {
                 return Err(refusal(stage, against, format));
             }

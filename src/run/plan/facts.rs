@@ -18,6 +18,7 @@ use crate::run::check::{check_weights, counts};
 use crate::run::encoder::{Encoder, Examples, held_back, outlines, smaller};
 use crate::run::prepare::read_checkpoint;
 use crate::run::questions::Questions;
+use crate::train::gradients::Sample;
 use crate::train::loss::label_tokens;
 use crate::train::schedule::Course;
 
@@ -88,6 +89,10 @@ pub struct Facts {
     /// Bytes of the largest file's sampled frames, as decoded and as resized.
     pub frames: [usize; 2],
     pub course: Course,
+    /// Bytes of all encoded samples, those held back too.
+    pub sample_bytes: usize,
+    /// How many questions all lists of them hold together.
+    pub listed: usize,
     pub training: Vec<Sequence>,
     pub validation: Vec<Batch>,
     /// What is asked before and after, in all rounds: batch by batch.
@@ -124,8 +129,11 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     };
     let asked: Vec<Vec<Batch>> = rounds.iter().map(together).collect::<Result<_>>()?;
     let validation = together(&Round::plain(questions.validating(), &recipe.eval.formats))?;
-    let training = sequences(&encoder, &encoder.samples(&samples.distinct)?);
-    encoder.samples(&held_back(&recipe, questions.validating()))?;
+    let examples = encoder.samples(&samples.distinct)?;
+    let held_back = encoder.samples(&held_back(&recipe, questions.validating()))?;
+    let encoded = examples.samples.iter().chain(&held_back.samples);
+    let sample_bytes = encoded.map(Sample::bytes).sum();
+    let training = sequences(&encoder, &examples);
     check_weights(&recipe, &place.dir, &config)?;
     let file = std::fs::metadata(place.dir.join("tokenizer.json"));
     Ok(Facts {
@@ -136,6 +144,8 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         on_cpu,
         frames,
         course: Course::new(&recipe.train, samples.epochs[0].len()),
+        sample_bytes,
+        listed: questions.listed(),
         training,
         validation,
         asked: asked.into_iter().flatten().collect(),

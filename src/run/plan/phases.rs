@@ -15,6 +15,8 @@ use crate::train::lanes;
 const BASE_BYTES: usize = 115 << 20;
 /// What the allocator keeps of what one more thread frees.
 const LANE_BYTES: usize = 40 << 20;
+/// A question, each time that it stands in a list: of its set, its part, the samples or the rounds.
+const QUESTION_BYTES: usize = 768;
 /// Bytes in memory of one byte of `tokenizer.json`.
 const TOKENIZER: usize = 8;
 
@@ -90,8 +92,12 @@ impl Facts {
         let all: usize = self.counts.values().map(|count| count.all).sum();
         let adapter = if self.recipe.lora.is_some() { trained } else { 0 };
         let base = BASE_BYTES + TOKENIZER * self.tokenizer_bytes;
+        // On a GPU they stay in the host's memory, which is not what is estimated.
+        let samples =
+            if self.on_cpu { self.sample_bytes + QUESTION_BYTES * self.listed } else { 0 };
         vec![
             Term { what: "program", bytes: base, lower: "" },
+            Term { what: "samples", bytes: samples, lower: "lower data.max_questions" },
             Term {
                 what: "weights",
                 bytes: (all - adapter) * self.width + 4 * adapter,
