@@ -104,6 +104,9 @@ def nvrtc_library(folders, newest):
             "no NVRTC, which compiles the GPU's kernels",
             f"install the CUDA toolkit {version(newest)} or older, or `{sys.executable} -m pip install {wheels(newest)}`",
         )
+    # NVRTC asks the loader for this one, and not every NVRTC tells it to look beside itself.
+    for builtins in folder.glob("libnvrtc-builtins.so.*") if folder else []:
+        ctypes.CDLL(str(builtins))
     return nvrtc, folder
 
 
