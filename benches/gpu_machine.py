@@ -2,6 +2,7 @@
 import ctypes
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -221,13 +222,12 @@ def toolkit(driver_version, work, index=0):
 
 
 def joined(includes, to):
-    """A folder of links to what is in `includes`; the first of a name counts."""
-    to.mkdir(parents=True, exist_ok=True)
-    for include in includes:
-        for entry in include.iterdir():
-            link = to / entry.name
-            if not link.is_symlink() and not link.exists():
-                link.symlink_to(entry.resolve())
+    """A folder of links to what is in `includes`, and to nothing else; the first of a name counts."""
+    entries = [entry for include in includes if include != to for entry in include.iterdir()]
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    for name, entry in {entry.name: entry for entry in reversed(entries)}.items():
+        (to / name).symlink_to(entry.resolve())
     return to
 
 
