@@ -34,6 +34,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -86,7 +87,8 @@ class Runner:
         self.results, self.start = {}, time.monotonic()
 
     def path(self, shape, name):
-        return self.out / shape / (name.replace(" ", "_").replace(",", "") + ".json")
+        # With no character that a file may not have somewhere.
+        return self.out / shape / (re.sub(r"[^\w.-]+", "_", name) + ".json")
 
     def run(self, shape, name, command, before=None, again=False):
         """The JSON object that `command` prints last, with `seconds` and the GPU's peak."""
