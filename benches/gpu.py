@@ -550,10 +550,10 @@ def main():
     if arguments.device != "cpu":
         cuda = machine.driver()
         index = int(arguments.device.split(":")[1])
-        environment, nvrtc = machine.toolkit(cuda, arguments.out, index)
+        environment, parts = machine.toolkit(cuda, arguments.out, index)
         nvml = machine.Nvml(index)
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        facts |= {"driver": machine.version(cuda), "nvrtc": machine.version(nvrtc), "gpu": machine.tell(query)}
+        facts |= {"driver": machine.version(cuda), "gpu": machine.tell(query), **parts}
     facts |= check_python(arguments)
     facts["commit"] = machine.tell(["git", "-C", HERE, "describe", "--always", "--dirty"])
     print("  ".join(f"{key} {value}" for key, value in facts.items()))

@@ -97,6 +97,14 @@ def library(names, folders):
     return None, None
 
 
+def file_of(library):
+    """The path by which the loader found a library."""
+    # The begin of glibc's `link_map`: an address, and the path.
+    entry, link_map = ctypes.POINTER(ctypes.c_char_p * 2)(), 2
+    ctypes.CDLL(None).dlinfo(ctypes.c_void_p(library._handle), link_map, ctypes.byref(entry))
+    return entry.contents[1].decode()
+
+
 def nvrtc_library(folders, newest):
     """As `library`; there must be one."""
     nvrtc, folder = library(NVRTC_NAMES, folders)
@@ -178,8 +186,8 @@ def link_probe(index, ptx):
 
 
 def toolkit(driver_version, work, index=0):
-    """Environment that a program needs to find NVRTC, its headers and cuBLAS, and NVRTC's version; a
-    kernel for GPU `index` is compiled and loaded. Where cuBLAS is not, the program does without.
+    """Environment that a program needs to find NVRTC, its headers and cuBLAS, and which of them those
+    are; a kernel for GPU `index` is compiled and loaded.
 
     Headers that lie in several folders are linked together in one under `work`."""
     folders = candidates()
@@ -214,11 +222,22 @@ def toolkit(driver_version, work, index=0):
     environment["CUDARC_CUDA_VERSION"] = str(built_for)
     # What a program that is built for it looks for.
     names = ["libcublas.so", *(f"libcublas.so.{major}" for major in range(built_for // 1000, 11, -1))]
-    libraries = {folder, library(names, folders)[1]} - {None}
+    cublas, beside = library(names, folders)
+    with_cublas = os.environ.get("VLM4D_CUBLAS") != "0"
+    if driver_version and with_cublas and cublas is None:
+        raise Missing(
+            "no cuBLAS, which multiplies matrices",
+            f"`{sys.executable} -m pip install {CUBLAS_WHEELS[built_for // 1000]}`, or measure burn's own products, hundreds of kernels to compile first, with VLM4D_CUBLAS=0 in the environment",
+        )
+    libraries = {folder, beside} - {None}
     if libraries:
         paths = [*sorted(map(str, libraries)), os.environ.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
-    return environment, found
+    parts = {
+        "nvrtc": f"{version(found)} {file_of(nvrtc)}",
+        "cublas": file_of(cublas) if with_cublas and cublas else "not used",
+    }
+    return environment, parts
 
 
 def joined(includes, to):
