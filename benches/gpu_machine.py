@@ -1,7 +1,9 @@
 """What a machine has for CUDA: driver, NVRTC, headers; and what a process takes of the GPU."""
 import ctypes
+import math
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -76,7 +78,11 @@ def candidates():
     """Folders that may hold a CUDA toolkit, or the parts of one that Python wheels bring."""
     named = [os.environ.get(name) for name in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT")]
     folders = [pathlib.Path(name) for name in named if name]
-    folders += [pathlib.Path("/usr/local/cuda"), pathlib.Path("/opt/cuda")]
+    compiler = shutil.which("nvcc")
+    folders += [pathlib.Path(compiler).resolve().parents[1]] if compiler else []
+    numbers = lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)]
+    newest_first = sorted(pathlib.Path("/usr/local").glob("cuda-*"), key=numbers, reverse=True)
+    folders += [pathlib.Path("/usr/local/cuda"), pathlib.Path("/opt/cuda"), *newest_first]
     for site in map(pathlib.Path, sys.path):
         wheels = site / "nvidia"
         if wheels.is_dir():
@@ -84,17 +90,16 @@ def candidates():
     return [folder for i, folder in enumerate(folders) if folder.is_dir() and folder not in folders[:i]]
 
 
-def library(names, folders):
-    """The first library of `names` that loads, and the folder to look for it in: none where the
-    loader finds it by itself. Nothing where there is none."""
+def libraries(names, folders):
+    """What loads of `names`, and the folder to look for it in: none where the loader finds it by
+    itself."""
     places = [folder / sub for folder in folders for sub in ("lib64", "lib")]
     for place in [None, *places]:
         for name in names:
             try:
-                return ctypes.CDLL(str(place / name) if place else name), place
+                yield ctypes.CDLL(str(place / name) if place else name), place
             except OSError:
                 pass
-    return None, None
 
 
 def file_of(library):
@@ -105,10 +110,23 @@ def file_of(library):
     return entry.contents[1].decode()
 
 
-def nvrtc_library(folders, newest):
-    """As `library`; there must be one."""
-    nvrtc, folder = library(NVRTC_NAMES, folders)
-    if nvrtc is None:
+def nvrtc_version(nvrtc):
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return 1000 * major.value + 10 * minor.value
+
+
+def nvrtc_library(folders, driver_version):
+    """The first of `libraries` that is not too new for the driver, else the first; there must be one."""
+    found, folder = None, None
+    for nvrtc, place in libraries(NVRTC_NAMES, folders):
+        fits = nvrtc_version(nvrtc) <= (driver_version or math.inf)
+        if fits or not found:
+            found, folder = nvrtc, place
+        if fits:
+            break
+    if found is None:
+        newest = driver_version or KNOWN[-1]
         raise Missing(
             "no NVRTC, which compiles the GPU's kernels",
             f"install the CUDA toolkit {version(newest)} or older, or `{sys.executable} -m pip install {wheels(newest)}`",
@@ -116,7 +134,7 @@ def nvrtc_library(folders, newest):
     # NVRTC asks the loader for this one, and not every NVRTC tells it to look beside itself.
     for builtins in folder.glob("libnvrtc-builtins.so.*") if folder else []:
         ctypes.CDLL(str(builtins))
-    return nvrtc, folder
+    return found, folder
 
 
 def compile_probe(nvrtc, include, architecture):
@@ -191,15 +209,15 @@ def toolkit(driver_version, work, index=0):
 
     Headers that lie in several folders are linked together in one under `work`."""
     folders = candidates()
-    nvrtc, folder = nvrtc_library(folders, driver_version or KNOWN[-1])
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-    found = 1000 * major.value + 10 * minor.value
+    nvrtc, folder = nvrtc_library(folders, driver_version)
+    found = nvrtc_version(nvrtc)
     if driver_version and found > driver_version:
         raise Missing(
             f"NVRTC is {version(found)} and the driver is for CUDA {version(driver_version)}: the driver cannot load what it compiles",
             f"install the CUDA toolkit {version(driver_version)} or older, `{sys.executable} -m pip install {wheels(driver_version)}`, or a newer driver",
         )
+    # Headers of the compiler's own version are the best.
+    folders.sort(key=lambda each: folder is None or each != folder.parent)
     includes = [folder / "include" for folder in folders if (folder / "include").is_dir()]
     targets = gpu(index)[2] if driver_version else ["sm_80"]
     include, ptx, log = compiled(nvrtc, includes, targets)
@@ -222,16 +240,17 @@ def toolkit(driver_version, work, index=0):
     environment["CUDARC_CUDA_VERSION"] = str(built_for)
     # What a program that is built for it looks for.
     names = ["libcublas.so", *(f"libcublas.so.{major}" for major in range(built_for // 1000, 11, -1))]
-    cublas, beside = library(names, folders)
+    cublas, beside = next(libraries(names, folders), (None, None))
     with_cublas = os.environ.get("VLM4D_CUBLAS") != "0"
     if driver_version and with_cublas and cublas is None:
         raise Missing(
             "no cuBLAS, which multiplies matrices",
             f"`{sys.executable} -m pip install {CUBLAS_WHEELS[built_for // 1000]}`, or measure burn's own products, hundreds of kernels to compile first, with VLM4D_CUBLAS=0 in the environment",
         )
-    libraries = {folder, beside} - {None}
-    if libraries:
-        paths = [*sorted(map(str, libraries)), os.environ.get("LD_LIBRARY_PATH", "")]
+    # NVRTC's first: another may lie beside cuBLAS.
+    places = [str(place) for place in dict.fromkeys([folder, beside]) if place]
+    if places:
+        paths = [*places, os.environ.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
     parts = {
         "nvrtc": f"{version(found)} {file_of(nvrtc)}",
