@@ -20,8 +20,10 @@ KERNEL = b"""
 extern "C" __global__ void probe(__nv_bfloat16 *x) { x[0] = __float2bfloat16(1.0f); }
 """
 WHEELS = "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
-# Of CUDA 12, whose headers come with the runtime.
-WHEELS_12 = "nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-cccl-cu12"
+# Of CUDA 12, where nvcc's has what became crt.
+WHEELS_12 = "nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-nvcc-cu12"
+# The first that has cuda/barrier; any compiler of CUDA 12 takes it.
+CCCL_12 = "'nvidia-cuda-cccl-cu12>=12.6'"
 NVRTC_NAMES = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
 # Any version of a driver's or an older generation runs there.
 CUBLAS_WHEELS = {13: "'nvidia-cublas==13.*'", 12: "'nvidia-cublas-cu12==12.*'"}
@@ -42,9 +44,9 @@ def version(number):
 
 def wheels(number):
     """What to install in place of the toolkit of that version."""
-    names = (WHEELS if number >= 13000 else WHEELS_12).split()
-    parts = [f"'{name}=={version(number)}.*'" for name in names]
-    return " ".join([*parts, CUBLAS_WHEELS[min(number // 1000, 13)]])
+    is_12 = number < 13000
+    parts = [f"'{name}=={version(number)}.*'" for name in (WHEELS_12 if is_12 else WHEELS).split()]
+    return " ".join([*parts, *[CCCL_12] * is_12, CUBLAS_WHEELS[min(number // 1000, 13)]])
 
 
 def driver():
