@@ -302,12 +302,24 @@ extern "C" __global__ void constant(int *x) {
     return x.read()
 
 
+def early():
+    """The host changes what the device still copies."""
+    there, device, n = ctypes.c_void_p(), Buffer(np.zeros(1, np.int32)), ctypes.c_size_t(4)
+    ok(cuda.cuMemAllocHost_v2(ctypes.byref(there), n), "cuMemAllocHost")
+    host = ctypes.cast(there, ctypes.POINTER(ctypes.c_int))
+    host[0] = 1
+    ok(cuda.cuMemcpyHtoDAsync_v2(device.pointer, there, n, None), "cuMemcpyHtoDAsync")
+    host[0] = 2
+    return device.read()
+
+
 # Faults that pass where nobody looks for them, and what looks.
 FAULTS = {
     "STAND_IN_RACES=1": constant,
     "STAND_IN_SHARED_RACES=1": unordered,
     "STAND_IN_ORDER=1": unordered,
     "STAND_IN_ORDER=2": unordered,
+    "STAND_IN_LATE=1": early,
 }
 
 
