@@ -30,10 +30,12 @@ weight of the language model and of its head and token, 6 per weight of the adap
 """
 import argparse
 import importlib.metadata as metadata
+import itertools
 import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -86,7 +88,8 @@ class Runner:
         self.results, self.start = {}, time.monotonic()
 
     def path(self, shape, name):
-        return self.out / shape / (name.replace(" ", "_").replace(",", "") + ".json")
+        # With no character that a file may not have somewhere.
+        return self.out / shape / (re.sub(r"[^\w.-]+", "_", name) + ".json")
 
     def run(self, shape, name, command, before=None, again=False):
         """The JSON object that `command` prints last, with `seconds` and the GPU's peak."""
@@ -244,16 +247,17 @@ def write(runner, shape):
     done.touch()
 
 
-def parity(runner, shape, folder, before):
+def parity(runner, shape, folder, before, on_cpu=False):
     arguments, out = runner.arguments, runner.out / shape
     where = lambda device, dtype: ["--device", device, "--dtype", dtype, "--adapter", folder / "adapter"]
     to = lambda name, steps: ["--out", out / name, "--steps", steps, "--accumulate", PARITY_ACCUMULATE]
     files = [folder, folder / "batches.json"]
-    commands = {
-        "ours cpu f32": [*runner.ours, "parity", *files, *where("cpu", "f32"), *to("ours_cpu_f32", arguments.cpu_steps)]
-    }
+    commands = {}
+    if on_cpu:
+        files_of = [*where("cpu", "f32"), *to("ours_cpu_f32", arguments.cpu_steps)]
+        commands["ours cpu f32"] = [*runner.ours, "parity", *files, *files_of]
     # bf16, which a run has, comes first: time may run out.
-    for dtype in ("bf16", "f32"):
+    for dtype in () if on_cpu else ("bf16", "f32"):
         name = f"ours {arguments.device} {dtype} recomputed"
         files_of = [*where(arguments.device, dtype), *to(f"ours_{dtype}", arguments.parity_steps)]
         commands[name] = [*runner.ours, "parity", *files, *files_of, "--recompute"]
@@ -276,12 +280,16 @@ def measure(runner, shape, folder, before):
     their = lambda file, *more: hf("measure", folder, folder / file, *where, *adapter, *more)
     if "speed" in arguments.stage:
         for round_ in range(1, arguments.rounds + 1):
-            commands = {}
-            for name, more in OURS.items():
-                commands[f"train, ours, {name}, {round_}"] = our("speed.json", *steps(name), *more)
-            for name, more in {} if arguments.without_hf else THEIRS.items():
-                commands[f"train, transformers, {name}, {round_}"] = their("speed.json", *steps(name), *more)
-            runner.each(shape, commands, before)
+            ours = [
+                (f"train, ours, {name}, {round_}", our("speed.json", *steps(name), *more)) for name, more in OURS.items()
+            ]
+            theirs = [
+                (f"train, transformers, {name}, {round_}", their("speed.json", *steps(name), *more))
+                for name, more in THEIRS.items() if not arguments.without_hf
+            ]
+            # In turn, first what the bar compares: time may run out.
+            pairs = itertools.zip_longest(ours, theirs)
+            runner.each(shape, dict(command for pair in pairs for command in pair if command), before)
     if "answers" in arguments.stage:
         for task in ("freeform", "letter"):
             for at_once in (1, 8):
@@ -340,8 +348,9 @@ def distances(ours, other):
     }
 
 
-def verdicts(runner, shape):
-    """The rows of the parity table: what is compared, distances, limits (none: no verdict)."""
+def verdicts(runner, shape, on_cpu):
+    """The rows of the parity table: what is compared, distances, limits (none: no verdict). With the
+    CPU's numbers, or all others."""
     arguments, out = runner.arguments, runner.out / shape
     names = ["ours_cpu_f32", "ours_f32", "ours_bf16", "hf_f32", "hf_bf16"]
     found = {name: load(out / name) for name in names}
@@ -357,7 +366,9 @@ def verdicts(runner, shape):
             rows.append({"title": title, "limits": limits, "passed": False, "missing": True})
         return None
 
-    row(f"ours {device} f32, recomputed : ours cpu f32", "ours_f32", "ours_cpu_f32", LIMITS)
+    if on_cpu:
+        row(f"ours {device} f32, recomputed : ours cpu f32", "ours_f32", "ours_cpu_f32", LIMITS)
+        return rows
     row(f"ours {device} f32 : transformers {device} f32", "ours_f32", "hf_f32", LIMITS)
     theirs = row(f"transformers {device} bf16 : their f32", "hf_bf16", "hf_f32", None)
     limits = {
@@ -497,10 +508,11 @@ class Summary:
         self.whole["failures"] = self.runner.failures
         (self.runner.out / "results.json").write_text(json.dumps(self.whole, indent=1))
 
-    def parity(self, shape):
-        rows = verdicts(self.runner, shape)
+    def parity(self, shape, on_cpu=False):
+        rows = verdicts(self.runner, shape, on_cpu)
         print_parity(self.runner, shape, rows)
-        self.add(shape, parity=rows)
+        before = self.whole["shapes"].get(shape, {}).get("parity", [])
+        self.add(shape, parity=before + rows)
 
     def measured(self, shape):
         table = speed_rows(self.runner, shape, self.runner.arguments.models / shape, self.gpu)
@@ -548,10 +560,10 @@ def main():
     if arguments.device != "cpu":
         cuda = machine.driver()
         index = int(arguments.device.split(":")[1])
-        environment, nvrtc = machine.toolkit(cuda, arguments.out, index)
+        environment, parts = machine.toolkit(cuda, arguments.out, index)
         nvml = machine.Nvml(index)
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        facts |= {"driver": machine.version(cuda), "nvrtc": machine.version(nvrtc), "gpu": machine.tell(query)}
+        facts |= {"driver": machine.version(cuda), "gpu": machine.tell(query), **parts}
     facts |= check_python(arguments)
     facts["commit"] = machine.tell(["git", "-C", HERE, "describe", "--always", "--dirty"])
     print("  ".join(f"{key} {value}" for key, value in facts.items()))
@@ -574,6 +586,10 @@ def main():
             summary.parity(shape)
         measure(runner, shape, folder, before)
         summary.measured(shape)
+        if "parity" in arguments.stage:
+            # Last: a CPU takes minutes, and a budget may be used up.
+            parity(runner, shape, folder, before, on_cpu=True)
+            summary.parity(shape, on_cpu=True)
         if not arguments.keep and folder.exists():
             shutil.rmtree(folder)
         arguments.cpu_steps = steps

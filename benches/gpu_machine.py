@@ -1,7 +1,10 @@
 """What a machine has for CUDA: driver, NVRTC, headers; and what a process takes of the GPU."""
 import ctypes
+import math
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,8 +20,10 @@ KERNEL = b"""
 extern "C" __global__ void probe(__nv_bfloat16 *x) { x[0] = __float2bfloat16(1.0f); }
 """
 WHEELS = "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
-# Of CUDA 12, whose headers come with the runtime.
-WHEELS_12 = "nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-cccl-cu12"
+# Of CUDA 12, where nvcc's has what became crt.
+WHEELS_12 = "nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-nvcc-cu12"
+# The first that has cuda/barrier; any compiler of CUDA 12 takes it.
+CCCL_12 = "'nvidia-cuda-cccl-cu12>=12.6'"
 NVRTC_NAMES = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
 # Any version of a driver's or an older generation runs there.
 CUBLAS_WHEELS = {13: "'nvidia-cublas==13.*'", 12: "'nvidia-cublas-cu12==12.*'"}
@@ -39,9 +44,9 @@ def version(number):
 
 def wheels(number):
     """What to install in place of the toolkit of that version."""
-    names = (WHEELS if number >= 13000 else WHEELS_12).split()
-    parts = [f"'{name}=={version(number)}.*'" for name in names]
-    return " ".join([*parts, CUBLAS_WHEELS[min(number // 1000, 13)]])
+    is_12 = number < 13000
+    parts = [f"'{name}=={version(number)}.*'" for name in (WHEELS_12 if is_12 else WHEELS).split()]
+    return " ".join([*parts, *[CCCL_12] * is_12, CUBLAS_WHEELS[min(number // 1000, 13)]])
 
 
 def driver():
@@ -75,7 +80,11 @@ def candidates():
     """Folders that may hold a CUDA toolkit, or the parts of one that Python wheels bring."""
     named = [os.environ.get(name) for name in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT")]
     folders = [pathlib.Path(name) for name in named if name]
-    folders += [pathlib.Path("/usr/local/cuda"), pathlib.Path("/opt/cuda")]
+    compiler = shutil.which("nvcc")
+    folders += [pathlib.Path(compiler).resolve().parents[1]] if compiler else []
+    numbers = lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)]
+    newest_first = sorted(pathlib.Path("/usr/local").glob("cuda-*"), key=numbers, reverse=True)
+    folders += [pathlib.Path("/usr/local/cuda"), pathlib.Path("/opt/cuda"), *newest_first]
     for site in map(pathlib.Path, sys.path):
         wheels = site / "nvidia"
         if wheels.is_dir():
@@ -83,28 +92,51 @@ def candidates():
     return [folder for i, folder in enumerate(folders) if folder.is_dir() and folder not in folders[:i]]
 
 
-def library(names, folders):
-    """The first library of `names` that loads, and the folder to look for it in: none where the
-    loader finds it by itself. Nothing where there is none."""
+def libraries(names, folders):
+    """What loads of `names`, and the folder to look for it in: none where the loader finds it by
+    itself."""
     places = [folder / sub for folder in folders for sub in ("lib64", "lib")]
     for place in [None, *places]:
         for name in names:
             try:
-                return ctypes.CDLL(str(place / name) if place else name), place
+                yield ctypes.CDLL(str(place / name) if place else name), place
             except OSError:
                 pass
-    return None, None
 
 
-def nvrtc_library(folders, newest):
-    """As `library`; there must be one."""
-    nvrtc, folder = library(NVRTC_NAMES, folders)
-    if nvrtc is None:
+def file_of(library):
+    """The path by which the loader found a library."""
+    # The begin of glibc's `link_map`: an address, and the path.
+    entry, link_map = ctypes.POINTER(ctypes.c_char_p * 2)(), 2
+    ctypes.CDLL(None).dlinfo(ctypes.c_void_p(library._handle), link_map, ctypes.byref(entry))
+    return entry.contents[1].decode()
+
+
+def nvrtc_version(nvrtc):
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return 1000 * major.value + 10 * minor.value
+
+
+def nvrtc_library(folders, driver_version):
+    """The first of `libraries` that is not too new for the driver, else the first; there must be one."""
+    found, folder = None, None
+    for nvrtc, place in libraries(NVRTC_NAMES, folders):
+        fits = nvrtc_version(nvrtc) <= (driver_version or math.inf)
+        if fits or not found:
+            found, folder = nvrtc, place
+        if fits:
+            break
+    if found is None:
+        newest = driver_version or KNOWN[-1]
         raise Missing(
             "no NVRTC, which compiles the GPU's kernels",
             f"install the CUDA toolkit {version(newest)} or older, or `{sys.executable} -m pip install {wheels(newest)}`",
         )
-    return nvrtc, folder
+    # NVRTC asks the loader for this one, and not every NVRTC tells it to look beside itself.
+    for builtins in folder.glob("libnvrtc-builtins.so.*") if folder else []:
+        ctypes.CDLL(str(builtins))
+    return found, folder
 
 
 def compile_probe(nvrtc, include, architecture):
@@ -174,20 +206,20 @@ def link_probe(index, ptx):
 
 
 def toolkit(driver_version, work, index=0):
-    """Environment that a program needs to find NVRTC, its headers and cuBLAS, and NVRTC's version; a
-    kernel for GPU `index` is compiled and loaded. Where cuBLAS is not, the program does without.
+    """Environment that a program needs to find NVRTC, its headers and cuBLAS, and which of them those
+    are; a kernel for GPU `index` is compiled and loaded.
 
     Headers that lie in several folders are linked together in one under `work`."""
     folders = candidates()
-    nvrtc, folder = nvrtc_library(folders, driver_version or KNOWN[-1])
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-    found = 1000 * major.value + 10 * minor.value
+    nvrtc, folder = nvrtc_library(folders, driver_version)
+    found = nvrtc_version(nvrtc)
     if driver_version and found > driver_version:
         raise Missing(
             f"NVRTC is {version(found)} and the driver is for CUDA {version(driver_version)}: the driver cannot load what it compiles",
             f"install the CUDA toolkit {version(driver_version)} or older, `{sys.executable} -m pip install {wheels(driver_version)}`, or a newer driver",
         )
+    # Headers of the compiler's own version are the best.
+    folders.sort(key=lambda each: folder is None or each != folder.parent)
     includes = [folder / "include" for folder in folders if (folder / "include").is_dir()]
     targets = gpu(index)[2] if driver_version else ["sm_80"]
     include, ptx, log = compiled(nvrtc, includes, targets)
@@ -210,21 +242,32 @@ def toolkit(driver_version, work, index=0):
     environment["CUDARC_CUDA_VERSION"] = str(built_for)
     # What a program that is built for it looks for.
     names = ["libcublas.so", *(f"libcublas.so.{major}" for major in range(built_for // 1000, 11, -1))]
-    libraries = {folder, library(names, folders)[1]} - {None}
-    if libraries:
-        paths = [*sorted(map(str, libraries)), os.environ.get("LD_LIBRARY_PATH", "")]
+    cublas, beside = next(libraries(names, folders), (None, None))
+    with_cublas = os.environ.get("VLM4D_CUBLAS") != "0"
+    if driver_version and with_cublas and cublas is None:
+        raise Missing(
+            "no cuBLAS, which multiplies matrices",
+            f"`{sys.executable} -m pip install {CUBLAS_WHEELS[built_for // 1000]}`, or measure burn's own products, hundreds of kernels to compile first, with VLM4D_CUBLAS=0 in the environment",
+        )
+    # NVRTC's first: another may lie beside cuBLAS.
+    places = [str(place) for place in dict.fromkeys([folder, beside]) if place]
+    if places:
+        paths = [*places, os.environ.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
-    return environment, found
+    parts = {
+        "nvrtc": f"{version(found)} {file_of(nvrtc)}",
+        "cublas": file_of(cublas) if with_cublas and cublas else "not used",
+    }
+    return environment, parts
 
 
 def joined(includes, to):
-    """A folder of links to what is in `includes`; the first of a name counts."""
-    to.mkdir(parents=True, exist_ok=True)
-    for include in includes:
-        for entry in include.iterdir():
-            link = to / entry.name
-            if not link.is_symlink() and not link.exists():
-                link.symlink_to(entry.resolve())
+    """A folder of links to what is in `includes`, and to nothing else; the first of a name counts."""
+    entries = [entry for include in includes if include != to for entry in include.iterdir()]
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    for name, entry in {entry.name: entry for entry in reversed(entries)}.items():
+        (to / name).symlink_to(entry.resolve())
     return to
 
 

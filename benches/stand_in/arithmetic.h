@@ -466,7 +466,7 @@ static inline void pointers(Warp &w, u32 m, Space sp, const u64 *ad, u32 n, u8 *
 }
 // Ends the program where a block touches what another block of the same launch wrote: there is no
 // order between them. Atomics are not looked at.
-static void races(Warp &w, u32 m, u8 *const *q, u32 n, bool write) {
+static void races(Warp &w, u32 m, u8 *const *q, u32 n, bool write, bool constant = false) {
     struct Written {
         u64 launch, block;
     };
@@ -480,6 +480,7 @@ static void races(Warp &w, u32 m, u8 *const *q, u32 n, bool write) {
             if (same && found->second.block != w.block->index)
                 fault("block " + std::to_string(w.block->index) + (write ? " writes" : " reads") +
                       " what block " + std::to_string(found->second.block) + " wrote");
+            if (same && constant) fault("reads as constant what this launch wrote");
             if (write) bytes[q[i] + j] = {w.block->launch, w.block->index};
         }
 }
@@ -493,12 +494,15 @@ static Fn load(const vector<string> &p, vector<Op> o) {
     int count = ds.size();
     if (a.is_symbol && sp == GENERIC) sp = a.sym_space;
     int total = n * count;
+    bool constant = std::find(p.begin(), p.end(), "nc") != p.end();
     return [=](Warp &w, u32 m) {
         u64 ad[32];
         addresses(w, a, ad);
         u8 *q[32];
         pointers(w, m, sp, ad, total, q);
-        if (RACES && sp == GLOBAL) races(w, m, q, total, false);
+        if (RACES && sp == GLOBAL) races(w, m, q, total, false, constant);
+        for (int i = 0; SHARED_RACES && i < 32; i++)
+            if (m >> i & 1) shared_race(w, q[i], total, false);
         for (int j = 0; j < count; j++) {
             const Op &d = ds[j];
             if (d.k == SINK) continue;
@@ -550,6 +554,8 @@ static Fn store(const vector<string> &p, vector<Op> o) {
         u8 *q[32];
         pointers(w, m, sp, ad, n * count, q);
         if (RACES && sp == GLOBAL) races(w, m, q, n * count, true);
+        for (int i = 0; SHARED_RACES && i < 32; i++)
+            if (m >> i & 1) shared_race(w, q[i], n * count, true);
         for (int j = 0; j < count; j++)
             if (n == 4) {
                 for (int i = 0; i < 32; i++)

@@ -6,6 +6,7 @@
 A wrong instruction here would pass for an error of burn's."""
 import ctypes
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -273,7 +274,73 @@ extern "C" __global__ void handed(const float *a, float *out) {
     compare("barriers", out.read(), x[::-1], 0)
 
 
+def unordered():
+    """A warp reads what another wrote, and no barrier is between."""
+    source = """
+extern "C" __global__ void unordered(int *out) {
+    __shared__ volatile int s[32];
+    int i = threadIdx.x;
+    if (i < 32) s[i] = 0;
+    __syncthreads();
+    if (i < 32) s[i] = i;
+    else out[blockIdx.x * 32 + i - 32] = s[i - 32];
+}"""
+    out = Buffer(np.zeros((16, 32), np.int32))
+    run(source, "unordered", (16, 1, 1), (64, 1, 1), [out])
+    return out.read()
+
+
+def constant():
+    """A thread writes what it then reads as if nothing wrote it."""
+    source = """
+extern "C" __global__ void constant(int *x) {
+    x[0] = 1;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(x[1]) : "l"(x) : "memory");
+}"""
+    x = Buffer(np.zeros(2, np.int32))
+    run(source, "constant", (1, 1, 1), (1, 1, 1), [x])
+    return x.read()
+
+
+def early():
+    """The host changes what the device still copies."""
+    there, device, n = ctypes.c_void_p(), Buffer(np.zeros(1, np.int32)), ctypes.c_size_t(4)
+    ok(cuda.cuMemAllocHost_v2(ctypes.byref(there), n), "cuMemAllocHost")
+    host = ctypes.cast(there, ctypes.POINTER(ctypes.c_int))
+    host[0] = 1
+    ok(cuda.cuMemcpyHtoDAsync_v2(device.pointer, there, n, None), "cuMemcpyHtoDAsync")
+    host[0] = 2
+    return device.read()
+
+
+# Faults that pass where nobody looks for them, and what looks.
+FAULTS = {
+    "STAND_IN_RACES=1": constant,
+    "STAND_IN_SHARED_RACES=1": unordered,
+    "STAND_IN_ORDER=1": unordered,
+    "STAND_IN_ORDER=2": unordered,
+    "STAND_IN_LATE=1": early,
+}
+
+
+def faults():
+    """Each is found: the program ends, or comes to another result."""
+    def result(fault, **more):
+        command = [sys.executable, __file__, fault.__name__]
+        done = subprocess.run(command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return done.returncode, done.stdout
+
+    for switch, fault in FAULTS.items():
+        passed, found = result(fault), result(fault, **dict([switch.split("=")]))
+        missed = np.float32([passed[0] != 0 or found == passed])
+        compare(switch.removeprefix("STAND_IN_"), missed, np.float32([0]), 0)
+
+
 ok(cuda.cuInit(0), "cuInit")
+for fault in FAULTS.values():
+    if sys.argv[1:] == [fault.__name__]:
+        print(fault().tolist())
+        sys.exit()
 print(f"{'':<24}{'apart':>10}{'at most':>10}")
 tiles()
 functions()
@@ -281,4 +348,5 @@ warps()
 products()
 blas()
 barriers()
+faults()
 sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

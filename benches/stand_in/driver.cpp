@@ -1,5 +1,6 @@
-// A stand-in for libcuda.so, as far as burn calls it: kernels are interpreted, streams and events are
-// none. README.md tells what for.
+// A stand-in for libcuda.so, as far as burn calls it: kernels are interpreted, all streams are one.
+// README.md tells what for.
+#include "late.h"
 #include "run.h"
 
 static thread_local CUcontext context = nullptr;
@@ -35,6 +36,7 @@ struct Link {
 };
 struct Event {
     std::chrono::steady_clock::time_point t;
+    u64 number = 0; // of the work with which it comes
 };
 
 #pragma GCC visibility push(default)
@@ -111,7 +113,10 @@ CUresult cuCtxGetCurrent(CUcontext *c) {
     *c = context;
     return CUDA_SUCCESS;
 }
-CUresult cuCtxSynchronize() { return CUDA_SUCCESS; }
+CUresult cuCtxSynchronize() {
+    catch_up();
+    return CUDA_SUCCESS;
+}
 CUresult cuCtxGetStreamPriorityRange(int *a, int *b) {
     *a = 0;
     *b = 0;
@@ -124,26 +129,30 @@ CUresult cuStreamCreate(CUstream *s, unsigned) {
 }
 CUresult cuStreamCreateWithPriority(CUstream *s, unsigned f, int) { return cuStreamCreate(s, f); }
 CUresult cuStreamDestroy(CUstream) { return CUDA_SUCCESS; }
-CUresult cuStreamSynchronize(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamSynchronize(CUstream) { return cuCtxSynchronize(); }
 CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return CUDA_SUCCESS; }
 CUresult cuEventCreate(CUevent *e, unsigned) {
     *e = (CUevent) new Event;
     return CUDA_SUCCESS;
 }
 CUresult cuEventDestroy(CUevent e) {
-    delete (Event *)e;
+    put_off([=] { delete (Event *)e; });
     return CUDA_SUCCESS;
 }
 CUresult cuEventRecord(CUevent e, CUstream) {
-    ((Event *)e)->t = std::chrono::steady_clock::now();
+    auto event = (Event *)e;
+    event->number = put_off([=] { event->t = std::chrono::steady_clock::now(); });
     return CUDA_SUCCESS;
 }
-CUresult cuEventSynchronize(CUevent) { return CUDA_SUCCESS; }
+CUresult cuEventSynchronize(CUevent e) {
+    catch_up(((Event *)e)->number);
+    return CUDA_SUCCESS;
+}
 CUresult cuEventQuery(CUevent) { return CUDA_SUCCESS; }
 CUresult cuEventElapsedTime(float *ms, CUevent a, CUevent b) {
     if (RANDOM_TIMES) {
         static std::mutex l;
-        static std::mt19937 g(env_num("STAND_IN_SEED", 0));
+        static std::mt19937 g(SEED);
         std::lock_guard q(l);
         *ms = 0.01f + (g() % 10000) * 1e-3f;
         return CUDA_SUCCESS;
@@ -155,13 +164,24 @@ CUresult cuEventElapsedTime(float *ms, CUevent a, CUevent b) {
 CUresult cuEventElapsedTime(float *ms, CUevent a, CUevent b) { return cuEventElapsedTime_v2(ms, a, b); }
 CUresult cuMemAlloc(CUdeviceptr *p, size_t n) { return allocate(p, n); }
 CUresult cuMemAllocAsync(CUdeviceptr *p, size_t n, CUstream) { return allocate(p, n); }
-CUresult cuMemFree(CUdeviceptr p) { return release(p); }
-CUresult cuMemFreeAsync(CUdeviceptr p, CUstream) { return release(p); }
+CUresult cuMemFree(CUdeviceptr p) {
+    catch_up();
+    return release(p);
+}
+CUresult cuMemFreeAsync(CUdeviceptr p, CUstream) {
+    put_off([=] { release(p); });
+    return CUDA_SUCCESS;
+}
 CUresult cuMemAllocHost(void **p, size_t n) {
     *p = aligned_alloc(4096, (n + 4095) / 4096 * 4096);
+    std::lock_guard l(late.lock);
+    late.pinned[(u64)*p] = n;
     return *p ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 CUresult cuMemFreeHost(void *p) {
+    catch_up();
+    std::lock_guard l(late.lock);
+    late.pinned.erase((u64)p);
     free(p);
     return CUDA_SUCCESS;
 }
@@ -170,22 +190,33 @@ static bool covered(u64 p, size_t n) {
     return n == 0 || in_allocation(p, n, r);
 }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr d, const void *s, size_t n, CUstream) {
-    if (!covered(d, n)) die("copy to an illegal address");
-    if (!COUNT) memcpy((void *)d, s, n);
+    // Memory that is not pinned may change from here on.
+    string kept = LATE && !is_pinned(s) ? string((const char *)s, n) : "";
+    put_off([=, kept = std::move(kept)] {
+        if (!covered(d, n)) die("copy to an illegal address");
+        if (!COUNT) memcpy((void *)d, kept.empty() ? s : kept.data(), n);
+    });
     return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoHAsync(void *d, CUdeviceptr s, size_t n, CUstream) {
-    if (!covered(s, n)) die("copy from an illegal address");
-    if (COUNT) memset(d, 0, n);
-    else memcpy(d, (void *)s, n);
+    // What is read before it is there is no number.
+    if (LATE) memset(d, 0xff, n);
+    put_off([=] {
+        if (!covered(s, n)) die("copy from an illegal address");
+        if (COUNT) memset(d, 0, n);
+        else memcpy(d, (void *)s, n);
+    });
+    if (!is_pinned(d)) catch_up();
     return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream) {
-    if (!covered(s, n) || !covered(d, n)) die("copy of an illegal address");
-    if (!COUNT) memmove((void *)d, (void *)s, n);
+    put_off([=] {
+        if (!covered(s, n) || !covered(d, n)) die("copy of an illegal address");
+        if (!COUNT) memmove((void *)d, (void *)s, n);
+    });
     return CUDA_SUCCESS;
 }
-CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream) {
+static void copy_2d(const CUDA_MEMCPY2D *c) {
     for (size_t y = 0; y < c->Height; y++) {
         u64 s = c->srcMemoryType == CU_MEMORYTYPE_HOST ? (u64)c->srcHost : c->srcDevice,
             d = c->dstMemoryType == CU_MEMORYTYPE_HOST ? (u64)c->dstHost : c->dstDevice;
@@ -198,6 +229,11 @@ CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream) {
         if (!COUNT) memcpy((void *)d, (void *)s, c->WidthInBytes);
         else if (c->dstMemoryType == CU_MEMORYTYPE_HOST) memset((void *)d, 0, c->WidthInBytes);
     }
+}
+CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream) {
+    put_off([copy = *c] { copy_2d(&copy); });
+    auto waits = [](CUmemorytype type, const void *p) { return type == CU_MEMORYTYPE_HOST && !is_pinned(p); };
+    if (waits(c->srcMemoryType, c->srcHost) || waits(c->dstMemoryType, c->dstHost)) catch_up();
     return CUDA_SUCCESS;
 }
 CUresult cuLinkCreate(unsigned, CUjit_option *, void **, CUlinkState *s) {
@@ -276,7 +312,14 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
         split(getenv("STAND_IN_REFUSE") ? getenv("STAND_IN_REFUSE") : "", ',');
     for (auto &part : refused)
         if (!part.empty() && name.find(part) != string::npos) return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
-    launch(*(Kernel *)f, gx, gy, gz, bx, by, bz, sh, args);
+    // The host may change its arguments from here on.
+    vector<string> kept;
+    for (size_t i = 0; auto &param : ((Kernel *)f)->params) kept.emplace_back((char *)args[i++], param.size);
+    put_off([=, kept = std::move(kept)]() mutable {
+        vector<void *> at;
+        for (auto &each : kept) at.push_back(each.data());
+        launch(*(Kernel *)f, gx, gy, gz, bx, by, bz, sh, at.data());
+    });
     return CUDA_SUCCESS;
 }
 CUresult cuTensorMapEncodeTiled(CUtensorMap *m, CUtensorMapDataType type, cuuint32_t rank, void *p,

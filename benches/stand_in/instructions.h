@@ -510,7 +510,7 @@ Fn Decoder::build(const string &opcode, const vector<string> &p, vector<Op> &o, 
             for (int i = 0; i < 32; i++)
                 if (m >> i & 1) {
                     if (x[i] % bytes[i]) fault("cp.async to a misaligned address");
-                    u8 *to = address(w, i, SHARED, x[i], bytes[i]);
+                    u8 *to = touch(w, i, SHARED, x[i], bytes[i], true);
                     u32 k = std::min(src[i], bytes[i]);
                     if (y[i] % bytes[i]) {
                         char t[80];

@@ -49,6 +49,11 @@ static const bool RANDOM_TIMES = env_num("STAND_IN_RANDOM_TIMES", 0);
 static const u64 TOTAL = (u64)env_num("STAND_IN_MIB", 81920) << 20;
 static const int THREADS = env_num("STAND_IN_THREADS", 2);
 static const bool RACES = env_num("STAND_IN_RACES", 0);
+static const bool SHARED_RACES = env_num("STAND_IN_SHARED_RACES", 0);
+// 1: the last block and warp first; 2: warps by chance, as `SEED` says.
+static const int ORDER = env_num("STAND_IN_ORDER", 0);
+static const int SEED = env_num("STAND_IN_SEED", 0);
+static const bool LATE = env_num("STAND_IN_LATE", 0);
 static const bool TRACE = env_num("STAND_IN_TRACE", 0);
 // Which memory is filled with no numbers before use: 1 the device's, 2 shared, 4 registers, 8 local.
 static const int POISON = env_num("STAND_IN_POISON", 15);

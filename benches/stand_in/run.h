@@ -11,6 +11,7 @@ static void settle_warp(Warp &w) {
     for (auto &g : w.groups)
         if (g.bar == OF_WARP) g.bar = -1;
 }
+static thread_local std::mt19937 chance(SEED);
 static void run_warp(Warp &w) { // until all its groups wait or are done
     Block &b = *w.block;
     const Kernel &k = *b.kernel;
@@ -43,6 +44,10 @@ static void run_warp(Warp &w) { // until all its groups wait or are done
             }
             const Inst &in = k.code[pc];
             b.count++;
+            if (ORDER == 2 && chance() % 64 == 0) {
+                gs[best].pc = pc;
+                return;
+            }
             u32 m = mask;
             if (in.guard >= 0) {
                 u32 g = *(u32 *)(w.regs + in.guard);
@@ -119,14 +124,18 @@ static void run_warp(Warp &w) { // until all its groups wait or are done
     }
 }
 static void run_block(Block &b) {
+    vector<Warp *> order;
+    for (auto &w : b.warps) order.push_back(&w);
+    if (ORDER == 1) std::reverse(order.begin(), order.end());
     for (u64 round = 0;; round++) {
         if (round > 20000000) fault("threads wait for ever");
         bool left = false;
-        for (auto &w : b.warps) {
+        if (ORDER == 2) std::shuffle(order.begin(), order.end(), chance);
+        for (Warp *w : order) {
             bool ready = false;
-            for (auto &g : w.groups)
+            for (auto &g : w->groups)
                 if (g.bar < 0) ready = true;
-            if (ready) run_warp(w);
+            if (ready) run_warp(*w);
         }
         u32 alive = 0;
         bool running = false;
@@ -145,6 +154,7 @@ static void run_block(Block &b) {
             u32 need = x.expected ? x.expected : alive;
             if (x.arrived >= need) {
                 released = true;
+                b.barriers++;
                 x.arrived = 0;
                 for (auto &w : b.warps)
                     for (auto &g : w.groups)
@@ -205,6 +215,7 @@ static void launch(Kernel &k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u3
         for (;;) {
             u64 n = next++;
             if (n >= blocks) break;
+            if (ORDER) n = blocks - 1 - n;
             b.index = n;
             b.ctaid[0] = n % gx;
             b.ctaid[1] = n / gx % gy;
@@ -212,6 +223,7 @@ static void launch(Kernel &k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u3
             memset(shared, POISON & 2 ? 0xff : 0, sh);
             for (auto &x : b.bars) x = {};
             b.mbars.clear();
+            b.barriers++;
             memset(base, POISON & 4 ? 0xff : 0, (size_t)k.reg_bytes * nw);
             for (u32 i = 0; i < nw; i++) {
                 Warp &w = b.warps[i];

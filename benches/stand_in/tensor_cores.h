@@ -109,7 +109,7 @@ static Fn wmma_load(const vector<string> &p, vector<Op> o, const string &text) {
         for (int i = 0; i < R; i++)
             for (int j = 0; j < Cc; j++) {
                 u64 e = layout == "row" ? i * st[0] + j : j * st[0] + i;
-                u8 *q = address(w, 0, sp, ad[0] + e * n, n);
+                u8 *q = touch(w, 0, sp, ad[0] + e * n, n, false);
                 Place pl = place(i, j, R, Cc, per);
                 u32 v = 0;
                 memcpy(&v, q, n);
@@ -140,7 +140,7 @@ static Fn wmma_store(const vector<string> &p, vector<Op> o) {
         for (int i = 0; i < M; i++)
             for (int j = 0; j < N; j++) {
                 u64 e = layout == "row" ? i * st[0] + j : j * st[0] + i;
-                u8 *q = address(w, 0, sp, ad[0] + e * n, n);
+                u8 *q = touch(w, 0, sp, ad[0] + e * n, n, true);
                 Place pl = place(i, j, M, N, per);
                 u32 v = r[pl.reg][pl.lane] >> (16 * pl.half);
                 memcpy(q, &v, n);
@@ -224,7 +224,7 @@ static Fn ldmatrix(const vector<string> &p, vector<Op> o, const string &text) {
         addresses(w, a, ad);
         for (size_t k = 0; k < D.size(); k++) {
             u16 mat[8][8];
-            for (int r = 0; r < 8; r++) memcpy(mat[r], address(w, 0, SHARED, ad[k * 8 + r], 16), 16);
+            for (int r = 0; r < 8; r++) memcpy(mat[r], touch(w, 0, SHARED, ad[k * 8 + r], 16, false), 16);
             u32 x[32];
             for (int l = 0; l < 32; l++) {
                 int r = l >> 2, c = (l & 3) * 2;
@@ -258,7 +258,7 @@ static Fn stmatrix(const vector<string> &p, vector<Op> o) {
                     mat[r][c + 1] = x[l] >> 16;
                 }
             }
-            for (int r = 0; r < 8; r++) memcpy(address(w, 0, SHARED, ad[k * 8 + r], 16), mat[r], 16);
+            for (int r = 0; r < 8; r++) memcpy(touch(w, 0, SHARED, ad[k * 8 + r], 16, true), mat[r], 16);
         }
     };
 }

@@ -132,6 +132,7 @@ static Fn barrier_or_tma(const string &opcode, const vector<string> &p, vector<O
                         auto &b = mbar(w, x[i]);
                         bool y = parity ? (b.phase & 1) != (st[i] & 1) : b.phase != (u32)st[i];
                         r |= (u32)y << i;
+                        w.block->barriers += y;
                     }
                 wrp(w, d, r, m);
             };

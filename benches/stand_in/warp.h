@@ -51,6 +51,11 @@ struct MBar {
     s64 tx;
     u32 phase;
 };
+// Which warps wrote and read a byte of shared memory after so many barriers.
+struct Touched {
+    u64 barriers = 0;
+    u32 writers = 0, readers = 0;
+};
 struct Block {
     const Kernel *kernel;
     u64 launch, index; // which launch, and which block of it
@@ -62,6 +67,8 @@ struct Block {
     vector<Warp> warps;
     Barrier bars[16];
     std::unordered_map<u32, MBar> mbars;
+    vector<Touched> touched;
+    u64 barriers = 0; // passed, of all blocks that ran in this one's place
     Range cache;
     u64 count = 0;
 };
@@ -253,6 +260,28 @@ static inline u8 *address(Warp &w, int lane, Space s, u64 a, u32 n) {
         }
         return (u8 *)a;
     }
+}
+// Ends the program where a warp touches shared memory that another wrote, or writes what another
+// read, with no barrier between. One that some warps pass counts for all.
+static void shared_race(Warp &w, const u8 *q, u32 n, bool write) {
+    Block &b = *w.block;
+    if (q < b.shared || q + n > b.shared + b.shared_size) return;
+    b.touched.resize(b.shared_size);
+    u32 own = 1u << w.index;
+    for (u32 i = 0; i < n; i++) {
+        Touched &t = b.touched[q - b.shared + i];
+        if (t.barriers != b.barriers) t = {b.barriers};
+        if ((t.writers | (write ? t.readers : 0)) & ~own)
+            fault("warp " + std::to_string(w.index) + (write ? " writes" : " reads") + " shared memory that another " +
+                  (t.writers & ~own ? "wrote" : "read") + ", and no barrier is between");
+        (write ? t.writers : t.readers) |= own;
+    }
+}
+// As `address`, for one access that is looked at.
+static inline u8 *touch(Warp &w, int lane, Space s, u64 a, u32 n, bool write) {
+    u8 *q = address(w, lane, s, a, n);
+    if (SHARED_RACES) shared_race(w, q, n, write);
+    return q;
 }
 static inline void addresses(Warp &w, const Op &o, u64 *out) {
     if (o.has_base) {
