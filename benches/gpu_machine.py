@@ -249,11 +249,13 @@ def toolkit(driver_version, work, index=0):
             "no cuBLAS, which multiplies matrices",
             f"`{sys.executable} -m pip install {CUBLAS_WHEELS[built_for // 1000]}`, or measure burn's own products, hundreds of kernels to compile first, with VLM4D_CUBLAS=0 in the environment",
         )
-    # NVRTC's first: another may lie beside cuBLAS.
-    places = [str(place) for place in dict.fromkeys([folder, beside]) if place]
-    if places:
-        paths = [*places, os.environ.get("LD_LIBRARY_PATH", "")]
-        environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
+    # By the names that a program asks for first: another toolkit's may be there under these alone.
+    chosen = {"libnvrtc.so": nvrtc} | ({"libcublas.so": cublas} if with_cublas and cublas else {})
+    links = linked({name: file_of(library) for name, library in chosen.items()}, work / "cuda" / "lib")
+    # NVRTC's before cuBLAS's, beside which another may lie.
+    places = [str(place) for place in dict.fromkeys([links, folder, beside]) if place]
+    paths = [*places, os.environ.get("LD_LIBRARY_PATH", "")]
+    environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
     parts = {
         "nvrtc": f"{version(found)} {file_of(nvrtc)}",
         "cublas": file_of(cublas) if with_cublas and cublas else "not used",
@@ -264,10 +266,15 @@ def toolkit(driver_version, work, index=0):
 def joined(includes, to):
     """A folder of links to what is in `includes`, and to nothing else; the first of a name counts."""
     entries = [entry for include in includes if include != to for entry in include.iterdir()]
+    return linked({entry.name: entry.resolve() for entry in reversed(entries)}, to)
+
+
+def linked(files, to):
+    """A folder of links to `files`, by name, and of nothing else."""
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
-    for name, entry in {entry.name: entry for entry in reversed(entries)}.items():
-        (to / name).symlink_to(entry.resolve())
+    for name, file in files.items():
+        (to / name).symlink_to(file)
     return to
 
 

@@ -325,9 +325,12 @@ FAULTS = {
 
 def faults():
     """Each is found: the program ends, or comes to another result."""
+    switches = {switch.split("=")[0] for switch in FAULTS}
+    plain = {name: value for name, value in os.environ.items() if name not in switches}
+
     def result(fault, **more):
         command = [sys.executable, __file__, fault.__name__]
-        done = subprocess.run(command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, env=plain | more, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         return done.returncode, done.stdout
 
     for switch, fault in FAULTS.items():

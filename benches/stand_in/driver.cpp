@@ -148,7 +148,7 @@ CUresult cuEventSynchronize(CUevent e) {
     catch_up(((Event *)e)->number);
     return CUDA_SUCCESS;
 }
-CUresult cuEventQuery(CUevent) { return CUDA_SUCCESS; }
+CUresult cuEventQuery(CUevent e) { return cuEventSynchronize(e); }
 CUresult cuEventElapsedTime(float *ms, CUevent a, CUevent b) {
     if (RANDOM_TIMES) {
         static std::mutex l;
@@ -157,6 +157,7 @@ CUresult cuEventElapsedTime(float *ms, CUevent a, CUevent b) {
         *ms = 0.01f + (g() % 10000) * 1e-3f;
         return CUDA_SUCCESS;
     }
+    catch_up(((Event *)b)->number);
     *ms = std::chrono::duration<float, std::milli>(((Event *)b)->t - ((Event *)a)->t).count();
     return CUDA_SUCCESS;
 }
@@ -231,6 +232,9 @@ static void copy_2d(const CUDA_MEMCPY2D *c) {
     }
 }
 CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream) {
+    auto line = (u8 *)c->dstHost + c->dstY * c->dstPitch + c->dstXInBytes;
+    for (size_t y = 0; LATE && c->dstMemoryType == CU_MEMORYTYPE_HOST && y < c->Height; y++)
+        memset(line + y * c->dstPitch, 0xff, c->WidthInBytes);
     put_off([copy = *c] { copy_2d(&copy); });
     auto waits = [](CUmemorytype type, const void *p) { return type == CU_MEMORYTYPE_HOST && !is_pinned(p); };
     if (waits(c->srcMemoryType, c->srcHost) || waits(c->dstMemoryType, c->dstHost)) catch_up();

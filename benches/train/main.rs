@@ -422,7 +422,8 @@ fn answer(
 ) -> Result<Vec<f64>, Failure> {
     let [freeform, letter] = ANSWERS;
     let tokens = if case.task == Task::Letter { letter } else { freeform };
-    let (options, n) = (Options::default(), case.way.batch_size);
+    let n = case.way.batch_size;
+    let options = Options { batch_size: n, ..Options::default() };
     let fixed = model.for_inference();
     let mut seconds = vec![];
     for (i, batch) in entries.chunks(n).enumerate() {

@@ -315,7 +315,8 @@ fn most_likely(logits: Tensor<2>) -> Result<Vec<u32>> {
 
 /// The same of one row on the host.
 fn first_highest(logits: &[f32]) -> Result<u32> {
-    let highest = logits.iter().enumerate().reduce(|a, b| if b.1 > a.1 { b } else { a });
+    let higher = |a: f32, b: f32| b > a || b.is_nan();
+    let highest = logits.iter().enumerate().reduce(|a, b| if higher(*a.1, *b.1) { b } else { a });
     match highest {
         Some((id, logit)) if logit.is_finite() => Ok(id as u32),
         _ => Err(no_numbers()),

@@ -83,10 +83,14 @@ fn matcher(recipe: &recipe::Lora) -> Result<Regex> {
         let message = e.to_string();
         let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
         let what = format!("`lora.target_modules`: no regular expression known here: {reason}");
-        Error::input(what).of_key(TARGETS).help(
-            "look-around and back references are not known; a list of names means layers of the \
-             parts in `lora.scope` alone",
-        )
+        let error = Error::input(what).of_key(TARGETS);
+        if reason.contains("not supported") {
+            return error.help(
+                "write it without look-around and back references; a list of names means layers of \
+                 the parts in `lora.scope` alone",
+            );
+        }
+        error.help("mend it, or give a list of names")
     })
 }
 

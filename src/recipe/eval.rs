@@ -24,7 +24,7 @@ pub struct Eval {
     pub circular: bool,
     /// What decides a multiple-choice answer.
     pub scoring: Scoring,
-    /// Most prompts that are answered at once.
+    /// Most prompts that are answered at once, those on several videos together.
     pub batch_size: usize,
     /// Longest response, in tokens; 32 for direct output, 1,024 (VLM4D) for chain of thought.
     #[serde(skip_serializing_if = "Option::is_none")]

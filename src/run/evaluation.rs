@@ -91,9 +91,10 @@ fn name(adapter: Option<&Path>) -> String {
         Component::Normal(part) => part.to_str().is_some_and(|part| !part.contains('-')),
         _ => false,
     });
-    if is_plain && joined != "base" && joined.len() <= LONGEST {
+    if is_plain && !["", "base"].contains(&&*joined) && joined.len() <= LONGEST {
         return joined;
     }
     let hash = hash::text(&hash::hex(path.as_os_str().as_encoded_bytes()));
-    format!("{}-{}", &joined[..joined.floor_char_boundary(LONGEST)], &hash[..8])
+    let start = if joined.is_empty() { "adapter" } else { &joined };
+    format!("{}-{}", &start[..start.floor_char_boundary(LONGEST)], &hash[..8])
 }

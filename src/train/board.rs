@@ -30,11 +30,16 @@ pub struct Board {
 
 impl Board {
     /// Starts an event file of its own in `dir`. What other files there say of the steps behind
-    /// `last_step` is void, since the run goes on from there.
+    /// `last_step` is void, since the run goes on from there, and so are its accuracies.
     ///
     /// # Errors
     /// Where the disk refuses.
     pub fn open(dir: &Path, last_step: usize) -> Result<Self> {
+        let accuracies = dir.join(ACCURACIES);
+        match std::fs::remove_file(&accuracies) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(&accuracies, &e)),
+            _ => {}
+        }
         let (path, file) = new_file(dir)?;
         let mut board = Self::new(path, file)?;
         let mut start = SessionLog::new();
@@ -50,8 +55,7 @@ impl Board {
     /// # Errors
     /// Where the disk refuses.
     pub fn of_accuracies(dir: &Path) -> Result<Self> {
-        // Its name sorts behind those of the others.
-        let path = dir.join("events.out.tfevents.accuracies.vlm4d-train");
+        let path = dir.join(ACCURACIES);
         let file = File::create(&path).map_err(|e| failed(&path, &e))?;
         Self::new(path, file)
     }
@@ -118,6 +122,9 @@ impl Board {
 
 /// What the names of event files begin with; their second follows.
 const NAMED: &str = "events.out.tfevents.";
+/// The file of a finished run's accuracies. It sorts behind those of the steps: a TensorBoard that
+/// watches has come to their end when it opens this one, and looks at no earlier one any more.
+const ACCURACIES: &str = "events.out.tfevents.accuracies.vlm4d-train";
 
 /// A new file whose name TensorBoard knows and sorts behind the earlier ones, also where the clock
 /// was put back.

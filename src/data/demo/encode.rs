@@ -30,7 +30,10 @@ pub(super) fn encode(path: &Path, scene: &Scene, options: &DemoOptions) -> Resul
         Error::run(format!("{}: cannot encode the video: {error}", path.display()))
     };
     let refused = |error| match error {
-        BackendError(Other { errno }) => files::failed(path, &io::Error::from_raw_os_error(errno)),
+        BackendError(Other { errno }) => match io::Error::from_raw_os_error(errno) {
+            e if is_the_disks(&e) => files::failed(path, &e),
+            e => failed(&e),
+        },
         error => failed(&error),
     };
     let (width, height) = (options.size.0 as usize, options.size.1 as usize);
@@ -48,6 +51,12 @@ pub(super) fn encode(path: &Path, scene: &Scene, options: &DemoOptions) -> Resul
         encoder.encode(&frame, time).map_err(refused)?;
     }
     encoder.finish().map_err(refused)
+}
+
+/// Whether it is about the place of a file, not about its making.
+fn is_the_disks(e: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, StorageFull};
+    matches!(e.kind(), FileTooLarge | PermissionDenied | QuotaExceeded | StorageFull)
 }
 
 /// The encoder's settings; the grain of the real videos takes the loss, clean ones stay clean.

@@ -32,7 +32,7 @@ pub fn attention(
     for trunk in trunks {
         let of = |x: &Primitive| part(x, from, trunk.branches);
         let bias = bias.as_ref().map(of);
-        write(&of(&y), of(&q), trunk.keys_and_values, tail.each_ref().map(of), bias);
+        write(&of(&y), &of(&q), trunk.keys_and_values, tail.each_ref().map(of), bias);
         from += trunk.branches;
     }
     y
@@ -41,7 +41,7 @@ pub fn attention(
 /// Writes to `y` what `q` sees, all of it of one trunk.
 fn write(
     y: &Primitive,
-    q: Primitive,
+    q: &Primitive,
     trunk: [Primitive; 2],
     [tail_k, tail_v]: [Primitive; 2],
     bias: Option<Primitive>,

@@ -37,6 +37,11 @@ impl Together {
         let common = prompts.iter().map(shared).min().unwrap_or_default();
         Self { common, rest: prompts.iter().map(|ids| ids.len() - common).collect() }
     }
+
+    /// Tokens of the longest behind the common ones.
+    pub fn longest(&self) -> usize {
+        self.rest.iter().copied().max().unwrap_or(0)
+    }
 }
 
 /// Prompts that are answered at once.
@@ -58,9 +63,15 @@ impl Batch {
         self.0.iter().map(|group| group.common).max().unwrap_or(0)
     }
 
+    /// Those of the prompts of a group, at most `size` of them, each with the common ones.
+    pub fn with_trunks(&self, size: usize) -> usize {
+        let of = |group: &Together| group.rest.len().min(size) * (group.common + group.longest());
+        self.0.iter().map(of).max().unwrap_or(0)
+    }
+
     /// Tokens of the longest prompt behind the common ones.
     pub fn longest(&self) -> usize {
-        self.0.iter().flat_map(|group| &group.rest).copied().max().unwrap_or(0)
+        self.0.iter().map(Together::longest).max().unwrap_or(0)
     }
 }
 

@@ -62,7 +62,8 @@ impl Phase {
     /// What makes it smaller, what helps most first.
     pub fn lower(&self) -> String {
         let mut lower: Vec<&str> = Vec::new();
-        for term in self.by_size() {
+        let worth = self.bytes() / 100;
+        for term in self.by_size().into_iter().filter(|term| term.bytes > worth) {
             if !term.lower.is_empty() && !lower.contains(&term.lower) {
                 lower.push(term.lower);
             }
@@ -181,37 +182,47 @@ impl Facts {
 
     /// Answers of at most `new` tokens to all of `asked`, `times` times.
     fn asking(&self, name: &'static str, asked: &[Batch], times: usize, new: usize) -> Phase {
-        const FEWER: &str = "lower eval.batch_size";
         let config = &self.config.text;
-        let rows = |batch: &Batch| batch.prompts().min(self.recipe.eval.batch_size);
-        let most = |of: &dyn Fn(&Batch) -> usize| asked.iter().map(of).max().unwrap_or(0);
-        let at_once = most(&|batch| batch.most_common().max(rows(batch) * batch.longest()));
-        let cached = most(&|batch| batch.common() + rows(batch) * (batch.longest() + new));
-        let mut terms = self.held();
-        let bytes = self.width * cached * config.cache();
-        terms.push(Term { what: "keys and values", bytes, lower: FEWER });
-        let bytes = self.width * at_once * config.tape();
-        terms.push(Term { what: "activations", bytes, lower: FEWER });
-        let common = most(&Batch::most_common);
-        terms.extend(self.scores_term(config.num_attention_heads * common * common, 1));
-        let bytes = 3 * 4 * most(&rows) * config.vocab_size;
-        terms.push(Term { what: "logits", bytes, lower: FEWER });
-        terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
         let answer = new as f64 * (config.forward_flops(1) + config.logits_flops());
         let group = |group: &Together| {
             let rest: f64 = group.rest.iter().map(|t| config.forward_flops(*t) + answer).sum();
             config.forward_flops(group.common) + rest
         };
-        let groups = || asked.iter().flat_map(|batch| &batch.0);
-        let flops = times as f64 * groups().map(group).sum::<f64>();
-        let batch = self.recipe.eval.batch_size;
-        let batches: usize = asked.iter().map(|all| all.prompts().div_ceil(batch)).sum();
+        let groups = asked.iter().flat_map(|batch| &batch.0);
+        let flops = times as f64 * groups.map(group).sum::<f64>();
+        let size = self.recipe.eval.batch_size;
+        let batches: usize = asked.iter().map(|batch| batch.prompts().div_ceil(size)).sum();
         let weights = self.width * self.counts[&Part::Language].all;
         let reads = (times * batches * new * weights) as f64;
         let prompts = thousands(asked.iter().map(Batch::prompts).sum());
         let again = if times > 1 { format!("{times} × ") } else { String::new() };
         let times = format!("{again}{prompts} prompts, {new} new tokens at most");
-        Phase { name, terms, flops, reads, times }
+        Phase { name, terms: self.answer_terms(asked, new), flops, reads, times }
+    }
+
+    /// What is held for answers of at most `new` tokens to each batch of `asked`.
+    fn answer_terms(&self, asked: &[Batch], new: usize) -> Vec<Term> {
+        let (config, size) = (&self.config.text, self.recipe.eval.batch_size);
+        let lower = if size > 1 { "lower eval.batch_size" } else { self.smaller };
+        let most = |of: &dyn Fn(&Batch) -> usize| asked.iter().map(of).max().unwrap_or(0);
+        let rows = |batch: &Batch| batch.prompts().min(size);
+        let mut terms = self.held();
+        let cached = most(&|batch| batch.common() + rows(batch) * (batch.longest() + new));
+        // On a GPU the questions of a group are read behind a trunk for each, layer by layer.
+        let copied = if self.on_cpu { 0 } else { most(&|batch| batch.with_trunks(size)) };
+        let of_layer = config.cache() / config.num_hidden_layers;
+        let bytes = self.width * (cached * config.cache() + copied * of_layer);
+        terms.push(Term { what: "keys and values", bytes, lower });
+        let at_once = most(&|batch| batch.most_common().max(rows(batch) * batch.longest()));
+        let bytes = self.width * at_once * config.tape();
+        terms.push(Term { what: "activations", bytes, lower });
+        let common = most(&Batch::most_common);
+        terms.extend(self.scores_term(config.num_attention_heads * common * common, 1));
+        let bytes = 3 * 4 * most(&rows) * config.vocab_size;
+        terms.push(Term { what: "logits", bytes, lower });
+        let bytes = self.kept() + self.width * most(&Batch::common) * config.hidden_size;
+        terms.push(Term { what: "features", bytes, lower: self.smaller });
+        terms
     }
 
     fn training(&self) -> Phase {
