@@ -157,7 +157,10 @@ fn of_one_trunk(
         // which stands behind all that count. A trunk for each is little memory there.
         let trunk_of_each = |x: &Tensor<4>| x.clone().expand([b, kv, x.dims()[2], d]);
         let whole = |x: &Tensor<4>, tail| Tensor::cat(vec![trunk_of_each(x), tail], 2);
-        return attention(q, whole(&trunk.k, tail.0), whole(&trunk.v, tail.1), true);
+        let k = whole(&trunk.k, tail.0.clone());
+        if super::cuda::has_room_for_scores(&q, &k) {
+            return super::cuda::attention_by_products(q, k, whole(&trunk.v, tail.1), true);
+        }
     }
     // The heads of a group share their keys: they are further queries of the same keys, and so
     // are the branches before the trunk.
