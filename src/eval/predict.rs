@@ -251,9 +251,8 @@ impl Evaluator<'_> {
         let responses = generate(&self.fixed, &groups, &options, None)?;
         let media = groups.iter().flat_map(|group| vec![&group.media; group.prompts.len()]);
         let predictions = asks().zip(responses).zip(media).map(|((ask, response), media)| {
-            let shown = view.shown(&ask.entry);
-            let mut videos = shown.iter().filter(|shown| shown.medium.is_video());
-            let other = matches!(view, View::Others(_)).then(|| videos.next()).flatten();
+            let others = matches!(view, View::Others(_)).then(|| view.shown(&ask.entry));
+            let other = others.into_iter().flatten().find(|shown| shown.medium.is_video());
             Ok(Prediction {
                 shown: other.map(|shown| shown.medium.to_string()),
                 n_video_tokens: media_tokens(&self.model.config.vision, media).iter().sum(),

@@ -162,10 +162,7 @@ impl Facts {
         let mut terms = self.held();
         terms.push(Term { what: "frames", bytes: waiting, lower: self.smaller });
         terms.push(Term { what: "vision tower", bytes: tower, lower: self.smaller });
-        let seen =
-            |grid: &MediaGrid| grid.grid_thw[0] * (grid.grid_thw[1] * grid.grid_thw[2]).pow(2);
-        let scores = vision.num_heads * self.grids.iter().map(seen).max().unwrap_or(0);
-        terms.extend(self.scores_term(scores, 1));
+        terms.extend(self.scores_term(self.tower_scores(), 1));
         terms.push(Term { what: "features", bytes: self.kept(), lower: self.smaller });
         let flops = match self.tower_is_trained() {
             true => 0.0,
