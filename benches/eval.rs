@@ -170,5 +170,5 @@ fn checkpoint(dir: &Path) -> Result<QwenVl, Failure> {
         (name, (values, shape))
     });
     write_tensors(&dir.join("model.safetensors"), &tensors.collect())?;
-    Ok(weights::load(&config, &TensorFiles::from_dir(dir)?, DType::F32, &Device::flex())?)
+    Ok(weights::load(&config, &TensorFiles::from_dir(dir)?, DType::F32, None, &Device::flex())?)
 }

@@ -69,7 +69,7 @@ fn write_checkpoint(dir: &Path) -> Result<usize, Failure> {
 fn load(dir: &Path) -> Result<(), Failure> {
     let config = Config::from_dir(dir)?;
     let files = TensorFiles::from_dir(dir)?;
-    let model = weights::load(&config, &files, DType::F32, &Device::flex())?;
+    let model = weights::load(&config, &files, DType::F32, None, &Device::flex())?;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     let kib: usize = peak.split_whitespace().next().ok_or("no number")?.parse()?;

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::model::parameters;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
+use crate::recipe::Part;
 use crate::{hash, interrupt, parallel};
 
 /// Decoded videos that may wait for the vision tower.
@@ -451,7 +452,12 @@ fn frozen_tower(model: &QwenVl) -> Result<Option<String>> {
     if parameters.iter().any(|p| p.trained || p.name.contains(".lora_")) {
         return Ok(None);
     }
-    let weights: BTreeMap<_, _> = parameters::fingerprints(&model.visual)?;
+    let mut weights = parameters::fingerprints(&model.visual)?;
+    for (layer, weight) in parameters::quantised(model) {
+        if Part::of(&layer) != Part::Language {
+            weights.insert(layer, weight.fingerprint()?);
+        }
+    }
     let place = (model.device(), std::env::consts::ARCH);
     Ok(Some(format!("{:?}", (&model.config.vision, weights, place))))
 }

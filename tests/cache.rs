@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use burn::tensor::{DType, Device};
 use vlm4d_train::data::cache::{Cache, Key};
 use vlm4d_train::data::medium::Medium;
 use vlm4d_train::data::reader::Reader;
@@ -12,12 +13,14 @@ use vlm4d_train::data::variant::{Shown, Variant};
 use vlm4d_train::features::{Summary, Videos, readers};
 use vlm4d_train::hash;
 use vlm4d_train::model::host::host;
+use vlm4d_train::model::linear::Weight;
+use vlm4d_train::model::nf4::Nf4;
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
-use vlm4d_train::recipe::{Image, Lora, TargetModules, Video};
+use vlm4d_train::recipe::{Image, Lora, Quantize, TargetModules, Video};
 use vlm4d_train::report::terminal::saved;
 
-use crate::support::model::load;
+use crate::support::model::{load, load_quantised};
 use crate::support::{golden, max_difference};
 
 fn key(i: usize) -> Key {
@@ -305,8 +308,18 @@ fn other_settings_weights_or_files_find_nothing() {
     assert_eq!(found(&model, &Video { max_frames: 2, ..video() }), 0);
     assert_eq!(found(&model, &Video { max_pixels: 3136, ..video() }), 0);
     let mut other = model.clone();
-    let norm = &mut other.visual.patch_embed.proj.weight;
-    *norm = norm.clone().map(|w| w.mul_scalar(1.001));
+    let weight = &mut other.visual.patch_embed.proj.weight;
+    *weight = weight.val().mul_scalar(1.001).into();
+    assert_eq!(found(&other, &video()), 0);
+    // The same weights in four bits, and others.
+    let checkpoint = golden("ckpt/tiny-qwen2.5-vl");
+    let mut other = load_quantised(&checkpoint, DType::F32, Some(Quantize::Nf4));
+    assert_eq!(found(&other, &video()), 0);
+    assert_eq!(found(&other, &video()), 4);
+    let layer = &mut other.visual.blocks[1].attn.proj;
+    let [i, o] = layer.shape();
+    let scaled = host(layer.weight.val().transpose().mul_scalar(1.1)).unwrap();
+    layer.weight = Weight::Nf4(Nf4::new(scaled, [o, i], DType::F32, &Device::flex()));
     assert_eq!(found(&other, &video()), 0);
     // The same name with another content.
     fs::copy(data.path().join("a.mp4"), data.path().join("b.mp4")).unwrap();

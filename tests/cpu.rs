@@ -1,13 +1,14 @@
 //! The CPU's own forward and backward passes against the same functions composed of burn's
 //! operations, whose gradients burn derives.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use vlm4d_train::model::attention::{self, QUERIES};
 use vlm4d_train::model::cpu;
 use vlm4d_train::model::linear::{Linear, cast};
 use vlm4d_train::model::lora::Lora;
+use vlm4d_train::model::nf4::Nf4;
 
 use crate::support::model::values;
 use crate::support::{alone, max_difference, relative_difference};
@@ -188,13 +189,28 @@ fn the_low_rank_update_is_added() {
 }
 
 #[test]
+fn a_product_by_four_bits_is_that_by_their_numbers() {
+    // Rows of parts of blocks, several panels, a last one that is not full.
+    for [n, i, o] in [[90, 24, 56], [1, 64, 64], [37, 100, 200], [3, 520, 1100]] {
+        let numbers = values(normal([o, i], 0.1));
+        let weight = Nf4::new(numbers, [o, i], DType::F32, &Device::flex());
+        compare(
+            &format!("{n} × {i} × {o}"),
+            &[random([2, n, i])],
+            |[x]| weight.clone().train().product(x),
+            |[x]| x.matmul(weight.values().autodiff().unsqueeze()),
+        );
+    }
+}
+
+#[test]
 fn an_adapter_over_bf16_is_computed_in_bf16_and_learned_in_f32() {
     let [n, i, o, r] = [60, 24, 56, 4];
     let (x, weight, g) = (random([n, i]), random([i, o]), random([n, o]).inner());
     let (a, b) = (random([i, r]).inner(), random([r, o]).inner());
     let of = |dtype: DType| {
         let lora = Lora::from_tensors(a.clone(), b.clone(), 1.5, 0.0).train();
-        let weight = Param::from_tensor(cast(weight.clone().inner(), dtype)).no_grad();
+        let weight = cast(weight.clone().inner(), dtype).into();
         let layer = Linear { weight, bias: None, lora: Some(lora) }.train();
         let mut fixed = layer.valid();
         fixed.for_inference();

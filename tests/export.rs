@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -145,7 +145,7 @@ fn merged_checkpoints_are_the_same_function() {
                 if layer.lora.is_some() {
                     *layer = layer.clone().merge();
                     let rounded = cast(layer.weight.val(), stored);
-                    layer.weight = Param::from_tensor(cast(rounded, DType::F32));
+                    layer.weight = cast(rounded, DType::F32).into();
                 }
             }
             let got = logits(&load_as(&merged, DType::F32), name);

@@ -34,7 +34,7 @@ fn random_weights_are_drawn_as_transformers_draws_them_but_for_queries() {
     let (_folder, out) = drawn(1);
     let files = TensorFiles::from_dir(&out).unwrap();
     let config = Config::from_dir(&out).unwrap();
-    weights::load(&config, &files, DType::F32, &Device::flex()).unwrap();
+    weights::load(&config, &files, DType::F32, None, &Device::flex()).unwrap();
     let mut seen = BTreeSet::new();
     for name in files.names() {
         let (values, _) = files.f32(name).unwrap();

@@ -1,6 +1,7 @@
 //! Every kind of training against PEFT and PyTorch: rsLoRA, DoRA, adapters of the vision tower and
 //! of the merger, ranks by pattern, a rate of its own for B, and full fine-tuning with weight decay.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::module::Module;
@@ -10,25 +11,35 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::lora::Lora as Adapter;
+use vlm4d_train::model::nf4::Nf4;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft::{self, AdapterConfig};
 use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::tensor_files::{HostTensors, TensorFiles, write_tensors};
 use vlm4d_train::model::weights::module_name;
-use vlm4d_train::recipe::{Lora, Part, TargetModules, Train};
+use vlm4d_train::recipe::{Lora, Part, Quantize, TargetModules, Train};
 use vlm4d_train::train::optimiser::{AdamW, clip_factor, global_norm};
 use vlm4d_train::train::schedule::Rates;
 
-use crate::support::model::{Batch, beside, load, load_as, one_batch, setup, values};
+use crate::support::model::{
+    Batch, beside, load, load_as, load_quantised, one_batch, setup, values,
+};
 use crate::support::run::{Workplace, copy_dir, demo_data, recipe, text, tiny};
 use crate::support::{
     CHECKPOINTS, Golden, alone, golden, json, max_difference, relative_difference,
 };
 
-const KINDS: [&str; 5] = ["rslora", "dora", "vision", "all_dora", "patterns"];
+const KINDS: [&str; 7] =
+    ["rslora", "dora", "vision", "all_dora", "patterns", "nf4", "nf4_all_dora"];
 
 fn kind_dir(checkpoint: &str, kind: &str) -> PathBuf {
     golden(&format!("kinds/{checkpoint}/{kind}"))
+}
+
+/// The checkpoint as the adapters of `kind` have it under them.
+fn base(checkpoint: &str, kind: &str) -> QwenVl {
+    let quantize = kind.starts_with("nf4").then_some(Quantize::Nf4);
+    load_quantised(&golden(&format!("ckpt/{checkpoint}")), DType::F32, quantize)
 }
 
 fn steps(checkpoint: &str, kind: &str) -> Value {
@@ -93,7 +104,7 @@ fn every_kind_of_adapter_equals_peft() {
     for checkpoint in CHECKPOINTS {
         for kind in KINDS {
             let (dir, what) = (kind_dir(checkpoint, kind), format!("{checkpoint} {kind}"));
-            let mut model = load(checkpoint);
+            let mut model = base(checkpoint, kind);
             let config = peft::load(&mut model, &dir, 0.0).unwrap();
             let want = Golden::open(&dir.join("case.safetensors"));
             let batch = video(&model, checkpoint);
@@ -117,7 +128,7 @@ fn every_kind_of_adapter_equals_peft() {
             // Out and in again: the same function; and merged.
             let out = tempfile::tempdir().unwrap();
             peft::save(&model, &config, out.path()).unwrap();
-            let mut again = load(checkpoint);
+            let mut again = base(checkpoint, kind);
             assert_eq!(peft::load(&mut again, out.path(), 0.0).unwrap(), config);
             let logits = last_logits(&again, &batch);
             assert_eq!(logits, last_logits(&model.valid(), &batch), "{what}");
@@ -126,11 +137,35 @@ fn every_kind_of_adapter_equals_peft() {
                 last_logits(&again.for_inference(), &batch),
                 "{what} for answers alone"
             );
+            if !want.has("merged_logits") {
+                continue;
+            }
             for (_, layer) in again.linear_layers_mut() {
                 *layer = layer.clone().merge();
             }
             let merged = max_difference(&last_logits(&again, &batch), want.f32("merged_logits").0);
             assert!(merged < 3e-4, "{what} merged: {merged:e}");
+        }
+    }
+}
+
+#[test]
+fn nf4_equals_bitsandbytes() {
+    for checkpoint in CHECKPOINTS {
+        let want = Golden::open(&kind_dir(checkpoint, "nf4").join("weights.safetensors"));
+        let layers = parameters::quantised(&base(checkpoint, "nf4"));
+        let mut made: BTreeMap<String, Nf4> =
+            layers.into_iter().map(|(name, weight)| (module_name(&name), weight)).collect();
+        assert!(!made.keys().any(|name| name.contains("lm_head") || name.contains("patch_embed")));
+        let odd = want.f32("odd").0.to_vec();
+        let odd = Nf4::new(odd, [5, 30], DType::F32, &Device::flex());
+        made.insert("odd.values".into(), odd);
+        let names: Vec<&String> = want.names().filter(|name| *name != "odd").collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        for name in names {
+            let (want, got) = (want.f32(name).0, made[name].values().transpose());
+            let difference = max_difference(&values(got), want);
+            assert!(difference < 2e-7, "{checkpoint} {name}: {difference:e}");
         }
     }
 }
@@ -452,7 +487,7 @@ fn dropout_keeps_the_mean() {
     let one = || Tensor::<2>::ones([1, 1], (&device, DType::F32));
     let lora = Adapter::from_tensors(one(), one(), 1.0, share);
     let layer = vlm4d_train::model::linear::Linear {
-        weight: burn::module::Param::from_tensor(Tensor::<2>::zeros([1, 1], (&device, DType::F32))),
+        weight: Tensor::<2>::zeros([1, 1], (&device, DType::F32)).into(),
         bias: None,
         lora: Some(lora),
     };
@@ -545,7 +580,7 @@ fn dropout_under_dora_spares_the_base() {
     let _alone = alone();
     let device = Device::flex();
     let full = |n: usize| Tensor::<2>::ones([n, 1], (&device, DType::F32));
-    let weight = burn::module::Param::from_tensor(full(1));
+    let weight = full(1).into();
     let mut layer = vlm4d_train::model::linear::Linear { weight, bias: None, lora: None };
     let four = Tensor::<1>::ones([1], (&device, DType::F32)).mul_scalar(4.0);
     let lora = Adapter::from_tensors(full(1), full(1), 1.0, 0.3);

@@ -33,6 +33,7 @@ mod own_data;
 mod page;
 mod plan;
 mod processor;
+mod quantize;
 mod questions;
 mod quickstart;
 mod resume;

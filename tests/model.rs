@@ -384,7 +384,7 @@ fn a_head_that_is_tied_must_be_the_embedding() {
         write_file(&head, std::slice::from_ref(&tensor), |_| Ok(bytes.clone())).unwrap();
         let shards = (1..=3).map(|i| checkpoint.join(format!("model-{i:05}-of-00003.safetensors")));
         let files = TensorFiles::open(shards.chain([head.clone()])).unwrap();
-        weights::load(&config, &files, DType::F32, &Device::flex()).map(drop)
+        weights::load(&config, &files, DType::F32, None, &Device::flex()).map(drop)
     };
     let mut bytes = own.bytes(embedding).unwrap();
     load(bytes.clone()).unwrap();

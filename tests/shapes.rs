@@ -43,7 +43,7 @@ fn media(case: &Golden, pixels: &str, grids: &str, seconds: bool) -> Vec<(Vec<f3
 fn check(dir: &Path) {
     let config = Config::from_dir(dir).unwrap();
     let files = TensorFiles::from_dir(dir).unwrap();
-    let model = weights::load(&config, &files, DType::F32, &Device::flex()).unwrap();
+    let model = weights::load(&config, &files, DType::F32, None, &Device::flex()).unwrap();
     let case = Golden::open(&dir.join("case.safetensors"));
     let ids: Vec<u32> = case.i64("input_ids").0.iter().map(|id| *id as u32).collect();
     let mut images = media(&case, "pixel_values", "image_grid_thw", false).into_iter();

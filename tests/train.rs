@@ -531,7 +531,7 @@ fn a_merged_adapter_is_the_same_function() {
         let logits = values(model.logits(hidden.squeeze_dim::<2>(0)));
         let want = Golden::read(&format!("{name}/merged_check.safetensors"));
         let merged = &model.model.layers[0].self_attn.q_proj.weight;
-        let [i, o] = merged.dims();
+        let [i, o] = merged.shape();
         let difference = max_difference(
             &transposed(&values(merged.val()), i, o),
             want.f32("model.layers.0.self_attn.q_proj.weight").0,

@@ -229,10 +229,11 @@ impl Model {
             path: self.path.display().to_string(),
             dtype: if self.dtype == Dtype::F32 { recipe::Dtype::F32 } else { recipe::Dtype::Bf16 },
             device: self.device.clone(),
+            quantize: None,
         })?;
         let config = Config::from_dir(&self.path)?;
         let files = TensorFiles::from_dir(&self.path)?;
-        let mut model = weights::load(&config, &files, chosen.dtype, &chosen.device)?;
+        let mut model = weights::load(&config, &files, chosen.dtype, None, &chosen.device)?;
         match &self.adapter {
             Some(dir) => drop(peft::load(&mut model, dir, 0.0)?),
             None => drop(peft::attach(&mut model, &recipe::Lora::default(), 0)?),

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::Dtype;
 
@@ -75,6 +74,6 @@ fn merged(mut layer: Linear, weight: &[f32]) -> Result<Vec<f32>> {
     let [i, o] = layer.shape();
     let data = TensorData::new(transposed(weight, o, i), [i, o]);
     let weight = Tensor::<2>::from_data(data, (&Device::flex(), DType::F32));
-    layer.weight = Param::from_tensor(weight);
+    layer.weight = weight.into();
     Ok(transposed(&host(layer.merge().weight.val())?, i, o))
 }

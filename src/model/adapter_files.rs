@@ -108,7 +108,7 @@ impl AdapterFiles {
         layer: &Linear,
         dropout: f64,
     ) -> Result<Lora> {
-        let device = layer.weight.val().device().inner();
+        let device = layer.weight.device();
         let matrix = |key: &str| -> Result<_> {
             let (values, shape) = self.tensors.f32(key)?;
             let [rows, columns] = [shape[0], shape[1]];

@@ -1,12 +1,17 @@
 //! Numbers on their way to the device and back.
 
+use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::error::{Error, Result};
 
 /// `data` as a tensor that stays, such as a weight: apart from what comes and goes, it is not looked
 /// through for room each time that something comes.
-pub fn resident<const D: usize>(data: TensorData, device: &Device, dtype: DType) -> Tensor<D> {
+pub fn resident<const D: usize, K: Basic>(
+    data: TensorData,
+    device: &Device,
+    dtype: DType,
+) -> Tensor<D, K> {
     device.memory_persistent_allocations(data, |data: TensorData| {
         Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
     })

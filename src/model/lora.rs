@@ -11,7 +11,7 @@ use rand::RngExt as Rng;
 
 use super::cpu;
 use super::host::resident;
-use super::linear::{Linear, add_bias, cast, product};
+use super::linear::{Linear, Weight, add_bias, cast, product};
 
 /// A low-rank update `s·A·B`, kept in f32 over a base of any type. Its gradients are f32 too.
 #[derive(Module, Debug)]
@@ -39,7 +39,7 @@ impl Lora {
         let [i, o] = of.shape();
         let bound = 1.0 / (i as f32).sqrt();
         let a: Vec<f32> = (0..i * r).map(|_| rng.random_range(-bound..bound)).collect();
-        let device = of.weight.val().device().inner();
+        let device = of.weight.device();
         let [a, b] = [TensorData::new(a, [i, r]), TensorData::zeros::<f32, _>([r, o])]
             .map(|data| resident(data, &device, DType::F32));
         Self::from_tensors(a, b, scaling, dropout)
@@ -54,7 +54,7 @@ impl Lora {
 
     /// The adapter as DoRA with the given lengths, `[o]`; those that `of` has now where none are.
     pub fn with_magnitude(mut self, of: &Linear, magnitude: Option<Tensor<1>>) -> Self {
-        let magnitude = magnitude.unwrap_or_else(|| self.lengths(of.weight.val()));
+        let magnitude = magnitude.unwrap_or_else(|| self.lengths(&of.weight));
         self.magnitude = Some(Param::from_tensor(magnitude));
         self
     }
@@ -67,16 +67,23 @@ impl Lora {
         x: Tensor<D>,
         train: bool,
     ) -> Tensor<D> {
-        let (weight, bias) = (of.weight.val(), of.bias.as_ref().map(Param::val));
+        let bias = of.bias.as_ref().map(Param::val);
         let left = self.drop_inputs(x.clone(), train);
         #[cfg(feature = "cuda")]
-        if super::cuda::holds(&x) && !weight.is_tracked() {
+        if super::cuda::holds(&x) && !of.weight.is_trained() {
             let left = if self.drops(train) { left } else { left.detach() };
             let factors = self.factors.clone().unwrap_or_else(|| self.new_factors(x.dtype()));
             let learned = [self.lora_a.val(), self.lora_b.val()];
-            return super::cuda::adapted([x, left], weight, bias, learned, factors, self.scaling);
+            return super::cuda::adapted(
+                [x, left],
+                &of.weight,
+                bias,
+                learned,
+                factors,
+                self.scaling,
+            );
         }
-        let y = add_bias(product(x, weight, None), bias);
+        let y = add_bias(of.weight.product(x, None), bias);
         if cpu::runs(&y) {
             return cpu::add_lora(y, left, self.lora_a.val(), self.lora_b.val(), self.scaling);
         }
@@ -92,12 +99,12 @@ impl Lora {
         magnitude: Tensor<1>,
         train: bool,
     ) -> Tensor<D> {
-        let y = product(x.clone(), of.weight.val(), None);
+        let y = of.weight.product(x.clone(), None);
         let dtype = y.dtype();
-        let factor = (magnitude / self.lengths(of.weight.val())).unsqueeze();
+        let factor = (magnitude / self.lengths(&of.weight)).unsqueeze();
         let (left, base) = if self.drops(train) {
             let left = self.drop_inputs(x, train);
-            (left.clone(), product(left, of.weight.val(), None))
+            (left.clone(), of.weight.product(left, None))
         } else {
             (x, y.clone())
         };
@@ -108,14 +115,12 @@ impl Lora {
     }
 
     /// `weight` and the update as one matrix, in the weight's type.
-    pub(super) fn merged_into(&self, weight: Tensor<2>) -> Tensor<2> {
+    pub(super) fn merged_into(&self, weight: &Weight) -> Tensor<2> {
         let dtype = weight.dtype();
         let update = self.lora_a.val().matmul(self.lora_b.val()).mul_scalar(self.scaling);
-        let factor = self
-            .magnitude
-            .as_ref()
-            .map(|m| (m.val() / self.lengths(weight.clone())).unsqueeze::<2>());
-        let merged = cast(weight, DType::F32) + update;
+        let factor =
+            self.magnitude.as_ref().map(|m| (m.val() / self.lengths(weight)).unsqueeze::<2>());
+        let merged = cast(weight.val(), DType::F32) + update;
         let merged = match factor {
             None => merged,
             Some(c) => c * merged,
@@ -124,7 +129,7 @@ impl Lora {
     }
 
     /// The adapter of a model that only answers: what is the same for every token is done once.
-    pub(super) fn for_inference(mut self, weight: Tensor<2>) -> Self {
+    pub(super) fn for_inference(mut self, weight: &Weight) -> Self {
         let dtype = weight.dtype();
         self.lengths = self.magnitude.as_ref().map(|_| self.lengths(weight));
         // DoRA's correction is f32 in any case.
@@ -138,11 +143,11 @@ impl Lora {
 
     /// Lengths of the columns of `W + s·A·B`, `[o]`, f32, as a constant: no gradient flows through
     /// them. From `‖w‖² + 2s·wᵀ(A·b) + s²·‖A·b‖²`, so that `A·B` is not formed.
-    fn lengths(&self, weight: Tensor<2>) -> Tensor<1> {
+    fn lengths(&self, weight: &Weight) -> Tensor<1> {
         if let Some(lengths) = &self.lengths {
             return lengths.clone();
         }
-        let weight = cast(weight.detach(), DType::F32);
+        let weight = cast(weight.val().detach(), DType::F32);
         let (a, b) = (self.lora_a.val().detach(), self.lora_b.val().detach());
         let mixed = (a.clone().transpose().matmul(weight.clone()) * b.clone()).sum_dim(0);
         let own = (a.clone().transpose().matmul(a).matmul(b.clone()) * b).sum_dim(0);

@@ -14,6 +14,7 @@ pub mod kv_cache;
 pub mod language;
 pub mod linear;
 pub mod lora;
+pub mod nf4;
 pub mod norm;
 pub mod parameters;
 pub mod peft;

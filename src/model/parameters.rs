@@ -10,7 +10,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Gradients, Tensor};
 use sha2::{Digest, Sha256};
 
-use super::linear::cast;
+use super::linear::{Weight, cast};
+use super::nf4::Nf4;
 use super::qwen_vl::QwenVl;
 use crate::error::{Error, Result};
 use crate::hash::hex;
@@ -97,7 +98,22 @@ pub fn count_by_part(model: &QwenVl) -> BTreeMap<Part, PartCount> {
         count.all += parameter.count();
         count.trained += if parameter.trained { parameter.count() } else { 0 };
     }
+    for (name, weight) in quantised(model) {
+        counts.entry(Part::of(&name)).or_default().all += weight.shape().iter().product::<usize>();
+    }
     counts
+}
+
+/// The weights of `model` that are held in four bits, by their layers' hub names. They are no
+/// parameters in burn's sense: what visits a module's does not see them.
+pub fn quantised(model: &QwenVl) -> BTreeMap<String, Nf4> {
+    let mut model = model.clone();
+    let layers = model.linear_layers_mut().into_iter();
+    let found = layers.filter_map(|(name, layer)| match &layer.weight {
+        Weight::Nf4(weight) => Some((name, weight.clone())),
+        Weight::Dense(_) => None,
+    });
+    found.collect()
 }
 
 /// The values of what is trained, without autodiff.

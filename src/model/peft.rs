@@ -18,8 +18,9 @@ use serde_json::Value;
 use super::adapter_files::AdapterFiles;
 use super::config::Config;
 use super::host::host;
-use super::linear::Linear;
+use super::linear::{Linear, Weight};
 use super::lora::Lora;
+use super::nf4::Nf4;
 use super::parameters::{self, Named};
 use super::qwen_vl::QwenVl;
 use super::targets::{pattern, targets, whole};
@@ -355,15 +356,21 @@ pub fn load(model: &mut QwenVl, dir: &Path, dropout: f64) -> Result<AdapterConfi
 /// Whether the tensor `key` is the weight of `layer`, as far as the types tell in which the file and
 /// the model hold them.
 fn is_weight(layer: &Linear, files: &TensorFiles, key: &str) -> Result<bool> {
-    let ([i, o], weight) = (layer.shape(), layer.weight.val());
+    let [i, o] = layer.shape();
     let (values, _) = files.f32(key)?;
+    if let Weight::Nf4(own) = &layer.weight {
+        let theirs = Nf4::new(values, [o, i], own.dtype(), &own.device());
+        return Ok(own.fingerprint()? == theirs.fingerprint()?);
+    }
     let stored = match files.outline(key)?.dtype {
         Dtype::BF16 => DType::BF16,
         Dtype::F16 => DType::F16,
         _ => DType::F32,
     };
-    let held = weight.dtype();
-    let own = TensorData::new(host(weight)?, [i, o]).convert_dtype(stored).convert_dtype(held);
+    let held = layer.weight.dtype();
+    let own = TensorData::new(host(layer.weight.val())?, [i, o])
+        .convert_dtype(stored)
+        .convert_dtype(held);
     Ok(own == TensorData::new(transposed(&values, o, i), [i, o]).convert_dtype(held))
 }
 

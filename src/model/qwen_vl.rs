@@ -60,8 +60,10 @@ impl QwenVl {
     #[cfg(feature = "cuda")]
     pub fn for_step(&self) -> Self {
         let mut model = self.clone();
-        let layers = model.linear_layers_mut().into_iter().map(|(_, layer)| layer);
-        layers.filter(|layer| cuda::holds(&layer.weight.val())).for_each(Linear::keep_factors);
+        if cuda::is(&model.device()) {
+            let layers = model.linear_layers_mut().into_iter();
+            layers.for_each(|(_, layer)| layer.keep_factors());
+        }
         model
     }
 

@@ -13,7 +13,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{
     Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext, DispatchTensor,
     DispatchTensorKind, Flex, TensorMetadata,
@@ -128,6 +128,15 @@ impl<B: Recording> Operation<1, B> for Known<B> {
     fn backward(&self, (): (), _: FloatTensor<B>, _: [bool; 1]) -> [Option<FloatTensor<B>>; 1] {
         [Some(self.0.clone())]
     }
+}
+
+/// The numbers of a tensor of integers, which never has a tape.
+pub fn integers<B: Recording>(tensor: DispatchTensor) -> IntTensor<B> {
+    let kind = match tensor.kind {
+        DispatchTensorKind::Autodiff(kind) => *kind,
+        kind => kind,
+    };
+    B::from_kind(kind).int()
 }
 
 /// A tensor with or without a tape.

@@ -182,7 +182,7 @@ impl VisionTower {
         );
         // Features are made with a tape for training alone, and only then are inputs dropped.
         let train = parameters::any_trained(self);
-        let pixel_values = cast(pixel_values, self.patch_embed.proj.weight.val().dtype());
+        let pixel_values = cast(pixel_values, self.patch_embed.proj.weight.dtype());
         let x = self.patch_embed.proj.forward(pixel_values, false);
         let e = x.dims()[1];
         let mut x = reorder(x.reshape([f, h * w, e]), &plan.order, unit, &device);

@@ -14,7 +14,8 @@ use safetensors::Dtype;
 use super::config::{Config, Family, VisionConfig};
 use super::host::resident;
 use super::language::{DecoderLayer, Embedding, LanguageModel, Mlp, SelfAttention};
-use super::linear::Linear;
+use super::linear::{Linear, Weight};
+use super::nf4::Nf4;
 use super::norm::{LayerNorm, RmsNorm};
 use super::qwen_vl::QwenVl;
 use super::tensor_files::{Found, TensorFiles, numbers, wrong_type};
@@ -23,6 +24,7 @@ use super::vision::{
     VisionMlp, VisionTower,
 };
 use crate::error::{Error, Result};
+use crate::recipe::Quantize;
 
 /// Hub names of the two tensors that a checkpoint may tie.
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -58,22 +60,31 @@ enum Source<'a> {
 struct Loader<'a> {
     source: Source<'a>,
     dtype: DType,
+    quantize: Option<Quantize>,
     device: &'a Device,
     taken: BTreeMap<String, Vec<usize>>,
 }
 
 /// Loads a model; all parameters are frozen.
 ///
-/// `dtype` is the type of weights and activations, whatever the files hold.
+/// `dtype` is the type of weights and activations, whatever the files hold; where `quantize` says
+/// so, linear layers but `lm_head` are held in fewer bits, made from their weights as `dtype`.
 ///
 /// # Errors
 /// As [`check`], or where `config` ties two that differ.
-pub fn load(config: &Config, files: &TensorFiles, dtype: DType, device: &Device) -> Result<QwenVl> {
+pub fn load(
+    config: &Config,
+    files: &TensorFiles,
+    dtype: DType,
+    quantize: Option<Quantize>,
+    device: &Device,
+) -> Result<QwenVl> {
     check(config, files)?;
     if config.tie_word_embeddings {
         check_tied(files)?;
     }
-    Loader { source: Source::Files(files), dtype, device, taken: BTreeMap::new() }.model(config)
+    let (source, taken) = (Source::Files(files), BTreeMap::new());
+    Loader { source, dtype, quantize, device, taken }.model(config)
 }
 
 /// Checks by their headers that `files` hold the tensors of a model.
@@ -126,10 +137,25 @@ pub fn skeleton(config: &Config) -> Result<QwenVl> {
     Ok(outlined(config)?.0)
 }
 
+/// Hub names and numbers of the layers whose weights [`load`] quantises where asked.
+///
+/// # Errors
+/// Where `config` is inconsistent.
+pub fn quantisable(config: &Config) -> Result<BTreeMap<String, usize>> {
+    let mut model = skeleton(config)?;
+    let layers = model.linear_layers_mut().into_iter().filter(|(name, _)| may_be_quantised(name));
+    Ok(layers.map(|(name, layer)| (name, layer.shape().iter().product())).collect())
+}
+
+/// Whether a linear layer may: all but the head, as in transformers.
+fn may_be_quantised(layer: &str) -> bool {
+    layer != "lm_head"
+}
+
 fn outlined(config: &Config) -> Result<(QwenVl, BTreeMap<String, Vec<usize>>)> {
     let device = Device::flex();
     let (source, dtype, taken) = (Source::Nothing, DType::F32, BTreeMap::new());
-    let mut loader = Loader { source, dtype, device: &device, taken };
+    let mut loader = Loader { source, dtype, quantize: None, device: &device, taken };
     let model = loader.model(config)?;
     Ok((model, loader.taken))
 }
@@ -166,9 +192,22 @@ impl Loader<'_> {
     }
 
     fn linear(&mut self, name: &str, [i, o]: [usize; 2], bias: bool) -> Result<Linear> {
-        let weight = self.tensor(&format!("{name}.weight"), &[o, i], [i, o], true)?;
+        let weight = self.weight(name, [i, o])?;
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), o)?) } else { None };
         Ok(Linear { weight, bias, lora: None })
+    }
+
+    /// A linear layer's weight, quantised where asked.
+    fn weight(&mut self, layer: &str, [i, o]: [usize; 2]) -> Result<Weight> {
+        let name = format!("{layer}.weight");
+        match (&self.source, self.quantize) {
+            (Source::Files(files), Some(Quantize::Nf4)) if may_be_quantised(layer) => {
+                let (values, _) = files.f32(&name)?;
+                self.taken.insert(name, vec![o, i]);
+                Ok(Weight::Nf4(Nf4::new(values, [o, i], self.dtype, self.device)))
+            }
+            _ => Ok(Weight::Dense(self.tensor(&name, &[o, i], [i, o], true)?)),
+        }
     }
 
     fn rms_norm(&mut self, name: &str, n: usize, eps: f64) -> Result<RmsNorm> {
@@ -231,7 +270,8 @@ impl Loader<'_> {
         let name = "visual.patch_embed.proj.weight";
         let side = vision.patch_size;
         let convolution = [e, vision.in_channels, vision.temporal_patch_size, side, side];
-        let weight = self.tensor(name, &convolution, [vision.patch_dim(), e], true)?;
+        let weight =
+            Weight::Dense(self.tensor(name, &convolution, [vision.patch_dim(), e], true)?);
         let blocks = (0..vision.depth)
             .map(|b| self.vision_block(config.family, vision, &format!("visual.blocks.{b}")))
             .collect::<Result<_>>()?;

@@ -210,6 +210,15 @@ impl Train {
 }
 
 impl Recipe {
+    fn quantize_check(&self) -> Check {
+        check(
+            self.model.quantize.is_none() || self.lora.is_some(),
+            &["model", "quantize"],
+            "set, and there is no [lora]",
+            "weights of four bits are not trained: add [lora], or leave quantize out",
+        )
+    }
+
     fn freeze_check(&self) -> Check {
         let all = [Part::Language, Part::Vision, Part::Merger];
         let frozen = self.train.frozen();
@@ -373,6 +382,7 @@ impl Source<'_> {
         checks.push(recipe.image.check());
         checks.extend(recipe.train.checks());
         checks.extend(recipe.eval.checks());
+        checks.push(recipe.quantize_check());
         checks.push(recipe.freeze_check());
         checks.extend(recipe.rate_checks());
         checks.extend(recipe.validation_checks());

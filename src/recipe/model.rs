@@ -11,12 +11,24 @@ pub struct Model {
     /// Type of weights and activations.
     #[serde(default)]
     pub dtype: Dtype,
+    /// In how many bits frozen linear layers are held, all but `lm_head` (LLaMA-Factory:
+    /// `quantization_bit`); as `dtype` says where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Quantize>,
     /// `auto`, `cpu` or `cuda:N`.
     #[serde(default = "auto")]
     pub device: String,
 }
 
 impl Model {
+    /// `device`, and how weights are held there where that is not as they are computed with.
+    pub fn held_on(&self, device: &str) -> String {
+        match self.quantize {
+            None => device.to_owned(),
+            Some(Quantize::Nf4) => format!("{device}, linear layers in NF4"),
+        }
+    }
+
     /// The checkpoint's name: the last part of its path, or of the hub's repository.
     pub fn name(&self) -> String {
         let hub = self.path.strip_prefix("hf://").map(|id| id.split('@').next().unwrap_or(id));
@@ -42,6 +54,15 @@ pub enum Dtype {
     F32,
     /// 16 bits with f32's range.
     Bf16,
+}
+
+/// A form with fewer bits, for QLoRA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantize {
+    /// bitsandbytes' NF4 with double quantisation: 4.13 bits a number (LLaMA-Factory:
+    /// `quantization_bit: 4`).
+    Nf4,
 }
 
 /// A part of the model that can be frozen or trained by itself.

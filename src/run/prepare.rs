@@ -262,7 +262,8 @@ fn load(
     terminal: &Terminal,
 ) -> Result<(QwenVl, Option<AdapterConfig>)> {
     let files = TensorFiles::from_dir(checkpoint)?;
-    let mut model = weights::load(config, &files, chosen.dtype, &chosen.device)?;
+    let quantize = recipe.model.quantize;
+    let mut model = weights::load(config, &files, chosen.dtype, quantize, &chosen.device)?;
     let (model, adapter) = match purpose {
         Purpose::Run => adapt(model, recipe)?,
         Purpose::Evaluation(None) => (model, None),
@@ -273,7 +274,7 @@ fn load(
     };
     let model = model.train();
     let (name, counts) = (places::name(&recipe.model.path), count_by_part(&model));
-    terminal::model(&name, &counts, &chosen.name, terminal);
+    terminal::model(&name, &counts, &recipe.model.held_on(&chosen.name), terminal);
     Ok((model, adapter))
 }
 

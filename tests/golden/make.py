@@ -22,6 +22,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -35,6 +36,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+import bitsandbytes as bnb
 import numpy as np
 import peft
 import tokenizers
@@ -48,6 +50,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoProcessor,
+    BitsAndBytesConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Trainer,
@@ -589,11 +592,11 @@ def write_checkpoint(folder, name):
         write_shards(weights, folder, spec["shards"])
 
 
-def load_model(folder, dtype=torch.float32, attention="eager"):
+def load_model(folder, dtype=torch.float32, attention="eager", **quantized):
     """Loads a checkpoint in `dtype`; a missing, extra or misshapen tensor stops the run."""
     config = json.loads((folder / "config.json").read_text())
     model, info = MODEL_CLASS[config["model_type"]].from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True, **quantized
     )
     problems = {k: v for k, v in info.items() if v and k != "conversion_errors"}
     assert not problems and not info.get("conversion_errors"), info
@@ -1546,12 +1549,57 @@ KINDS = dict(
         rank_pattern={"layers.0.self_attn.q_proj": 2, r".*\.mlp\.down_proj": 6},
         alpha_pattern={r"v_proj": 3},
     ),
+    nf4=dict(target_modules=LANGUAGE_LINEAR, nf4=True),
+    nf4_all_dora=dict(
+        target_modules=f"{LANGUAGE_LINEAR}|{VISION_LINEAR}|{MERGER_LINEAR}",
+        use_dora=True,
+        nf4=True,
+    ),
 )
+# LLaMA-Factory's `quantization_bit: 4` with its defaults, but for the type that is computed in.
+NF4 = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.float32,
+)
+
+
+
+
+def nearest_codes(a, blocksize, by_table=bnb.functional.quantize_blockwise):
+    """bitsandbytes' 8-bit codes as its CUDA kernel has them: on the CPU it looks them up in a table,
+    which is off next to what lies half-way between two."""
+    _, state = by_table(a, blocksize=blocksize)
+    scaled = a * (1 / state.absmax).repeat_interleave(blocksize)[: a.numel()]
+    half_way = (state.code[:-1] + state.code[1:]) / 2
+    return torch.bucketize(scaled, half_way).to(torch.uint8), state
+
+
+bnb.functional.quantize_blockwise = nearest_codes
+
+
+def load_nf4(checkpoint):
+    """The checkpoint with its linear layers, all but lm_head, in four bits."""
+    return load_model(checkpoint, quantization_config=NF4, device_map={"": "cpu"})
+
+
+def nf4_weights(model):
+    """The numbers that some layers have in four bits; and those of a matrix that fills no block."""
+    shown = r"visual.blocks.0.attn.qkv|layers.0.self_attn.k_proj|layers.1.mlp.down_proj"
+    odd = torch.from_numpy(rng("nf4/odd").standard_normal((5, 30)).astype(np.float32))
+    quantised = bnb.functional.quantize_4bit(odd, compress_statistics=True, quant_type="nf4")
+    tensors = {"odd": odd, "odd.values": bnb.functional.dequantize_4bit(*quantised)}
+    for name, module in model.named_modules():
+        if isinstance(module, bnb.nn.Linear4bit) and re.search(shown, name):
+            weight = module.weight
+            tensors[name] = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    return tensors
 
 
 def with_kind(model, seed, kind):
     """The model with an adapter of one kind, all of it random."""
-    own = {k: v for k, v in kind.items() if k != "ratio"}
+    own = {k: v for k, v in kind.items() if k not in ("ratio", "nf4")}
     config = LoraConfig(
         r=4, lora_alpha=8, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM", **own
     )
@@ -1595,7 +1643,8 @@ def strided(tensors):
 
 def adapter_kind(checkpoint, out, seed, kind, batch):
     """One kind of adapter: as PEFT saves it, its logits, gradients and three steps of AdamW."""
-    model = with_kind(load_model(checkpoint), seed, kind)
+    base = load_nf4(checkpoint) if kind.get("nf4") else load_model(checkpoint)
+    model = with_kind(base, seed, kind)
     fresh(out)
     model.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)
@@ -1618,10 +1667,12 @@ def adapter_kind(checkpoint, out, seed, kind, batch):
     )
     log = kind_steps(model, optimiser, batch)
     tensors |= {f"after.{k}": p.detach().clone() for k, p in own.items()}
-    with torch.no_grad():
-        merged = model.merge_and_unload()
-        logits = merged(**model_inputs(merged, batch), use_cache=False).logits
-    tensors["merged_logits"] = logits[0, -8:].clone()
+    # PEFT merges into four bits, and rounds the adapter away.
+    if not kind.get("nf4"):
+        with torch.no_grad():
+            merged = model.merge_and_unload()
+            logits = merged(**model_inputs(merged, batch), use_cache=False).logits
+        tensors["merged_logits"] = logits[0, -8:].clone()
     write_tensors(tensors, out / "case.safetensors")
     ratio = kind.get("ratio", 1.0)
     write_json(dict(KIND_TRAIN, plus_ratio=ratio, steps=log), out / "steps.json")
@@ -1867,6 +1918,7 @@ def write_manifest(root):
         torchvision=torchvision.__version__,
         transformers=transformers.__version__,
         peft=peft.__version__,
+        bitsandbytes=bnb.__version__,
         tokenizers=tokenizers.__version__,
         numpy=np.__version__,
     )
@@ -1934,7 +1986,7 @@ def part_shapes(root):
 
 
 def part_kinds(root):
-    """kinds/: rsLoRA, DoRA, adapters of the vision tower and the merger, full fine-tuning."""
+    """kinds/: rsLoRA, DoRA, adapters of tower and merger, QLoRA, full fine-tuning."""
     media = load_media(root)
     for name in MODELS:
         checkpoint = root / "ckpt" / name
@@ -1944,6 +1996,8 @@ def part_kinds(root):
         for kind, spec in KINDS.items():
             adapter_kind(checkpoint, root / "kinds" / name / kind, name, spec, batch)
         full_kind(checkpoint, root / "kinds" / name / "full", batch)
+        weights = nf4_weights(load_nf4(checkpoint))
+        write_tensors(weights, root / "kinds" / name / "nf4" / "weights.safetensors")
 
 
 PARTS = dict(

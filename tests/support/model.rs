@@ -12,7 +12,7 @@ use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::model::rope::{MediaGrid, Positions};
 use vlm4d_train::model::tensor_files::TensorFiles;
 use vlm4d_train::model::weights::{self, module_name, to_hub};
-use vlm4d_train::recipe::{Loss, Train};
+use vlm4d_train::recipe::{Loss, Quantize, Train};
 use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::trainer::{self, Setup};
 
@@ -24,8 +24,12 @@ pub fn load(name: &str) -> QwenVl {
 }
 
 pub fn load_as(dir: &Path, dtype: DType) -> QwenVl {
-    let files = TensorFiles::from_dir(dir).unwrap();
-    weights::load(&Config::from_dir(dir).unwrap(), &files, dtype, &Device::flex()).unwrap()
+    load_quantised(dir, dtype, None)
+}
+
+pub fn load_quantised(dir: &Path, dtype: DType, quantize: Option<Quantize>) -> QwenVl {
+    let (config, files) = (Config::from_dir(dir).unwrap(), TensorFiles::from_dir(dir).unwrap());
+    weights::load(&config, &files, dtype, quantize, &Device::flex()).unwrap()
 }
 
 /// Processor output of one golden clip or image.

@@ -9,14 +9,16 @@ mod gate;
 mod layout;
 mod lora;
 mod matrix;
+mod nf4;
 mod norm;
 mod rotary;
 mod vector;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{DispatchDevice, Flex};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use super::nf4::{Nf4, Parts};
 use super::record::{self, run};
 
 /// Whether `x` is f32 on the CPU: what the functions of this module take.
@@ -85,6 +87,22 @@ pub fn add_lora<const D: usize>(
 ) -> Tensor<D> {
     let inputs = [y.into_dispatch(), x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
     Tensor::from_dispatch(run(lora::AddLora { scaling: scaling as f32 }, inputs))
+}
+
+/// `x·weight`, f32: `x: […, i]`, `weight: [i, o]` → `[…, o]`.
+pub fn product_by<const D: usize>(x: Tensor<D>, weight: &Nf4) -> Tensor<D> {
+    Tensor::from_dispatch(run(nf4::ByNf4 { weight: parts(weight) }, [x.into_dispatch()]))
+}
+
+/// The numbers of `weight`, f32, as they lie: `[o, i]`.
+pub fn dequantised(weight: &Nf4) -> Tensor<2> {
+    let numbers = nf4::all(&parts(weight));
+    let data = TensorData::new(numbers, parts(weight).shape);
+    Tensor::from_data(data, (&weight.device(), DType::F32))
+}
+
+fn parts(weight: &Nf4) -> Parts<FlexTensor> {
+    weight.parts(|x| record::integers::<Flex>(x.into_dispatch()), untaped)
 }
 
 fn untaped<const D: usize>(x: Tensor<D>) -> FlexTensor {

@@ -8,7 +8,9 @@ use cubek::cubecl::std::tensor::TensorHandle;
 
 use super::Primitive;
 use super::layout::{address, each_of_rows, elem, flat, is_aligned, like, own};
-use super::product::{add_product, product, rows, scaled_product, transposed, with_rows_of};
+use super::product::{
+    Frozen, add_product, product, rows, scaled_product, transposed, with_rows_of,
+};
 use crate::model::record::Operation;
 
 /// `x·weight + bias + scaling · (left·a)·b` of `x, left: […, i]`, in whose type it is computed, and
@@ -17,7 +19,7 @@ use crate::model::record::Operation;
 #[derive(Clone, Debug)]
 pub struct Adapted {
     /// `[i, o]`.
-    pub weight: Primitive,
+    pub weight: Frozen,
     /// `[o]`.
     pub bias: Option<Primitive>,
     /// What the update is multiplied by.
@@ -41,7 +43,7 @@ impl Operation<4, Cuda> for Adapted {
 
     fn forward(&self, [x, left, a, _]: [Primitive; 4]) -> (Primitive, Saved) {
         let (left, learned, [a, b]) = (rows(left), a.dtype, self.factors.clone());
-        let y = product(rows(x.clone()), self.weight.clone());
+        let y = product(rows(x.clone()), self.weight.values(x.dtype));
         let xa = product(left.clone(), a);
         let y = match self.bias.clone() {
             None => add_product(y, xa.clone(), b),
@@ -59,7 +61,7 @@ impl Operation<4, Cuda> for Adapted {
         let (g, [a, b]) = (rows(gradient.clone()), self.factors.clone());
         let (d_xa, a) = (product(g.clone(), transposed(b)), transposed(a));
         let dx = wanted[0].then(|| {
-            let dx = product(g.clone(), transposed(self.weight.clone()));
+            let dx = product(g.clone(), transposed(self.weight.values(g.dtype)));
             if wanted[1] { dx } else { add_product(dx, d_xa.clone(), a.clone()) }
         });
         let d_left = wanted[1].then(|| product(d_xa.clone(), a));

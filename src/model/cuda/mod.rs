@@ -14,6 +14,7 @@ mod cublas;
 mod gate;
 mod layout;
 mod lora;
+mod nf4;
 mod norm;
 mod optimiser;
 mod product;
@@ -28,8 +29,11 @@ use burn::backend::{
 use burn::tensor::ops::PadMode;
 use burn::tensor::{DType, Device, Tensor};
 
+use self::product::Frozen;
 use super::attention::Trunk;
-use super::record::{Input, Recording, run};
+use super::linear::Weight;
+use super::nf4::{Nf4, Parts};
+use super::record::{self, Input, Recording, run};
 
 pub use optimiser::Step;
 
@@ -50,7 +54,12 @@ impl Recording for Cuda {
 
 /// Whether `x` is on a GPU.
 pub fn holds<const D: usize>(x: &Tensor<D>) -> bool {
-    matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
+    is(&x.device())
+}
+
+/// Whether `device` is a GPU.
+pub fn is(device: &Device) -> bool {
+    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Cube(_))
 }
 
 /// Whether `x` is bf16 on a GPU: what [`attention`] takes.
@@ -89,8 +98,30 @@ pub fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
     Tensor::from_dispatch(if weight.is_tracked() {
         run(product::Product, [x.into_dispatch(), weight.into_dispatch()])
     } else {
-        run(product::ByFrozen { weight: untaped(weight) }, [x.into_dispatch()])
+        run(product::ByFrozen { weight: Frozen::Dense(untaped(weight)) }, [x.into_dispatch()])
     })
+}
+
+/// `x·weight` with a weight in four bits: `x: […, i]` → `[…, o]`.
+pub fn product_by<const D: usize>(x: Tensor<D>, weight: &Nf4) -> Tensor<D> {
+    let weight = Frozen::Nf4(parts(weight));
+    Tensor::from_dispatch(run(product::ByFrozen { weight }, [x.into_dispatch()]))
+}
+
+/// The numbers of `weight`, `[i, o]`, in its type.
+pub fn dequantised(weight: &Nf4) -> Tensor<2> {
+    tensor(Frozen::Nf4(parts(weight)).values(weight.dtype()))
+}
+
+fn parts(weight: &Nf4) -> Parts<Primitive> {
+    weight.parts(|x| record::integers::<Cuda>(x.into_dispatch()), untaped)
+}
+
+fn frozen(weight: &Weight) -> Frozen {
+    match weight {
+        Weight::Dense(weight) => Frozen::Dense(untaped(weight.val())),
+        Weight::Nf4(weight) => Frozen::Nf4(parts(weight)),
+    }
 }
 
 /// `x·weight + bias + scaling · (left·a)·b`: `x: […, i]`; `weight: [i, o]` and `bias: [o]`, without
@@ -98,7 +129,7 @@ pub fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
 /// of any type, in which their gradients are; `factors` are [theirs](factors).
 pub fn adapted<const D: usize>(
     [x, left]: [Tensor<D>; 2],
-    weight: Tensor<2>,
+    weight: &Weight,
     bias: Option<Tensor<1>>,
     [a, b]: [Tensor<2>; 2],
     factors: [Tensor<2>; 2],
@@ -107,7 +138,7 @@ pub fn adapted<const D: usize>(
     let [a, b] = whole_ranks(a, b);
     let inputs = [x.into_dispatch(), left.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
     let operation = lora::Adapted {
-        weight: untaped(weight),
+        weight: frozen(weight),
         bias: bias.map(untaped),
         scaling: scaling as f32,
         factors: factors.map(untaped),

@@ -12,7 +12,8 @@ use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 
 use super::layout::scaled;
-use super::{Primitive, cublas};
+use super::{Primitive, cublas, nf4};
+use crate::model::nf4::Parts;
 use crate::model::record::Operation;
 
 /// A product with as many columns has small tiles, however many rows.
@@ -44,22 +45,41 @@ impl Operation<2, Cuda> for Product {
     }
 }
 
+/// A weight that has no gradient, `[i, o]`.
+#[derive(Clone, Debug)]
+pub enum Frozen {
+    Dense(Primitive),
+    Nf4(Parts<Primitive>),
+}
+
+impl Frozen {
+    /// Its numbers; those of four bits each are made anew as `dtype`.
+    pub fn values(&self, dtype: DType) -> Primitive {
+        match self {
+            Self::Dense(weight) => weight.clone(),
+            Self::Nf4(weight) => transposed(nf4::dequantised(weight, dtype)),
+        }
+    }
+}
+
 /// `x·weight` with a weight that has no gradient: `[…, i]` → `[…, o]`. It keeps no `x`.
 #[derive(Clone, Debug)]
 pub struct ByFrozen {
     /// `[i, o]`.
-    pub weight: Primitive,
+    pub weight: Frozen,
 }
 
 impl Operation<1, Cuda> for ByFrozen {
     type Saved = ();
 
     fn forward(&self, [x]: [Primitive; 1]) -> (Primitive, ()) {
-        (with_rows_of(&x, product(rows(x.clone()), self.weight.clone())), ())
+        let weight = self.weight.values(x.dtype);
+        (with_rows_of(&x, product(rows(x.clone()), weight)), ())
     }
 
     fn backward(&self, (): (), gradient: Primitive, _: [bool; 1]) -> [Option<Primitive>; 1] {
-        let dx = product(rows(gradient.clone()), transposed(self.weight.clone()));
+        let weight = self.weight.values(gradient.dtype);
+        let dx = product(rows(gradient.clone()), transposed(weight));
         [Some(with_rows_of(&gradient, dx))]
     }
 }

@@ -10,6 +10,7 @@ use crate::eval::rounds::Round;
 use crate::model::config::Config;
 use crate::model::parameters::PartCount;
 use crate::model::rope::MediaGrid;
+use crate::model::weights;
 use crate::number::thousands;
 use crate::places;
 use crate::recipe::{Part, Recipe};
@@ -87,6 +88,8 @@ pub struct Facts {
     pub recipe: Recipe,
     pub config: Config,
     pub counts: BTreeMap<Part, PartCount>,
+    /// Numbers of each layer whose weights are quantised.
+    pub quantised: BTreeMap<String, usize>,
     pub on_cpu: bool,
     /// Bytes of one weight and of one number of an activation.
     pub width: usize,
@@ -118,8 +121,8 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let (config, chat, reader) = read_checkpoint(&place.dir, &recipe)?;
     let counts = counts(&recipe, &config)?;
     let questions = Questions::read(&recipe, true, terminal)?;
-    let device = if on_cpu { "cpu" } else { "a GPU" };
-    terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
+    let device = recipe.model.held_on(if on_cpu { "cpu" } else { "a GPU" });
+    terminal::model(&places::name(&recipe.model.path), &counts, &device, terminal);
     let parts = &questions.parts;
     terminal::data(&recipe, &questions.entries, &parts.split, parts.all(), terminal);
     terminal::mirrored(&recipe, questions.learned(), terminal);
@@ -146,12 +149,14 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let sample_bytes = encoded.map(Sample::bytes).sum();
     let training = sequences(&encoder, &examples);
     check_weights(&recipe, &place.dir, &config)?;
+    let quantised = recipe.model.quantize.map(|_| weights::quantisable(&config)).transpose()?;
     let file = std::fs::metadata(place.dir.join("tokenizer.json"));
     Ok(Facts {
         tokenizer_bytes: file.map_or(0, |file| file.len() as usize),
         width: dtype.size(),
         config,
         counts,
+        quantised: quantised.unwrap_or_default(),
         on_cpu,
         frames,
         course: Course::new(&recipe.train, samples.epochs[0].len()),

@@ -2,6 +2,7 @@
 
 use crate::features::{AHEAD, IN_MEMORY, readers};
 use crate::model::attention::{SCORES_AT_ONCE, scores_at_once};
+use crate::model::nf4;
 use crate::model::rope::MediaGrid;
 use crate::number::{size, thousands};
 use crate::recipe::{Best, Part};
@@ -101,14 +102,36 @@ impl Facts {
             Term { what: "samples", bytes: samples, lower: "lower data.max_questions" },
             Term {
                 what: "weights",
-                bytes: (all - adapter) * self.width + 4 * adapter,
+                bytes: self.weight_bytes(all - adapter, |_| true) + 4 * adapter,
                 lower: if self.width == 4 && !self.on_cpu {
                     "set model.dtype = \"bf16\""
+                } else if self.recipe.lora.is_some() && self.quantised.is_empty() {
+                    "set model.quantize = \"nf4\""
                 } else {
                     "take a smaller model"
                 },
             },
+            Term { what: "a layer's weights", bytes: self.dequantised(), lower: "" },
         ]
+    }
+
+    /// Bytes of `all` weights of the parts that are `meant`, as they are held.
+    fn weight_bytes(&self, all: usize, meant: impl Fn(Part) -> bool) -> usize {
+        let quantised: usize = self.quantised_of(meant).sum();
+        (all - quantised) * self.width + nf4::bytes(quantised)
+    }
+
+    /// Numbers of each quantised layer of the parts that are `meant`.
+    fn quantised_of(&self, meant: impl Fn(Part) -> bool) -> impl Iterator<Item = usize> {
+        self.quantised.iter().filter(move |(name, _)| meant(Part::of(name))).map(|(_, n)| *n)
+    }
+
+    /// Bytes of the largest quantised layer's numbers, where they exist all at once: on a GPU, and for
+    /// the lengths of `DoRA`.
+    fn dequantised(&self) -> usize {
+        let whole = !self.on_cpu || self.recipe.lora.as_ref().is_some_and(|lora| lora.use_dora);
+        let largest = self.quantised.values().max().copied().unwrap_or(0);
+        if whole { largest * self.width } else { 0 }
     }
 
     /// Scores of a layer of the vision tower over the largest of what is shown.
@@ -189,8 +212,11 @@ impl Facts {
         let flops = times as f64 * groups.map(group).sum::<f64>();
         let size = self.recipe.eval.batch_size;
         let batches: usize = asked.iter().map(|batch| batch.prompts().div_ceil(size)).sum();
-        let weights = self.width * self.counts[&Part::Language].all;
-        let reads = (times * batches * new * weights) as f64;
+        let is_language = |part| part == Part::Language;
+        let held = self.weight_bytes(self.counts[&Part::Language].all, is_language);
+        // Those of quantised weights are written and read once more.
+        let made: usize = 2 * self.width * self.quantised_of(is_language).sum::<usize>();
+        let reads = (times * batches * new * (held + made)) as f64;
         let prompts = thousands(asked.iter().map(Batch::prompts).sum());
         let again = if times > 1 { format!("{times} × ") } else { String::new() };
         let times = format!("{again}{prompts} prompts, {new} new tokens at most");

@@ -1,0 +1,229 @@
+//! Frozen weights in four bits, for QLoRA: NF4 with double quantisation, number for number what
+//! bitsandbytes' `Linear4bit` has (`quant_type = "nf4"`, `compress_statistics = True`).
+//!
+//! A matrix in the hub's layout, row by row, is cut into blocks of 64. Each number is the nearest of
+//! 16, times its block's largest magnitude. These magnitudes, less their mean, take eight bits each:
+//! the nearest of 256 numbers, times the largest magnitude of 256 of them. All in all a number takes
+//! 4.13 bits. Source: Dettmers et al. 2023, "QLoRA"; bitsandbytes' `quantize_4bit`.
+//!
+//! Letters: `i` inputs, `o` outputs, `b` blocks.
+
+use std::sync::LazyLock;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, bf16};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::cpu;
+use super::host::resident;
+use super::linear::cast;
+use crate::error::{Error, Result};
+use crate::hash::hex;
+
+/// Numbers that share a magnitude.
+pub const BLOCK: usize = 64;
+/// Magnitudes that share a range.
+pub const SCALES: usize = 256;
+/// Codes in a word.
+pub const WORD: usize = 8;
+/// Where in its word each code stands: of a byte's two the first in the upper half.
+pub const SHIFTS: [u32; WORD] = [4, 0, 12, 8, 20, 16, 28, 24];
+
+/// What the codes of numbers stand for: quantiles of a normal distribution (QLoRA, appendix E).
+pub const NUMBERS: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// What the codes of magnitudes stand for, in order: for each power of ten from 10⁻⁶ to 1 twice as many steps
+/// between a tenth of it and itself, either sign; 0 and 1 (bitsandbytes' `create_dynamic_map`).
+pub static MAGNITUDES: LazyLock<[f32; 256]> = LazyLock::new(|| {
+    let mut numbers = vec![0.0, 1.0];
+    for power in 0..7 {
+        let steps = 1 << power;
+        let unit = 10f64.powi(power - 6);
+        for step in 0..steps {
+            let middle = 0.1 + 0.9 * (f64::from(step) + 0.5) / f64::from(steps);
+            numbers.extend([unit * middle, -unit * middle]);
+        }
+    }
+    numbers.sort_by(f64::total_cmp);
+    std::array::from_fn(|i| numbers[i] as f32)
+});
+
+/// Half-way between two of them.
+static BETWEEN: LazyLock<Vec<f32>> =
+    LazyLock::new(|| MAGNITUDES.windows(2).map(|pair| f32::midpoint(pair[0], pair[1])).collect());
+
+/// Bytes that so many `numbers` take.
+pub fn bytes(numbers: usize) -> usize {
+    let blocks = numbers.div_ceil(BLOCK);
+    numbers.div_ceil(2) + blocks + 4 * blocks.div_ceil(SCALES)
+}
+
+/// A frozen matrix, `[i, o]`.
+#[derive(Module, Debug)]
+pub struct Nf4 {
+    /// u32: `[⌈i·o / 8⌉]`.
+    codes: Tensor<1, Int>,
+    /// Codes of the blocks' magnitudes, u8: `[b]`.
+    scales: Tensor<1, Int>,
+    /// `[⌈b / 256⌉]`.
+    ranges: Tensor<1>,
+    /// [`NUMBERS`] and [`MAGNITUDES`], where a GPU finds them.
+    tables: Tensor<1>,
+    /// Mean of the magnitudes.
+    offset: f32,
+    inputs: usize,
+    outputs: usize,
+    #[module(skip)]
+    dtype: DType,
+}
+
+/// The same as a backend has it, which computes with it.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "as in `Nf4`")]
+pub struct Parts<T> {
+    pub codes: T,
+    pub scales: T,
+    pub ranges: T,
+    pub tables: T,
+    pub offset: f32,
+    /// `[o, i]`, as the numbers lie.
+    pub shape: [usize; 2],
+}
+
+impl Nf4 {
+    /// The matrix of `values`, `[o, i]` row by row, as they are in `dtype`, in which its numbers are
+    /// asked for.
+    pub fn new(mut values: Vec<f32>, [o, i]: [usize; 2], dtype: DType, device: &Device) -> Self {
+        if dtype == DType::BF16 {
+            values.par_iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+        }
+        let blocks: Vec<([u32; BLOCK / WORD], f32)> =
+            values.par_chunks(BLOCK).map(quantised).collect();
+        let offset = blocks.iter().map(|(_, largest)| f64::from(*largest)).sum::<f64>();
+        let offset = (offset / blocks.len().max(1) as f64) as f32;
+        let (scales, ranges): (Vec<Vec<u8>>, Vec<f32>) = blocks
+            .par_chunks(SCALES)
+            .map(|blocks| compressed(blocks.iter().map(|(_, largest)| largest - offset)))
+            .unzip();
+        let mut codes: Vec<u32> = blocks.into_iter().flat_map(|(codes, _)| codes).collect();
+        codes.truncate(values.len().div_ceil(WORD));
+        let [words, b] = [codes.len(), scales.iter().map(Vec::len).sum()];
+        let tables = [&NUMBERS[..], &MAGNITUDES[..]].concat();
+        Self {
+            codes: resident(TensorData::new(codes, [words]), device, DType::U32),
+            scales: resident(TensorData::new(scales.concat(), [b]), device, DType::U8),
+            ranges: resident(TensorData::from(&ranges[..]), device, DType::F32),
+            tables: resident(TensorData::from(&tables[..]), device, DType::F32),
+            offset,
+            inputs: i,
+            outputs: o,
+            dtype,
+        }
+    }
+
+    /// `[i, o]`.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.inputs, self.outputs]
+    }
+
+    /// The type in which its numbers are asked for.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        self.ranges.device()
+    }
+
+    /// Its numbers, `[i, o]`.
+    pub fn values(&self) -> Tensor<2> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::holds(&self.ranges) {
+            return super::cuda::dequantised(self);
+        }
+        cast(cpu::dequantised(self), self.dtype).transpose()
+    }
+
+    /// `x·W`: `x: […, i]` → `[…, o]`. What goes back through it costs the numbers once more: they
+    /// are not kept.
+    pub fn product<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::holds(&x) {
+            return super::cuda::product_by(x, self);
+        }
+        let dtype = x.dtype();
+        cast(cpu::product_by(cast(x, DType::F32), self), dtype)
+    }
+
+    /// What tells it from another.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn fingerprint(&self) -> Result<String> {
+        let (int, float) = (Tensor::<1, Int>::try_into_data, Tensor::<1>::try_into_data);
+        let Parts { codes, scales, ranges, .. } = self.parts(int, float);
+        let mut hasher = Sha256::new();
+        for data in [codes, scales, ranges] {
+            hasher.update(data.map_err(|e| Error::device(&format!("{e:?}")))?.as_bytes());
+        }
+        let hash = hex(&hasher.finalize());
+        Ok(format!("{:?} {:?} nf4 {} {hash}", self.shape(), self.dtype, self.offset))
+    }
+
+    /// Its parts, each taken as a backend has it.
+    pub(super) fn parts<T>(
+        &self,
+        int: impl Fn(Tensor<1, Int>) -> T,
+        float: impl Fn(Tensor<1>) -> T,
+    ) -> Parts<T> {
+        Parts {
+            codes: int(self.codes.clone()),
+            scales: int(self.scales.clone()),
+            ranges: float(self.ranges.clone()),
+            tables: float(self.tables.clone()),
+            offset: self.offset,
+            shape: [self.outputs, self.inputs],
+        }
+    }
+}
+
+/// The codes of a block, and its largest magnitude.
+fn quantised(block: &[f32]) -> ([u32; BLOCK / WORD], f32) {
+    let largest = block.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    let factor = 1.0 / largest.max(1e-38);
+    let bounds: [f32; 15] = std::array::from_fn(|i| f32::midpoint(NUMBERS[i], NUMBERS[i + 1]));
+    let mut words = [0; BLOCK / WORD];
+    for (k, x) in block.iter().enumerate() {
+        let scaled = (x * factor).clamp(-1.0, 1.0);
+        let code = bounds.iter().map(|bound| u32::from(scaled > *bound)).sum::<u32>();
+        words[k / WORD] |= code << SHIFTS[k % WORD];
+    }
+    (words, largest)
+}
+
+/// The codes of some magnitudes, and their largest.
+fn compressed(magnitudes: impl Iterator<Item = f32> + Clone) -> (Vec<u8>, f32) {
+    let largest = magnitudes.clone().fold(0f32, |largest, x| largest.max(x.abs()));
+    let factor = 1.0 / largest.max(1e-38);
+    let code = |x: f32| BETWEEN.partition_point(|bound| *bound < x * factor) as u8;
+    (magnitudes.map(code).collect(), largest)
+}
