@@ -27,7 +27,8 @@ SHAPES = dict(
     medium=(1024, 4096, 8, 8, 2, 50000, 512, 8, 8),
 )
 LORA, FULL, VISION = "[lora]\n", "", '[lora]\nscope = ["language", "vision", "merger"]\n'
-# shape, frames, tokens of a frame pair, [lora], [train]
+NF4 = 'quantize = "nf4"\n'
+# shape, frames, tokens of a frame pair, [lora], [train], and of [model] how weights are held
 CASES = [
     ("nano", 4, 16, LORA, ""),
     ("nano", 16, 64, LORA, ""),
@@ -42,6 +43,8 @@ CASES = [
     ("small", 16, 64, FULL, ""),
     ("medium", 8, 64, LORA, ""),
     ("medium", 8, 64, FULL, ""),
+    ("small", 16, 64, LORA, "", NF4),
+    ("medium", 8, 64, LORA, "", NF4),
 ]
 
 
@@ -104,7 +107,7 @@ def main():
         demo = ["data", "demo", "--out", "demo", "--real-videos", "8", "--synthetic-videos", "1"]
         peak_of([program, *demo], work)
     print(f"{'case':<52}{'plan MiB':>10}{'run MiB':>10}{'plan / run':>12}")
-    for shape, frames, tokens, lora, train in CASES:
+    for shape, frames, tokens, lora, train, *held in CASES:
         if args.only and shape not in args.only.split(","):
             continue
         model = work / shape
@@ -115,7 +118,7 @@ def main():
             maker.join()
         shutil.rmtree(work / "runs", ignore_errors=True)
         (work / "r.toml").write_text(
-            f'[model]\npath = "{model}"\n[data]\npath = "demo"\ncache_gib = 0\n'
+            f'[model]\npath = "{model}"\n{"".join(held)}[data]\npath = "demo"\ncache_gib = 0\n'
             f"[video]\nfps = 8.0\nmax_frames = {frames}\nmax_pixels = {tokens * 28 * 28}\n"
             f"{lora}[train]\nmax_steps = 2\ngrad_accum = 1\n{train}\n"
             "[eval]\nmax_new_tokens = 2\ncontrols = []\n"
@@ -126,7 +129,7 @@ def main():
         _, peak = peak_of([program, "r.toml"], work)
         peak /= 2**20
         kind = {LORA: "lora", FULL: "full", VISION: "lora, vision too"}[lora]
-        case = f"{shape}, {frames} frames of {tokens} tokens, {kind} {train}"
+        case = f"{shape}, {frames} frames of {tokens} tokens, {kind} {train}{' in NF4' * len(held)}"
         print(f"{case:<52}{planned:>10.0f}{peak:>10.0f}{planned / peak:>12.2f}", flush=True)
 
 

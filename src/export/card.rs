@@ -10,6 +10,7 @@ use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::paired;
 use crate::places;
+use crate::recipe::Quantize;
 use crate::report::accuracy::{INTERVALS, P, interval, p, points, small, title};
 use crate::report::controls;
 use crate::report::finished::Finished;
@@ -68,6 +69,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         lora => kind != Kind::Full,
         adapter => kind == Kind::Adapter,
         merged => kind == Kind::Merged,
+        nf4 => recipe.model.quantize == Some(Quantize::Nf4),
         model => recipe.model.name(),
         what => match kind {
             Kind::Adapter => "A LoRA adapter",

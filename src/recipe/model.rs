@@ -21,11 +21,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// `device`, and how weights are held there where that is not as they are computed with.
-    pub fn held_on(&self, device: &str) -> String {
+    /// `what`, the model or where it is, with how its weights are held, where that is not as they are
+    /// computed with.
+    pub fn held(&self, what: &str) -> String {
         match self.quantize {
-            None => device.to_owned(),
-            Some(Quantize::Nf4) => format!("{device}, linear layers in NF4"),
+            None => what.to_owned(),
+            Some(Quantize::Nf4) => format!("{what} with linear layers in NF4"),
         }
     }
 

@@ -49,7 +49,7 @@ fn report(
     let _ = writeln!(
         text,
         "{} trained on {} with seed {seed}, tested on {}; {split} with seed {split_seed}.\n",
-        recipe.model.path,
+        recipe.model.held(&recipe.model.path),
         split::trained_on(&split::limited(dir, recipe)?, &recipe.data.train),
         recipe.data.test_subsets().join(" + ")
     );

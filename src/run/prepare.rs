@@ -274,7 +274,7 @@ fn load(
     };
     let model = model.train();
     let (name, counts) = (places::name(&recipe.model.path), count_by_part(&model));
-    terminal::model(&name, &counts, &recipe.model.held_on(&chosen.name), terminal);
+    terminal::model(&name, &counts, &recipe.model.held(&chosen.name), terminal);
     Ok((model, adapter))
 }
 

@@ -80,7 +80,7 @@ fn page(
         "report.html",
         context! {
             title => title(dir),
-            model => recipe.model.name(),
+            model => recipe.model.held(&recipe.model.name()),
             trained_on => split::trained_on(&split::limited(dir, recipe)?, &recipe.data.train),
             tested_on => recipe.data.test_subsets().join(" + "),
             seed,

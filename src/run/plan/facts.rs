@@ -121,7 +121,7 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let (config, chat, reader) = read_checkpoint(&place.dir, &recipe)?;
     let counts = counts(&recipe, &config)?;
     let questions = Questions::read(&recipe, true, terminal)?;
-    let device = recipe.model.held_on(if on_cpu { "cpu" } else { "a GPU" });
+    let device = recipe.model.held(if on_cpu { "cpu" } else { "a GPU" });
     terminal::model(&places::name(&recipe.model.path), &counts, &device, terminal);
     let parts = &questions.parts;
     terminal::data(&recipe, &questions.entries, &parts.split, parts.all(), terminal);
