@@ -101,6 +101,9 @@ struct Model {
     /// As a recipe's `model.dtype`.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
+    /// As a recipe's `model.quantize = "nf4"`.
+    #[arg(long)]
+    nf4: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -173,12 +176,14 @@ fn main() -> Result<(), Failure> {
 }
 
 /// The cases of the table: title and arguments.
-const CASES: [(&str, &[&str]); 6] = [
+const CASES: [(&str, &[&str]); 8] = [
     ("train, features kept, activations kept", &[]),
     ("train, features kept, recomputed by layer", &["--recompute"]),
+    ("train, recomputed, linear layers in NF4", &["--recompute", "--nf4"]),
     ("train, features anew, activations kept", &["--fresh-features"]),
     ("train, features anew, recomputed by layer", &["--fresh-features", "--recompute"]),
     ("answer freely (16 tokens), features kept", &["--task", "freeform"]),
+    ("answer freely, linear layers in NF4", &["--task", "freeform", "--nf4"]),
     ("answer a letter, features kept", &["--task", "letter"]),
 ];
 
@@ -225,15 +230,16 @@ fn table(rounds: usize) -> Result<(), Failure> {
 impl Model {
     /// The model with its adapter, and where it is.
     fn load(&self) -> Result<(QwenVl, Chosen), Failure> {
+        let quantize = self.nf4.then_some(recipe::Quantize::Nf4);
         let chosen = device::choose(&recipe::Model {
             path: self.path.display().to_string(),
             dtype: if self.dtype == Dtype::F32 { recipe::Dtype::F32 } else { recipe::Dtype::Bf16 },
             device: self.device.clone(),
-            quantize: None,
+            quantize,
         })?;
         let config = Config::from_dir(&self.path)?;
         let files = TensorFiles::from_dir(&self.path)?;
-        let mut model = weights::load(&config, &files, chosen.dtype, None, &chosen.device)?;
+        let mut model = weights::load(&config, &files, chosen.dtype, quantize, &chosen.device)?;
         match &self.adapter {
             Some(dir) => drop(peft::load(&mut model, dir, 0.0)?),
             None => drop(peft::attach(&mut model, &recipe::Lora::default(), 0)?),
