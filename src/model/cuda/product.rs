@@ -47,6 +47,7 @@ impl Operation<2, Cuda> for Product {
 
 /// A weight that has no gradient, `[i, o]`.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each product that is recorded")]
 pub enum Frozen {
     Dense(Primitive),
     Nf4(Parts<Primitive>),
