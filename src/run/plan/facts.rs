@@ -88,6 +88,8 @@ pub struct Facts {
     pub config: Config,
     pub counts: BTreeMap<Part, PartCount>,
     pub on_cpu: bool,
+    /// How many share the work.
+    pub devices: usize,
     /// Bytes of one weight and of one number of an activation.
     pub width: usize,
     pub tokenizer_bytes: usize,
@@ -118,8 +120,13 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let (config, chat, reader) = read_checkpoint(&place.dir, &recipe)?;
     let counts = counts(&recipe, &config)?;
     let questions = Questions::read(&recipe, true, terminal)?;
-    let device = if on_cpu { "cpu" } else { "a GPU" };
-    terminal::model(&places::name(&recipe.model.path), &counts, device, terminal);
+    let devices = recipe.model.device.number();
+    let device = match devices {
+        _ if on_cpu => "cpu".to_owned(),
+        1 => "a GPU".into(),
+        n => format!("{n} GPUs"),
+    };
+    terminal::model(&places::name(&recipe.model.path), &counts, &device, terminal);
     let parts = &questions.parts;
     terminal::data(&recipe, &questions.entries, &parts.split, parts.all(), terminal);
     terminal::mirrored(&recipe, questions.learned(), terminal);
@@ -153,6 +160,7 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         config,
         counts,
         on_cpu,
+        devices,
         frames,
         course: Course::new(&recipe.train, samples.epochs[0].len()),
         sample_bytes,
