@@ -6,14 +6,14 @@ use burn::tensor::{DType, Device};
 
 use crate::error::{Error, Result};
 use crate::model::cpu;
-use crate::recipe::{Dtype, Model};
+use crate::recipe::{Devices, Dtype, Model};
 
-/// A device and what to call it.
+/// Devices and what to call them.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// The device, without autodiff.
-    pub device: Device,
-    /// `cpu`, `cuda:0` or `cuda:0 without cuBLAS`.
+    /// The devices, without autodiff; at least one.
+    pub devices: Vec<Device>,
+    /// `cpu`, `cuda:0`, `cuda:0 without cuBLAS` or `cuda:0, cuda:1`.
     pub name: String,
     /// Type of weights and activations.
     pub dtype: DType,
@@ -27,14 +27,7 @@ pub struct Chosen {
 /// # Errors
 /// Where the device's name is none.
 pub fn planned(model: &Model) -> Result<(bool, DType)> {
-    let on_cpu = match model.device.as_str() {
-        "cpu" => true,
-        "auto" => !cfg!(feature = "cuda"),
-        name => {
-            gpu_index(name)?;
-            false
-        }
-    };
+    let on_cpu = wanted(model, cfg!(feature = "cuda"))?.is_empty();
     Ok((on_cpu, dtype(model.dtype, on_cpu)))
 }
 
@@ -47,6 +40,17 @@ fn dtype(wanted: Dtype, on_cpu: bool) -> DType {
     }
 }
 
+/// The GPUs that a recipe asks for, by number; none for the CPU. `auto` is the first GPU where `any`
+/// is there.
+fn wanted(model: &Model, any: bool) -> Result<Vec<usize>> {
+    let indices = |name: &String| match &**name {
+        "cpu" => Ok(vec![]),
+        "auto" => Ok(if any { vec![0] } else { vec![] }),
+        name => Ok(vec![gpu_index(name)?]),
+    };
+    Ok(model.device.names().iter().map(indices).collect::<Result<Vec<_>>>()?.concat())
+}
+
 /// `N` of `cuda:N`.
 fn gpu_index(name: &str) -> Result<usize> {
     let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
@@ -57,30 +61,32 @@ fn gpu_index(name: &str) -> Result<usize> {
     })
 }
 
-/// The device that a recipe asks for.
+/// The devices that a recipe asks for.
 ///
 /// # Errors
-/// Where there is no such device, or something that it needs is missing; none is put in its place.
+/// Where one is not there, or something that it needs is missing; none is put in its place.
 pub fn choose(model: &Model) -> Result<Chosen> {
     keep_kernels();
     let gpus = gpus();
-    let wanted = match (model.device.as_str(), gpus.is_empty()) {
-        ("auto", true) | ("cpu", _) => None,
-        ("auto", false) => Some(0),
-        (name, _) => Some(gpu_index(name)?),
-    };
-    let Some(index) = wanted else {
-        let (device, dtype) = (Device::flex(), dtype(model.dtype, true));
-        let note = if model.device == "auto" { why_no_gpu() } else { None };
-        return Ok(Chosen { device, name: "cpu".into(), dtype, note });
-    };
+    let wanted = wanted(model, !gpus.is_empty())?;
+    if wanted.is_empty() {
+        let (devices, dtype) = (vec![Device::flex()], dtype(model.dtype, true));
+        let note = if model.device == Devices::default() { why_no_gpu() } else { None };
+        return Ok(Chosen { devices, name: "cpu".into(), dtype, note });
+    }
     let dtype = dtype(model.dtype, false);
-    prepare_cuda(gpus.len(), index, dtype)?;
-    let device = gpus.into_iter().nth(index).ok_or_else(|| no_such_gpu(index))?;
-    let note = why_no_cublas(&device);
-    // Other products round otherwise: what is gone on with has the same.
-    let products = if note.is_some() { " without cuBLAS" } else { "" };
-    Ok(Chosen { device, name: format!("cuda:{index}{products}"), dtype, note })
+    let (mut devices, mut names, mut note) = (vec![], vec![], None);
+    for index in wanted {
+        prepare_cuda(gpus.len(), index, dtype)?;
+        let device = gpus.get(index).cloned().ok_or_else(|| no_such_gpu(index))?;
+        let why = why_no_cublas(&device);
+        // Other products round otherwise: what is gone on with has the same.
+        let products = if why.is_some() { " without cuBLAS" } else { "" };
+        names.push(format!("cuda:{index}{products}"));
+        devices.push(device);
+        note = note.or(why);
+    }
+    Ok(Chosen { devices, name: names.join(", "), dtype, note })
 }
 
 /// Bytes that this process holds of the memory that `device` has; 0 where the system does not say.

@@ -1,7 +1,7 @@
 //! Frames → patches → vision features, computed once per video and kept. An image is a video of one
 //! frame here.
 //!
-//! Decoding runs in threads ahead of the vision tower. What is read is kept in memory up to a
+//! Decoding runs in threads ahead of the vision tower, and several devices share the work. What is read is kept in memory up to a
 //! limit and on disk ([`Cache`]), for the rest of the run and for the next: frames as they are cut
 //! into patches, and, while the vision tower is frozen, its features. Where neither has them, they
 //! are made again: a run's numbers do not depend on what was kept.
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
@@ -22,6 +23,7 @@ use crate::data::reader::{Reader, Sampled};
 use crate::data::variant::{Shown, Variant};
 use crate::data::video::Frames;
 use crate::error::{Error, Result};
+use crate::lanes::Lanes;
 use crate::model::parameters;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
@@ -120,6 +122,17 @@ pub struct Summary {
     pub again: bool,
 }
 
+impl Summary {
+    /// Counts what another lane read.
+    fn add(&mut self, other: Self) {
+        self.from_cache += other.from_cache;
+        self.decoding_s += other.decoding_s;
+        self.tower_s += other.tower_s;
+        self.bytes += other.bytes;
+        self.sideways.extend(other.sideways);
+    }
+}
+
 /// What is kept in memory.
 #[derive(Default)]
 struct Memory {
@@ -147,17 +160,18 @@ enum Ahead {
 
 impl Videos {
     /// Reads `videos`, relative to `dir`, or finds them in `cache`; `progress` is told after each,
-    /// with how many are done.
+    /// with how many are done. `model` is in training form, and the devices of `lanes` share the work.
     ///
     /// # Errors
     /// The first video that cannot be read.
     pub fn read(
         model: &QwenVl,
+        lanes: &Lanes,
         reader: &Reader,
         dir: &Path,
         videos: &[Shown],
         cache: Cache,
-        mut progress: impl FnMut(usize),
+        progress: impl Fn(usize) + Sync,
     ) -> Result<Self> {
         let start = Instant::now();
         let mut all = Self {
@@ -169,17 +183,32 @@ impl Videos {
             memory: Mutex::default(),
             summary: Summary { shown: videos.len(), ..Summary::default() },
         };
-        let frozen = model.valid();
-        let mut known = HashMap::new();
-        let mut summary = all.summary.clone();
+        let (n, done) = (lanes.on_devices(videos.len()), AtomicUsize::new(0));
         let read = |shown| (shown, all.read_ahead(shown));
-        parallel::each_ahead(videos, readers(), AHEAD, read, |_, (shown, ahead)| {
-            interrupt::check("the decoding")?;
-            let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
-            known.insert(shown.clone(), found);
-            progress(known.len());
-            Ok(())
+        let parts = lanes.run(model, n, |model, lane| {
+            let (frozen, own) = (model.valid(), videos.iter().skip(lane).step_by(n));
+            let (mut known, mut summary) = (HashMap::new(), Summary::default());
+            let (own, workers) = (own.collect::<Vec<_>>(), readers().div_ceil(n));
+            parallel::each_ahead(
+                &own,
+                workers,
+                AHEAD,
+                |shown| read(*shown),
+                |_, (shown, ahead)| {
+                    interrupt::check("the decoding")?;
+                    let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
+                    known.insert(shown.clone(), found);
+                    progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+                    Ok(())
+                },
+            )?;
+            Ok((known, summary))
         })?;
+        let (mut known, mut summary) = (HashMap::new(), all.summary.clone());
+        for (of_lane, told) in parts {
+            known.extend(of_lane);
+            summary.add(told);
+        }
         summary.elapsed_s = start.elapsed().as_secs_f64();
         summary.damaged = all.cache.damaged();
         summary.trouble = all.cache.trouble();

@@ -15,6 +15,7 @@ pub mod features;
 pub mod files;
 pub mod hash;
 pub mod interrupt;
+pub mod lanes;
 pub mod model;
 mod number;
 mod parallel;

@@ -20,7 +20,7 @@ use vlm4d_train::model::qwen_vl::QwenVl;
 use vlm4d_train::recipe::{Image, Lora, Quantize, TargetModules, Video};
 use vlm4d_train::report::terminal::saved;
 
-use crate::support::model::{load, load_quantised};
+use crate::support::model::{ONE_DEVICE, load, load_quantised};
 use crate::support::{golden, max_difference};
 
 fn key(i: usize) -> Key {
@@ -167,7 +167,7 @@ fn shown() -> Vec<Shown> {
 fn read(model: &QwenVl, dir: &Path, video: &Video, cache: Cache) -> Videos {
     let checkpoint = golden("ckpt/tiny-qwen2.5-vl");
     let reader = Reader::new(video, &Image::default(), &checkpoint, &model.config.vision).unwrap();
-    Videos::read(model, &reader, dir, &shown(), cache, |_| ()).unwrap()
+    Videos::read(model, &ONE_DEVICE, &reader, dir, &shown(), cache, |_| ()).unwrap()
 }
 
 fn features(videos: &Videos, model: &QwenVl) -> Vec<Vec<f32>> {
@@ -221,7 +221,7 @@ fn the_hash_of_the_media_does_not_vary() {
     let sha256 = |dir: &Path, media: &[Medium]| {
         let shown = Shown::all(media, Variant::Plain);
         let off = Cache::new(dir, 0);
-        Videos::read(&model, &reader, dir, &shown, off, |_| ()).unwrap().sha256()
+        Videos::read(&model, &ONE_DEVICE, &reader, dir, &shown, off, |_| ()).unwrap().sha256()
     };
     let data = golden("frames/data");
     let of = |name: &str| hash::file(&data.join(name)).unwrap();

@@ -279,11 +279,27 @@ fn wrong_recipes_are_refused() {
         assert!(good.contains(from));
         refused(&good.replacen(from, to, 1), wanted);
     }
+}
+
+#[test]
+fn wrong_devices_are_refused() {
+    let good = recipe(&tiny(), demo_data(), "");
+    let refused = |device: &str, wanted: &str| {
+        refused(&good.replacen("[model]", &format!("[model]\ndevice = {device}"), 1), wanted);
+    };
+    refused("[]", "recipes/r.toml:2:1: `device` is empty");
+    refused("0", "recipes/r.toml:2:10: `device` must be \"auto\", \"cpu\"");
+    let several = "recipes/r.toml:2:1: `device` is a list ";
+    refused("[\"cuda:0\", \"cuda:0\"]", &format!("{several}that names something twice"));
+    refused("[\"cuda:0\", \"cuda:00\"]", &format!("{several}with `cuda:00`"));
+    refused("[\"cuda:0\", \"auto\"]", &format!("{several}with `auto`"));
+    let gpus = "\n  help: several devices are GPUs";
+    refused("[\"cpu\", \"cuda:0\"]", &format!("{several}with `cpu`{gpus}"));
     #[cfg(not(feature = "cuda"))]
-    refused(
-        &good.replacen("[model]", "[model]\ndevice = \"cuda:0\"", 1),
-        "recipes/r.toml:2:1: `model.device` is `cuda:0`, and there is no such GPU here",
-    );
+    for device in ["\"cuda:0\"", "[\"cuda:0\"]", "[\"cuda:0\", \"cuda:1\"]"] {
+        let wanted = "2:1: `model.device` is `cuda:0`, and there is no such GPU here";
+        refused(device, wanted);
+    }
 }
 
 #[test]

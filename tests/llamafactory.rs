@@ -19,7 +19,7 @@ use vlm4d_train::train::gradients::Sample;
 use vlm4d_train::train::log::{self, Log};
 use vlm4d_train::train::trainer::{Media, Setup};
 
-use crate::support::model::{beside, with_adapter};
+use crate::support::model::{ONE_DEVICE, beside, with_adapter};
 use crate::support::{Golden, golden, json, max_difference};
 
 /// Vision features of each sample's video, from the recorded pixels.
@@ -117,6 +117,7 @@ fn replay(family: &str, checkpoint: &str, grad_accum: usize) -> (f64, f32) {
         samples: &samples,
         epochs: vec![(0..samples.len()).collect()],
         media: &media,
+        lanes: &ONE_DEVICE,
         checkpoints: dir.path().join("checkpoints"),
         validator: None,
     };

@@ -25,6 +25,7 @@ mod images;
 mod initial;
 mod judge;
 mod kinds;
+mod lanes;
 mod limit;
 mod llamafactory;
 mod mirror;

@@ -313,6 +313,20 @@ def early():
     return device.read()
 
 
+def foreign():
+    """A kernel of the first device writes to the last one's memory."""
+    number, source = ctypes.c_int(), 'extern "C" __global__ void foreign(int *x) { x[0] = 1; }'
+    ok(cuda.cuDeviceGetCount(ctypes.byref(number)), "cuDeviceGetCount")
+    first, last = ctypes.c_void_p(), ctypes.c_void_p()
+    ok(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(first), 0), "cuDevicePrimaryCtxRetain")
+    ok(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(last), number.value - 1), "cuDevicePrimaryCtxRetain")
+    ok(cuda.cuCtxSetCurrent(last), "cuCtxSetCurrent")
+    x = Buffer(np.zeros(1, np.int32))
+    ok(cuda.cuCtxSetCurrent(first), "cuCtxSetCurrent")
+    run(source, "foreign", (1, 1, 1), (1, 1, 1), [x])
+    return x.read()
+
+
 # Faults that pass where nobody looks for them, and what looks.
 FAULTS = {
     "STAND_IN_RACES=1": constant,
@@ -320,6 +334,7 @@ FAULTS = {
     "STAND_IN_ORDER=1": unordered,
     "STAND_IN_ORDER=2": unordered,
     "STAND_IN_LATE=1": early,
+    "STAND_IN_DEVICES=2": foreign,
 }
 
 

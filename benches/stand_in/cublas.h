@@ -5,6 +5,9 @@
 enum { OP_N = 0, OP_T = 1, R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, GEMM_DEFAULT = -1 };
 enum { BLAS_SUCCESS = 0, BLAS_NOT_INITIALIZED = 1, BLAS_INVALID_VALUE = 7, BLAS_ARCH_MISMATCH = 8, BLAS_NOT_SUPPORTED = 15 };
 
+// By device, the stream that its state multiplies on: what a handle points to.
+static CUstream cublas_streams[8];
+
 // Its launches, counted beside those of kernels.
 static Kernel &gemm() {
     static Kernel *kernel = [] {
@@ -65,15 +68,16 @@ int cublasCreate_v2(void **handle) {
     CUcontext c;
     cuCtxGetCurrent(&c);
     if (!c || env_num("STAND_IN_CUBLAS", 1) == 0) return BLAS_NOT_INITIALIZED;
-    static int some;
-    *handle = &some;
+    *handle = &cublas_streams[device];
     return BLAS_SUCCESS;
 }
 int cublasDestroy_v2(void *) { return BLAS_SUCCESS; }
 int cublasSetMathMode(void *handle, unsigned) { return handle ? BLAS_SUCCESS : BLAS_NOT_INITIALIZED; }
 int cublasSetStream_v2(void *handle, CUstream s) {
     // burn's streams are none of the numbers that CUDA keeps for its own.
-    return handle && (u64)s > 2 ? BLAS_SUCCESS : BLAS_INVALID_VALUE;
+    if (!handle || (u64)s < STREAMS || handle != &cublas_streams[device_of(s)]) return BLAS_INVALID_VALUE;
+    *(CUstream *)handle = s;
+    return BLAS_SUCCESS;
 }
 int cublasGemmStridedBatchedEx(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha,
                                const void *a, int type_a, int lda, long long apart_a, const void *b, int type_b,
@@ -90,7 +94,7 @@ int cublasGemmStridedBatchedEx(void *handle, int op_a, int op_b, int m, int n, i
         return BLAS_INVALID_VALUE;
     // These two are the host's, and it may change them from here on.
     float factor = *(const float *)alpha, kept = *(const float *)beta;
-    put_off([=] {
+    put_off(device_of(*(CUstream *)handle), [=] {
         Kernel &kernel = gemm();
         launches++, kernel.runs++;
         int bytes = type_a == R_32F ? 4 : 2, bytes_c = type_c == R_32F ? 4 : 2;
@@ -100,7 +104,7 @@ int cublasGemmStridedBatchedEx(void *handle, int op_a, int op_b, int m, int n, i
             void *at_c = (char *)c + i * apart_c * bytes_c;
             if (!holds(at_a, plain_a ? m : k, plain_a ? k : m, lda, bytes) ||
                 !holds(at_b, plain_b ? k : n, plain_b ? n : k, ldb, bytes) || !holds(at_c, m, n, ldc, bytes_c))
-                die("cublasGemmEx at an illegal address");
+                die("cublasGemmEx at an illegal address, or one of another device");
             if (COUNT) continue;
             auto of_a = read_matrix(at_a, type_a, op_a, m, k, lda), of_b = read_matrix(at_b, type_b, op_b, k, n, ldb);
             multiply(of_a, of_b, m, n, k, factor, kept, at_c, type_c, ldc);

@@ -322,7 +322,7 @@ void Decoder::variable(const string &s, std::map<string, Sym> &into) {
     for (size_t i = 0; i < values.size(); i++) memcpy(m + i * elem, &values[i], elem);
     {
         std::unique_lock l(mem_lock);
-        allocations[(u64)m] = bytes;
+        allocations[(u64)m] = {bytes, device};
         epoch++;
     }
     into[name] = {space, (u64)m, false};

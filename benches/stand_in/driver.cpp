@@ -26,10 +26,15 @@ extern "C" __attribute__((visibility("hidden"))) int __cxa_atexit(void (*)(void 
 }
 __attribute__((destructor)) static void summary() {
     if (!launches) return;
-    fprintf(stderr, "stand-in: %llu launches, %zu modules, peak %.1f MiB\n",
-            (unsigned long long)launches.load(), modules.size(), peak / 1048576.);
+    fprintf(stderr, "stand-in: %llu launches, %zu modules, peak", (unsigned long long)launches.load(),
+            modules.size());
+    for (int i = 0; i < DEVICES; i++) fprintf(stderr, "%s %.1f", i ? "," : "", peak[i] / 1048576.);
+    fprintf(stderr, " MiB\n");
     write_report();
 }
+// Contexts and streams are numbers that tell their device.
+static const u64 CONTEXTS = 0x1000, STREAMS = 0x2000;
+static int device_of(CUstream s) { return (u64)s < STREAMS ? device : (u64)s % 8; }
 #include "cublas.h"
 struct Link {
     string ptx;
@@ -47,11 +52,11 @@ CUresult cuDriverGetVersion(int *v) {
     return CUDA_SUCCESS;
 }
 CUresult cuDeviceGetCount(int *n) {
-    *n = env_num("STAND_IN_GPUS", 1);
+    *n = DEVICES;
     return CUDA_SUCCESS;
 }
 CUresult cuDeviceGet(CUdevice *d, int i) {
-    if (i >= env_num("STAND_IN_GPUS", 1)) return CUDA_ERROR_INVALID_DEVICE;
+    if (i >= DEVICES) return CUDA_ERROR_INVALID_DEVICE;
     *d = i;
     return CUDA_SUCCESS;
 }
@@ -59,12 +64,12 @@ CUresult cuDeviceGetName(char *n, int len, CUdevice) {
     snprintf(n, len, "stand-in sm_%d", SM);
     return CUDA_SUCCESS;
 }
-CUresult cuDeviceGetPCIBusId(char *n, int len, CUdevice) {
-    snprintf(n, len, "0000:00:00.0");
+CUresult cuDeviceGetPCIBusId(char *n, int len, CUdevice d) {
+    snprintf(n, len, "0000:%02x:00.0", d);
     return CUDA_SUCCESS;
 }
-CUresult cuDeviceGetUuid(CUuuid *u, CUdevice) {
-    memset(u, 1, sizeof *u);
+CUresult cuDeviceGetUuid(CUuuid *u, CUdevice d) {
+    memset(u, 1 + d, sizeof *u);
     return CUDA_SUCCESS;
 }
 CUresult cuDeviceTotalMem(size_t *n, CUdevice) {
@@ -72,7 +77,7 @@ CUresult cuDeviceTotalMem(size_t *n, CUdevice) {
     return CUDA_SUCCESS;
 }
 CUresult cuMemGetInfo(size_t *f, size_t *t) {
-    *f = TOTAL - in_use;
+    *f = TOTAL - in_use[device];
     *t = TOTAL;
     return CUDA_SUCCESS;
 }
@@ -100,13 +105,14 @@ CUresult cuDeviceGetAttribute(int *v, CUdevice_attribute a, CUdevice) {
     }
     return CUDA_SUCCESS;
 }
-CUresult cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice) {
-    *c = (CUcontext)0x1000;
+CUresult cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice d) {
+    *c = (CUcontext)(CONTEXTS + d);
     return CUDA_SUCCESS;
 }
 CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext c) {
     context = c;
+    device = c ? (u64)c - CONTEXTS : 0;
     return CUDA_SUCCESS;
 }
 CUresult cuCtxGetCurrent(CUcontext *c) {
@@ -123,8 +129,8 @@ CUresult cuCtxGetStreamPriorityRange(int *a, int *b) {
     return CUDA_SUCCESS;
 }
 CUresult cuStreamCreate(CUstream *s, unsigned) {
-    static std::atomic<u64> n{0x2000};
-    *s = (CUstream)(n++);
+    static std::atomic<u64> n{STREAMS};
+    *s = (CUstream)((n += 8) + device);
     return CUDA_SUCCESS;
 }
 CUresult cuStreamCreateWithPriority(CUstream *s, unsigned f, int) { return cuStreamCreate(s, f); }
@@ -136,12 +142,12 @@ CUresult cuEventCreate(CUevent *e, unsigned) {
     return CUDA_SUCCESS;
 }
 CUresult cuEventDestroy(CUevent e) {
-    put_off([=] { delete (Event *)e; });
+    put_off(device, [=] { delete (Event *)e; });
     return CUDA_SUCCESS;
 }
 CUresult cuEventRecord(CUevent e, CUstream) {
     auto event = (Event *)e;
-    event->number = put_off([=] { event->t = std::chrono::steady_clock::now(); });
+    event->number = put_off(device, [=] { event->t = std::chrono::steady_clock::now(); });
     return CUDA_SUCCESS;
 }
 CUresult cuEventSynchronize(CUevent e) {
@@ -164,13 +170,16 @@ CUresult cuEventElapsedTime(float *ms, CUevent a, CUevent b) {
 #undef cuEventElapsedTime
 CUresult cuEventElapsedTime(float *ms, CUevent a, CUevent b) { return cuEventElapsedTime_v2(ms, a, b); }
 CUresult cuMemAlloc(CUdeviceptr *p, size_t n) { return allocate(p, n); }
-CUresult cuMemAllocAsync(CUdeviceptr *p, size_t n, CUstream) { return allocate(p, n); }
+CUresult cuMemAllocAsync(CUdeviceptr *p, size_t n, CUstream s) {
+    if (device_of(s) != device) die("memory of a stream of another device");
+    return allocate(p, n);
+}
 CUresult cuMemFree(CUdeviceptr p) {
     catch_up();
     return release(p);
 }
 CUresult cuMemFreeAsync(CUdeviceptr p, CUstream) {
-    put_off([=] { release(p); });
+    put_off(device, [=] { release(p); });
     return CUDA_SUCCESS;
 }
 CUresult cuMemAllocHost(void **p, size_t n) {
@@ -190,29 +199,29 @@ static bool covered(u64 p, size_t n) {
     Range r;
     return n == 0 || in_allocation(p, n, r);
 }
-CUresult cuMemcpyHtoDAsync(CUdeviceptr d, const void *s, size_t n, CUstream) {
+CUresult cuMemcpyHtoDAsync(CUdeviceptr d, const void *s, size_t n, CUstream on) {
     // Memory that is not pinned may change from here on.
     string kept = LATE && !is_pinned(s) ? string((const char *)s, n) : "";
-    put_off([=, kept = std::move(kept)] {
-        if (!covered(d, n)) die("copy to an illegal address");
+    put_off(device_of(on), [=, kept = std::move(kept)] {
+        if (!covered(d, n)) die("copy to an " + illegal(d));
         if (!COUNT) memcpy((void *)d, kept.empty() ? s : kept.data(), n);
     });
     return CUDA_SUCCESS;
 }
-CUresult cuMemcpyDtoHAsync(void *d, CUdeviceptr s, size_t n, CUstream) {
+CUresult cuMemcpyDtoHAsync(void *d, CUdeviceptr s, size_t n, CUstream on) {
     // What is read before it is there is no number.
     if (LATE) memset(d, 0xff, n);
-    put_off([=] {
-        if (!covered(s, n)) die("copy from an illegal address");
+    put_off(device_of(on), [=] {
+        if (!covered(s, n)) die("copy from an " + illegal(s));
         if (COUNT) memset(d, 0, n);
         else memcpy(d, (void *)s, n);
     });
     if (!is_pinned(d)) catch_up();
     return CUDA_SUCCESS;
 }
-CUresult cuMemcpyDtoDAsync(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream) {
-    put_off([=] {
-        if (!covered(s, n) || !covered(d, n)) die("copy of an illegal address");
+CUresult cuMemcpyDtoDAsync(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream on) {
+    put_off(device_of(on), [=] {
+        if (!covered(s, n) || !covered(d, n)) die("copy of an " + illegal(covered(s, n) ? d : s));
         if (!COUNT) memmove((void *)d, (void *)s, n);
     });
     return CUDA_SUCCESS;
@@ -224,18 +233,18 @@ static void copy_2d(const CUDA_MEMCPY2D *c) {
         s += (y + c->srcY) * c->srcPitch + c->srcXInBytes;
         d += (y + c->dstY) * c->dstPitch + c->dstXInBytes;
         if (c->srcMemoryType != CU_MEMORYTYPE_HOST && !covered(s, c->WidthInBytes))
-            die("2D copy from an illegal address");
+            die("2D copy from an " + illegal(s));
         if (c->dstMemoryType != CU_MEMORYTYPE_HOST && !covered(d, c->WidthInBytes))
-            die("2D copy to an illegal address");
+            die("2D copy to an " + illegal(d));
         if (!COUNT) memcpy((void *)d, (void *)s, c->WidthInBytes);
         else if (c->dstMemoryType == CU_MEMORYTYPE_HOST) memset((void *)d, 0, c->WidthInBytes);
     }
 }
-CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream) {
+CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream on) {
     auto line = (u8 *)c->dstHost + c->dstY * c->dstPitch + c->dstXInBytes;
     for (size_t y = 0; LATE && c->dstMemoryType == CU_MEMORYTYPE_HOST && y < c->Height; y++)
         memset(line + y * c->dstPitch, 0xff, c->WidthInBytes);
-    put_off([copy = *c] { copy_2d(&copy); });
+    put_off(device_of(on), [copy = *c] { copy_2d(&copy); });
     auto waits = [](CUmemorytype type, const void *p) { return type == CU_MEMORYTYPE_HOST && !is_pinned(p); };
     if (waits(c->srcMemoryType, c->srcHost) || waits(c->dstMemoryType, c->dstHost)) catch_up();
     return CUDA_SUCCESS;
@@ -301,7 +310,7 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute a, int v) {
     return CUDA_SUCCESS;
 }
 CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                        unsigned bz, unsigned sh, CUstream, void **args, void **) {
+                        unsigned bz, unsigned sh, CUstream on, void **args, void **) {
     launches++;
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || bx * by * bz > 1024) return CUDA_ERROR_INVALID_VALUE;
     if (COUNT) {
@@ -309,6 +318,7 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
         return CUDA_SUCCESS;
     }
     const string &name = ((Kernel *)f)->name;
+    if (((Kernel *)f)->device != device_of(on)) die(name + " on a stream of another device");
     // burn's probes of the device's peak: gigabytes that no result depends on.
     if (name.find("throughput") != string::npos || name.find("prime_buffer") != string::npos)
         return CUDA_SUCCESS;
@@ -319,7 +329,7 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
     // The host may change its arguments from here on.
     vector<string> kept;
     for (size_t i = 0; auto &param : ((Kernel *)f)->params) kept.emplace_back((char *)args[i++], param.size);
-    put_off([=, kept = std::move(kept)]() mutable {
+    put_off(device_of(on), [=, kept = std::move(kept)]() mutable {
         vector<void *> at;
         for (auto &each : kept) at.push_back(each.data());
         launch(*(Kernel *)f, gx, gy, gz, bx, by, bz, sh, at.data());

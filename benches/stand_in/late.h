@@ -13,14 +13,19 @@ struct Late {
 // Never taken down: burn's threads outlive the program's end.
 static Late &late = *new Late;
 
-// Does it, or takes it up for later; how much has been taken up with it.
-static u64 put_off(std::function<void()> work) {
-    if (!LATE) {
+// Does `work` on a device, or takes it up for later; how much has been taken up with it.
+static u64 put_off(int on, std::function<void()> work) {
+    auto there = [=, work = std::move(work)] {
+        int here = std::exchange(device, on);
         work();
+        device = here;
+    };
+    if (!LATE) {
+        there();
         return 0;
     }
     std::lock_guard l(late.lock);
-    late.work.push_back(std::move(work));
+    late.work.push_back(std::move(there));
     return ++late.taken;
 }
 // Does what was taken up, up to the piece of that number.

@@ -175,9 +175,10 @@ static void launch(Kernel &k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u3
     std::atomic<u64> next{0}, count{0};
     u32 threads = bx * by * bz, nw = (threads + 31) / 32;
     auto start = std::chrono::steady_clock::now();
-    auto work = [&] {
+    auto work = [&, on = device] {
         static thread_local vector<u8> regs, shared_store;
         current_kernel = &k;
+        device = on;
         size_t need = (size_t)k.reg_bytes * nw + 64;
         if (regs.size() < need) regs.resize(need);
         u8 *base = (u8 *)(((u64)regs.data() + 63) & ~63ull);

@@ -94,6 +94,7 @@ struct Param {
 };
 struct Kernel {
     string name;
+    int device = ::device; // on which its module was loaded
     vector<Inst> code;
     vector<Param> params;
     u32 param_size = 0;
@@ -253,10 +254,9 @@ static inline u8 *address(Warp &w, int lane, Space s, u64 a, u32 n) {
             fault(t);
         }
         if (!in_allocation(a, n, b.cache)) {
-            char t[120];
-            snprintf(t, 120, "illegal address %llx, %u bytes (lane %d, block %u %u %u)",
-                     (unsigned long long)a, n, lane, b.ctaid[0], b.ctaid[1], b.ctaid[2]);
-            fault(t);
+            char t[80];
+            snprintf(t, 80, ", %u bytes (lane %d, block %u %u %u)", n, lane, b.ctaid[0], b.ctaid[1], b.ctaid[2]);
+            fault(illegal(a) + t);
         }
         return (u8 *)a;
     }

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use vlm4d_train::device::{self, Chosen};
 use vlm4d_train::error::Error;
 use vlm4d_train::eval::generate::{Group, Options, Prompt, generate};
+use vlm4d_train::lanes::Lanes;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::peft;
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -234,12 +235,12 @@ impl Model {
         let chosen = device::choose(&recipe::Model {
             path: self.path.display().to_string(),
             dtype: if self.dtype == Dtype::F32 { recipe::Dtype::F32 } else { recipe::Dtype::Bf16 },
-            device: self.device.clone(),
+            device: self.device.clone().into(),
             quantize,
         })?;
         let config = Config::from_dir(&self.path)?;
         let files = TensorFiles::from_dir(&self.path)?;
-        let mut model = weights::load(&config, &files, chosen.dtype, quantize, &chosen.device)?;
+        let mut model = weights::load(&config, &files, chosen.dtype, quantize, &chosen.devices[0])?;
         match &self.adapter {
             Some(dir) => drop(peft::load(&mut model, dir, 0.0)?),
             None => drop(peft::attach(&mut model, &recipe::Lora::default(), 0)?),
@@ -270,6 +271,7 @@ fn training<'a>(
     settings: &'a recipe::Train,
     samples: &'a [Sample],
     media: &'a dyn Media,
+    lanes: &'a Lanes,
 ) -> Setup<'a> {
     Setup {
         train: settings,
@@ -278,6 +280,7 @@ fn training<'a>(
         samples,
         epochs: vec![(0..samples.len()).collect()],
         media,
+        lanes,
         checkpoints: PathBuf::new(),
         validator: None,
     }
@@ -287,7 +290,7 @@ fn training<'a>(
 fn measure(case: &Case) -> Result<Value, Failure> {
     let start = Instant::now();
     let (model, chosen) = case.model.load()?;
-    chosen.device.sync().map_err(|e| Error::device(&format!("{e:?}")))?;
+    chosen.devices[0].sync().map_err(|e| Error::device(&format!("{e:?}")))?;
     let load_s = start.elapsed().as_secs_f64();
     let batches = Batches::read(&case.model.batches)?;
     let loaded = memory("VmRSS:")?;
@@ -303,7 +306,7 @@ fn measure(case: &Case) -> Result<Value, Failure> {
     result["loaded_bytes"] = loaded.into();
     result["peak_bytes"] = memory("VmHWM:")?.into();
     // What the allocator holds: it gives nothing back while a run lasts.
-    let held = chosen.device.memory_pool_usage().map(|usage| usage.bytes_reserved);
+    let held = chosen.devices[0].memory_pool_usage().map(|usage| usage.bytes_reserved);
     result["device_bytes"] = held.into();
     Ok(result)
 }
@@ -405,7 +408,8 @@ fn train(
     let samples: Result<Vec<Sample>, Failure> =
         entries.iter().map(|entry| entry.sample(&model)).collect();
     let (samples, settings) = (samples?, case.way.settings());
-    let setup = training(&settings, &samples, videos);
+    let lanes = Lanes::new(&[model.device()])?;
+    let setup = training(&settings, &samples, videos, &lanes);
     let mut optimiser = AdamW::new(0.0);
     let (mut seconds, mut losses) = (vec![], vec![]);
     for step in 0..entries.len() / case.way.samples() {

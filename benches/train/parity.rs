@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde_json::{Value, json};
 use vlm4d_train::files;
+use vlm4d_train::lanes::Lanes;
 use vlm4d_train::model::host::host;
 use vlm4d_train::model::linear::cast;
 use vlm4d_train::model::parameters::{self, Named};
@@ -60,7 +61,8 @@ pub fn write(parity: &Parity) -> Result<Value, Failure> {
 
     let mut model = model.train();
     let settings = parity.way.settings();
-    let setup = training(&settings, &samples, &videos);
+    let lanes = Lanes::new(&[model.device()])?;
+    let setup = training(&settings, &samples, &videos, &lanes);
     let mut optimiser = AdamW::new(0.0);
     let (mut losses, mut norms) = (vec![], vec![]);
     let start = Instant::now();

@@ -191,7 +191,7 @@ fn groups(asks: &[Ask], view: &View, batch_size: usize) -> Vec<Vec<usize>> {
 /// Asks a model questions.
 pub struct Evaluator<'a> {
     /// The model, without a tape: what videos are looked at with.
-    pub model: &'a QwenVl,
+    pub model: QwenVl,
     /// The same [for inference](QwenVl::for_inference): what answers.
     pub fixed: QwenVl,
     /// Its chat template and tokenizer.
@@ -205,26 +205,6 @@ pub struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    /// Asks everything under `view`; predictions come in the order of `asks`. `progress` is told
-    /// how many are done.
-    ///
-    /// # Errors
-    /// Where a prompt does not fit its media or the device fails.
-    pub fn run(
-        &self,
-        asks: &[Ask],
-        view: &View,
-        mut progress: impl FnMut(usize),
-    ) -> Result<Vec<Prediction>> {
-        let mut done: BTreeMap<usize, Prediction> = BTreeMap::new();
-        for batch in batches(asks, view, self.recipe.batch_size) {
-            let predictions = self.answer(asks, &batch, view)?;
-            done.extend(batch.concat().into_iter().zip(predictions));
-            progress(done.len());
-        }
-        Ok(done.into_values().collect())
-    }
-
     /// Answers the questions of `batch`, indices of `asks`; those of a group are shown the same.
     ///
     /// # Errors
@@ -269,7 +249,7 @@ impl Evaluator<'_> {
         let tokens = media_tokens(&self.model.config.vision, &media);
         let prompts = group.iter().map(|i| self.prompt(&asks[*i], view, &tokens));
         let (prompts, features) =
-            (prompts.collect::<Result<_>>()?, self.videos.features(self.model, &shown)?);
+            (prompts.collect::<Result<_>>()?, self.videos.features(&self.model, &shown)?);
         Ok(Group { prompts, media, features })
     }
 

@@ -3,6 +3,7 @@
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use super::parameters::Named;
 use crate::error::{Error, Result};
 
 /// `data` as a tensor that stays, such as a weight: apart from what comes and goes, it is not looked
@@ -25,4 +26,17 @@ pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     let data = tensor.try_into_data().map_err(|e| Error::device(&format!("{e:?}")))?;
     let data = data.convert_dtype(DType::F32);
     data.try_to_vec().map_err(|e| Error::device(&format!("{e:?}")))
+}
+
+/// `tensors` in the host's memory, on the way from one device to another.
+///
+/// # Errors
+/// Where the device fails.
+pub fn on_host(tensors: Named) -> Result<Named> {
+    let tensors = tensors.into_iter().map(|(name, tensor)| {
+        let data = tensor.try_into_data().map_err(|e| Error::device(&format!("{e:?}")))?;
+        let dtype = data.dtype();
+        Ok((name, Tensor::from_data(data, (&Device::flex(), dtype))))
+    });
+    tensors.collect()
 }

@@ -6,10 +6,11 @@
 //! Letters: `i` inputs, `o` outputs, `r` rank.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Distribution, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use rand::RngExt as Rng;
 
 use super::cpu;
+use super::dropout;
 use super::host::resident;
 use super::linear::{Linear, Weight, add_bias, cast, product};
 
@@ -181,8 +182,8 @@ impl Lora {
         // In f32: rounded to bf16, the factor alone would be off by up to 0.2 %.
         let (keep, dtype) = (1.0 - self.dropout, x.dtype());
         let x = cast(x, DType::F32);
-        let kept = x.clone() * x.random_like(Distribution::Bernoulli(keep)).div_scalar(keep);
-        cast(kept, dtype)
+        let kept = dropout::kept(&x, keep).div_scalar(keep);
+        cast(x * kept, dtype)
     }
 
     /// `s·(x·A)·B`: `x: […, i]` → `[…, o]`, in the type of `x`.

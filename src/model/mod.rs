@@ -7,6 +7,7 @@ pub mod cost;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+pub mod dropout;
 pub mod host;
 pub mod hub;
 pub mod initial;

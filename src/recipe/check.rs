@@ -39,10 +39,28 @@ const MOST: usize = 1_000_000;
 const COUNT_UP_TO: &str = "at least 1, and a million at most";
 const POSITIVE: &str = "more than 0";
 const ONCE: &str = "name each once";
+const GPUS: &str = "several devices are GPUs, for example [\"cuda:0\", \"cuda:1\"]";
 
 impl Model {
     fn checks(&self) -> Vec<Check> {
-        vec![repository(&self.path, Kind::Model, &["model", "path"])]
+        vec![repository(&self.path, Kind::Model, &["model", "path"]), self.device_check()]
+    }
+
+    /// Several devices are GPUs.
+    fn device_check(&self) -> Check {
+        const KEYS: &[&str] = &["model", "device"];
+        let names = self.device.names();
+        let is_gpu = |name: &String| {
+            let index = name.strip_prefix("cuda:").and_then(|index| index.parse::<u16>().ok());
+            index.is_some_and(|index| *name == format!("cuda:{index}"))
+        };
+        match names.iter().find(|name| !is_gpu(name)) {
+            _ if names.is_empty() => check(false, KEYS, "empty", "\"auto\", or the names of GPUs"),
+            Some(name) if names.len() > 1 => {
+                check(false, KEYS, format!("a list with `{name}`"), GPUS)
+            }
+            _ => once(names, KEYS),
+        }
     }
 }
 

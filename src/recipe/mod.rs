@@ -22,7 +22,7 @@ pub use self::data::{Data, MaxQuestions, Split};
 pub use self::eval::{Control, Eval, Judge, JudgeKind, Scoring};
 pub use self::image::Image;
 pub use self::lora::{Lora, TargetModules};
-pub use self::model::{Dtype, Model, Part, Quantize};
+pub use self::model::{Devices, Dtype, Model, Part, Quantize};
 use self::source::Source;
 pub use self::train::{Best, Loss, Schedule, Train};
 pub use self::values::{FOLLOWS, MAY_CHANGE, Values, differing, is_of_training};

@@ -15,9 +15,67 @@ pub struct Model {
     /// `quantization_bit`); as `dtype` says where left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
-    /// `auto`, `cpu` or `cuda:N`.
-    #[serde(default = "auto")]
-    pub device: String,
+    /// `auto`, `cpu`, `cuda:N`, or several GPUs of this machine, `["cuda:0", "cuda:1"]`: each has a
+    /// copy of the model and works on its share of a step's samples and of the questions. The sums
+    /// of another number of GPUs round otherwise, and a run that was begun goes on with those that it
+    /// was begun with.
+    #[serde(default)]
+    pub device: Devices,
+}
+
+/// What a run works on, by name: the first has the model that is trained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "DeviceNames", into = "DeviceNames")]
+pub struct Devices(Vec<String>);
+
+/// As a recipe has them: a list of one is that one.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum DeviceNames {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Devices {
+    /// Their names.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// How many there are.
+    pub fn number(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self::from("auto".to_owned())
+    }
+}
+
+impl From<String> for Devices {
+    fn from(name: String) -> Self {
+        Self(vec![name])
+    }
+}
+
+impl From<DeviceNames> for Devices {
+    fn from(names: DeviceNames) -> Self {
+        match names {
+            DeviceNames::One(name) => name.into(),
+            DeviceNames::Several(names) => Self(names),
+        }
+    }
+}
+
+impl From<Devices> for DeviceNames {
+    fn from(Devices(mut names): Devices) -> Self {
+        match names.len() {
+            1 => Self::One(names.remove(0)),
+            _ => Self::Several(names),
+        }
+    }
 }
 
 impl Model {
@@ -76,8 +134,4 @@ pub enum Part {
     Vision,
     /// The layers that turn vision features into the language model's tokens.
     Merger,
-}
-
-fn auto() -> String {
-    "auto".into()
 }

@@ -99,6 +99,10 @@ fn in_plain_words(message: &str) -> String {
             "`target_modules` must be \"all-linear\", a list of names or a regular expression",
         ),
         (
+            "data did not match any variant of untagged enum DeviceNames",
+            "`device` must be \"auto\", \"cpu\", \"cuda:0\" or a list of GPUs, [\"cuda:0\", \"cuda:1\"]",
+        ),
+        (
             "data did not match any variant of untagged enum MaxQuestions",
             "`max_questions` must be a number, or numbers by subset: { real = 400 }",
         ),

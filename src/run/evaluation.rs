@@ -52,8 +52,7 @@ pub fn evaluation(
         return Err(Error::input("there is nothing to ask: the test set is empty")
             .help("raise data.split.test, or check data.test and eval.formats"));
     }
-    let model = model.valid();
-    let judge = Judge::of(&prepared.recipe, &model, &prepared.chat)?;
+    let judge = Judge::of(&prepared.recipe, &model.valid(), &prepared.chat)?;
     check_same_inputs(&dir, &prepared)?;
     files::create_dir(&dir)?;
     let _lock = early.map_or_else(|| files::lock(&dir), Ok)?;

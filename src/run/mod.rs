@@ -85,7 +85,7 @@ pub fn run(path: &Path, runs: &Path, terminal: &Terminal) -> Result<PathBuf> {
     write_inputs(&dir, &prepared)?;
     let ask = |model: &QwenVl, earlier: Option<&[Prediction]>, stage: &str| {
         let judge = judge.as_ref();
-        evaluate(&prepared, &model.valid(), judge, earlier, &dir.join(stage), terminal)
+        evaluate(&prepared, model, judge, earlier, &dir.join(stage), terminal)
     };
     let before = ask(&model, None, "before")?;
     let trained = train(&prepared, model, &dir, terminal)?;

@@ -17,10 +17,12 @@ use crate::data::stats::Stats;
 use crate::device::{self, Chosen};
 use crate::error::{Error, Result};
 use crate::eval::judge;
-use crate::eval::predict::Evaluator;
+use crate::eval::predict::{Ask, Evaluator, Prediction};
 use crate::eval::rounds::Round;
+use crate::eval::view::View;
 use crate::features::Videos;
 use crate::hash;
+use crate::lanes::Lanes;
 use crate::model::config::Config;
 use crate::model::parameters::count_by_part;
 use crate::model::peft::{self, AdapterConfig};
@@ -51,14 +53,33 @@ pub struct Prepared {
     /// The questions that validate while the run trains, and their answers as samples.
     pub val: Vec<Entry>,
     pub held_back: Examples,
+    /// What trains and asks at once.
+    pub lanes: Lanes,
 }
 
 impl Prepared {
-    /// What asks `model`, which has no tape.
-    pub fn evaluator<'a>(&'a self, model: &'a QwenVl) -> Evaluator<'a> {
+    /// Answers the questions of `batches`, groups of indices of `asks`, with `model` in training form;
+    /// `seen` is told each batch's number and predictions, in their order.
+    ///
+    /// # Errors
+    /// As [`Evaluator::answer`], or that of `seen`.
+    pub fn answer(
+        &self,
+        model: &QwenVl,
+        asks: &[Ask],
+        batches: &[Vec<Vec<usize>>],
+        view: &View,
+        seen: impl FnMut(usize, Vec<Prediction>) -> Result<()> + Send,
+    ) -> Result<()> {
+        let answer = |evaluator: &Evaluator, batch: &Vec<_>| evaluator.answer(asks, batch, view);
+        self.lanes.deal(model, batches, |model| self.evaluator(model), answer, seen)
+    }
+
+    fn evaluator(&self, model: &QwenVl) -> Evaluator<'_> {
+        let model = model.valid();
         Evaluator {
-            model,
             fixed: model.for_inference(),
+            model,
             chat: &self.chat,
             videos: &self.videos,
             recipe: &self.recipe.eval,
@@ -126,7 +147,8 @@ pub fn prepare(
     terminal::data(&recipe, &questions.entries, &parts.split, parts.all(), terminal);
     questions.notes.iter().for_each(|note| terminal.note(note));
     terminal::mirrored(&recipe, questions.learned(), terminal);
-    let videos = read_videos(&model, &reader, &questions, &recipe, terminal)?;
+    let lanes = Lanes::new(&chosen.devices)?;
+    let videos = read_videos(&model, &lanes, &reader, &questions, &recipe, terminal)?;
     // Where a header is wrong, what was read counts.
     let media = questions.shown.iter().map(|shown| shown.medium.clone());
     let read: Grids = media.zip(videos.grids(&questions.shown)?).collect();
@@ -153,6 +175,7 @@ pub fn prepare(
         epochs: samples.epochs,
         val: parts.val,
         held_back,
+        lanes,
     };
     Ok((model, prepared))
 }
@@ -160,6 +183,7 @@ pub fn prepare(
 /// Reads all that `questions` show.
 fn read_videos(
     model: &QwenVl,
+    lanes: &Lanes,
     reader: &Reader,
     questions: &Questions,
     recipe: &Recipe,
@@ -168,7 +192,7 @@ fn read_videos(
     let Questions { dir, shown, .. } = questions;
     let bar = terminal.bar(&format!("{}s", questions.medium()), shown.len());
     let cache = Cache::new(&recipe.data.cache, recipe.data.cache_bytes());
-    let videos = Videos::read(model, reader, dir, shown, cache, |done| bar.set(done));
+    let videos = Videos::read(model, lanes, reader, dir, shown, cache, |done| bar.set(done));
     bar.finish();
     videos
 }
@@ -263,7 +287,7 @@ fn load(
 ) -> Result<(QwenVl, Option<AdapterConfig>)> {
     let files = TensorFiles::from_dir(checkpoint)?;
     let quantize = recipe.model.quantize;
-    let mut model = weights::load(config, &files, chosen.dtype, quantize, &chosen.device)?;
+    let mut model = weights::load(config, &files, chosen.dtype, quantize, &chosen.devices[0])?;
     let (model, adapter) = match purpose {
         Purpose::Run => adapt(model, recipe)?,
         Purpose::Evaluation(None) => (model, None),

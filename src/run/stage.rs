@@ -10,14 +10,14 @@ use super::prepare::Prepared;
 use crate::error::{Error, Result};
 use crate::eval::judge::Judge;
 use crate::eval::metrics::{metrics, paired};
-use crate::eval::predict::{self, Ask, Evaluator, Prediction, answer_all, batches};
+use crate::eval::predict::{self, Ask, Prediction, answer_all, batches};
 use crate::eval::rounds::Round;
 use crate::files;
 use crate::model::qwen_vl::QwenVl;
 use crate::report::terminal::{self, Terminal};
 
-/// Asks all test questions, and again under each control; writes predictions and metrics into
-/// `dir`. What is already there is read instead. `earlier` is what a change is measured against.
+/// Asks `model`, in training form, all test questions, and again under each control; writes
+/// predictions and metrics into `dir`. What is already there is read instead. `earlier` is what a change is measured against.
 pub fn evaluate(
     prepared: &Prepared,
     model: &QwenVl,
@@ -29,11 +29,10 @@ pub fn evaluate(
     let name = &*dir.file_name().unwrap_or_default().to_string_lossy();
     files::create_dir(dir)?;
     let recipe = &prepared.recipe;
-    let evaluator = prepared.evaluator(model);
     let mut plain = Vec::new();
     let mut others = BTreeMap::new();
     for round in &prepared.rounds {
-        let predictions = ask(&evaluator, round, judge, dir, name, terminal)?;
+        let predictions = ask(prepared, model, round, judge, dir, name, terminal)?;
         match &round.name {
             None => plain = predictions,
             Some(name) => drop(others.insert(name.clone(), predictions)),
@@ -54,7 +53,8 @@ pub fn evaluate(
 /// The predictions of one round, read where all are written already. An evaluation that was
 /// stopped goes on behind the last questions that it answered.
 fn ask(
-    evaluator: &Evaluator,
+    prepared: &Prepared,
+    model: &QwenVl,
     round: &Round,
     judge: Option<&Judge>,
     dir: &Path,
@@ -75,18 +75,19 @@ fn ask(
         None => stage.to_owned(),
         Some(name) => format!("{stage}, {}", name.replace('_', " ")),
     };
-    let batches = batches(&round.asks, &round.view, evaluator.recipe.batch_size);
+    let batches = batches(&round.asks, &round.view, prepared.recipe.eval.batch_size);
     let so_far = path.with_added_extension("so-far");
     let mut answers = SoFar::open(&so_far, &round.asks, &batches)?;
     let bar = terminal.bar(&label, round.asks.len());
-    for batch in &batches {
-        if !answers.has(batch) {
-            let predictions = evaluator.answer(&round.asks, batch, &round.view)?;
-            answers.add(batch, predictions)?;
-        }
+    let left = &batches[answers.batches..];
+    bar.set(answers.predictions.len());
+    let answered = prepared.answer(model, &round.asks, left, &round.view, |i, predictions| {
+        answers.add(&left[i], predictions)?;
         bar.set(answers.predictions.len());
-    }
+        Ok(())
+    });
     bar.finish();
+    answered?;
     let mut predictions: Vec<Prediction> = answers.predictions.into_values().collect();
     if let Some(judge) = judge {
         judged(judge, &mut predictions, &label, terminal)?;
@@ -114,6 +115,8 @@ fn judged(
 struct SoFar<'a> {
     path: &'a Path,
     file: File,
+    /// How many batches are answered, the first ones.
+    batches: usize,
     predictions: BTreeMap<usize, Prediction>,
 }
 
@@ -130,7 +133,7 @@ impl<'a> SoFar<'a> {
         let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
         let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let mut predictions = BTreeMap::new();
-        let mut kept = String::new();
+        let (mut whole, mut kept) = (0, String::new());
         for batch in batches.iter().map(|batch| batch.concat()) {
             let own: Vec<&str> = lines.by_ref().take(batch.len()).collect();
             let parsed: Result<Vec<Prediction>, _> =
@@ -139,6 +142,7 @@ impl<'a> SoFar<'a> {
                 Ok(parsed) if answer_all(&parsed, batch.iter().map(|i| &asks[*i])) => {
                     predictions.extend(batch.into_iter().zip(parsed));
                     kept += &own.concat();
+                    whole += 1;
                 }
                 _ => break,
             }
@@ -146,11 +150,7 @@ impl<'a> SoFar<'a> {
         files::write(path, kept)?;
         let file =
             OpenOptions::new().append(true).open(path).map_err(|e| files::failed(path, &e))?;
-        Ok(Self { path, file, predictions })
-    }
-
-    fn has(&self, batch: &[Vec<usize>]) -> bool {
-        batch.iter().flatten().all(|i| self.predictions.contains_key(i))
+        Ok(Self { path, file, batches: whole, predictions })
     }
 
     fn add(&mut self, batch: &[Vec<usize>], predictions: Vec<Prediction>) -> Result<()> {

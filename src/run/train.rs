@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use super::encoder::Examples;
 use super::prepare::Prepared;
 use crate::error::Result;
-use crate::eval::predict::{Ask, Prediction};
+use crate::eval::predict::{Ask, Prediction, batches};
 use crate::eval::stats::share;
 use crate::eval::view::View;
 use crate::features::Videos;
@@ -44,8 +44,8 @@ impl Validator for HeldBack<'_> {
         let prepared = self.prepared;
         let media = SampleMedia { videos: &prepared.videos, examples: &prepared.held_back };
         let train = &prepared.recipe.train;
-        let features = |i: usize| media.features(model, i);
-        let loss = held_out_loss(model, &prepared.held_back.samples, train.loss, features)?;
+        let samples = &prepared.held_back.samples;
+        let loss = held_out_loss(model, &prepared.lanes, samples, train.loss, &media)?;
         let mut scores = Scores { loss, accuracy: [].into() };
         if train.best() == Best::Accuracy {
             let predictions = self.ask(model)?;
@@ -63,11 +63,18 @@ impl Validator for HeldBack<'_> {
 impl HeldBack<'_> {
     fn ask(&self, model: &QwenVl) -> Result<Vec<Prediction>> {
         let prepared = self.prepared;
-        let asks = Ask::all(&prepared.val, &prepared.recipe.eval.formats);
+        let eval = &prepared.recipe.eval;
+        let asks = Ask::all(&prepared.val, &eval.formats);
+        let batches = batches(&asks, &View::PLAIN, eval.batch_size);
         let bar = self.terminal.bar("validation", asks.len());
-        let predictions = prepared.evaluator(model).run(&asks, &View::PLAIN, |done| bar.set(done));
+        let mut all = Vec::with_capacity(asks.len());
+        let answered = prepared.answer(model, &asks, &batches, &View::PLAIN, |_, predictions| {
+            all.extend(predictions);
+            bar.set(all.len());
+            Ok(())
+        });
         bar.finish();
-        predictions
+        answered.map(|()| all)
     }
 }
 
@@ -100,6 +107,7 @@ pub fn train(
         samples: &prepared.training.samples,
         epochs: prepared.epochs.clone(),
         media: &SampleMedia { videos: &prepared.videos, examples: &prepared.training },
+        lanes: &prepared.lanes,
         checkpoints,
         validator: (!prepared.val.is_empty()).then_some(&held_back),
     };

@@ -5,11 +5,14 @@
 //! not run again. Logits exist at labelled positions only, and of a few at a time. Letters: `b`
 //! samples, `t` tokens, `n` labelled positions.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{DType, Int, Tensor};
 
 use super::loss::{cross_entropy, predictions, total};
 use crate::error::{Error, Result};
+use crate::model::dropout::{self, Row};
 use crate::model::host::host;
 use crate::model::language::Context;
 use crate::model::parameters::{Named, add_gradients, any_trained};
@@ -35,8 +38,6 @@ pub struct Sample {
 pub struct Method {
     /// Recompute each layer in the backward pass.
     pub recompute: bool,
-    /// Seed of the dropout; none where there is no dropout.
-    pub dropout_seed: Option<u64>,
     /// Most logits that exist at once ([`LOGITS_AT_ONCE`]); at least those of one position do.
     pub logits_at_once: usize,
     /// Samples are padded on the right to one token less than a multiple of so many; with 1 only to
@@ -85,6 +86,8 @@ pub struct Weighted<'a> {
     pub features: Vec<Tensor<2>>,
     /// What each of its token losses counts in the loss of the step.
     pub weight: f64,
+    /// Seed of its dropout; none where there is no dropout.
+    pub dropout_seed: Option<u64>,
 }
 
 /// The token losses of some samples. Nothing waits for the device until they are read.
@@ -126,11 +129,12 @@ pub fn add_samples(
     method: Method,
     sums: &mut Named,
 ) -> Result<Losses> {
-    let lengths =
-        batch.iter().map(|one| padded_length(one.sample.input_ids.len(), method.multiple));
-    let t = lengths.max().unwrap_or(0);
+    let padded = |one: &Weighted| padded_length(one.sample.input_ids.len(), method.multiple);
+    let t = batch.iter().map(padded).max().unwrap_or(0);
     let (ids, positions): (Vec<_>, Vec<_>) = batch.iter().map(|one| one.sample.padded(t)).unzip();
-    let pass = Pass { model, context: model.context(&positions, true), method };
+    let row = |one: &Weighted| Some(Row { seed: one.dropout_seed?, tokens: padded(one) });
+    let rows = batch.iter().filter_map(row).collect();
+    let pass = Pass { model, context: model.context(&positions, true), method, rows };
     let embedded = batch.iter().zip(&ids).map(|(one, ids)| model.embed(ids, &one.features));
     let embedded = Tensor::cat(embedded.collect::<Result<Vec<_>>>()?, 0);
     let labelled = Labelled::new(batch, t);
@@ -180,18 +184,27 @@ impl Labelled {
     }
 }
 
+/// Labelled positions that go through the head together.
+struct Piece {
+    /// Whose they are, where it draws dropout.
+    row: Option<Row>,
+    at: Range<usize>,
+}
+
 /// A batch's way through the model.
 struct Pass<'a> {
     model: &'a QwenVl,
     context: Context,
     method: Method,
+    /// The batch's samples, where they draw dropout.
+    rows: Vec<Row>,
 }
 
 impl Pass<'_> {
     /// All layers with one tape: `[b, t, hidden]` → `[b, t, hidden]`.
     fn forward(&self, embedded: Tensor<3>) -> Tensor<3> {
         self.model.model.layers.iter().enumerate().fold(embedded, |x, (i, layer)| {
-            self.seed_dropout(i);
+            self.begin_dropout(i);
             layer.forward(x, &self.context, None)
         })
     }
@@ -214,7 +227,7 @@ impl Pass<'_> {
             if i >= from {
                 inputs.push(x.clone());
             }
-            self.seed_dropout(i);
+            self.begin_dropout(i);
             layer.valid().forward(x, &self.context, None)
         });
         (inputs, last)
@@ -236,11 +249,11 @@ impl Pass<'_> {
         let hidden = self.model.model.norm.forward(hidden);
         let at_once = (self.method.logits_at_once / self.model.config.text.vocab_size).max(1);
         let (mut losses, mut gradients) = (Vec::new(), Vec::new());
-        self.seed_dropout(self.model.model.layers.len());
-        let pieces = targets.chunks(at_once).zip(weights.chunks(at_once));
-        for (i, (targets, weights)) in pieces.enumerate() {
-            let piece = hidden.clone().inner().narrow(0, i * at_once, targets.len());
-            let (loss, gradient) = self.loss(piece, targets, weights, sums)?;
+        for piece in self.pieces(&tokens, at_once) {
+            let rows = hidden.clone().inner().narrow(0, piece.at.start, piece.at.len());
+            let (targets, weights) = (&targets[piece.at.clone()], &weights[piece.at]);
+            dropout::begin(piece.row);
+            let (loss, gradient) = self.loss(rows, targets, weights, sums)?;
             losses.push(loss);
             gradients.push(gradient);
         }
@@ -248,6 +261,25 @@ impl Pass<'_> {
         let gradient = last.grad_remove(&mut gradients);
         add_gradients(self.model, "", &mut gradients, sums);
         Ok((Losses { pieces: losses, tokens }, gradient.ok_or_else(no_gradient)?))
+    }
+
+    /// How the labelled positions, `tokens` of each sample, are cut, with at most `at_once` in each
+    /// piece; where the head draws dropout, each sample's by themselves.
+    fn pieces(&self, tokens: &[usize], at_once: usize) -> Vec<Piece> {
+        let draws = self.model.lm_head.as_ref().is_some_and(|head| head.lora.is_some());
+        let rows = if draws { &self.rows[..] } else { &[] };
+        let together = if rows.is_empty() { vec![tokens.iter().sum()] } else { tokens.to_vec() };
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        for (i, n) in together.into_iter().enumerate() {
+            let end = start + n;
+            let cut = |from: usize| from..end.min(from + at_once);
+            let row = |part| rows.get(i).map(|row| row.at(self.model.model.layers.len() + part));
+            let pieces_of = (start..end).step_by(at_once).enumerate();
+            pieces.extend(pieces_of.map(|(part, from)| Piece { row: row(part), at: cut(from) }));
+            start = end;
+        }
+        pieces
     }
 
     /// The token losses at `hidden: [n, hidden]`, and the gradient of their weighted sum.
@@ -281,19 +313,16 @@ impl Pass<'_> {
         let layer = &self.model.model.layers[i];
         let input = input.autodiff();
         let input = if through { input.require_grad() } else { input };
-        self.seed_dropout(i);
+        self.begin_dropout(i);
         let output = layer.forward(input.clone(), &self.context, None);
         let mut gradients = backward(output, gradient.clone());
         add_gradients(layer, &format!("model.layers.{i}"), &mut gradients, sums);
         input.grad_remove(&mut gradients).unwrap_or(gradient)
     }
 
-    /// Layer `i` (behind the last: the head) draws the same dropout each time it is run on this
-    /// batch.
-    fn seed_dropout(&self, i: usize) {
-        if let Some(seed) = self.method.dropout_seed {
-            self.model.device().seed(seed.wrapping_add(i as u64 + 1));
-        }
+    /// Layer `i` draws the same dropout each time it is run on this batch.
+    fn begin_dropout(&self, i: usize) {
+        dropout::begin(self.rows.iter().map(|row| row.at(i)));
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Record {
     pub tokens: usize,
     /// Seconds that the step took.
     pub seconds: f64,
-    /// Memory of the process, or of the GPU that it trains on, in bytes.
+    /// Memory of the process, or of the GPU of those it trains on that holds most, in bytes.
     pub memory_bytes: u64,
 }
 

@@ -4,7 +4,6 @@ pub mod batches;
 pub mod board;
 pub mod checkpoint;
 pub mod gradients;
-pub mod lanes;
 pub mod log;
 pub mod loss;
 pub mod optimiser;

@@ -3,29 +3,28 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use burn::module::Module;
 use burn::tensor::Tensor;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::batches::{batches, tokens_at_once};
+use super::batches::{batches, deal, tokens_at_once};
 use super::checkpoint::{self, TrainerState};
 use super::gradients::{
     GPU_MULTIPLE, LOGITS_AT_ONCE, Method, Sample, Weighted, add_samples, padded_length,
 };
-use super::lanes;
 use super::log::{Log, Record};
 use super::loss::{label_tokens, token_weights};
 use super::optimiser::{AdamW, clip_factor, global_norm};
 use super::schedule::{Course, Rates};
 use super::validation::{Scores, Track, Validation, Validator};
-use crate::device::memory_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::lanes::Lanes;
 use crate::model::cpu;
-use crate::model::host::host;
-use crate::model::parameters::{Named, any_trained};
+use crate::model::dropout::{self, Row};
+use crate::model::host::{host, on_host};
+use crate::model::parameters::{self, Named, any_trained};
 use crate::model::qwen_vl::QwenVl;
 use crate::recipe::{Lora, Part, Train};
 
@@ -54,6 +53,8 @@ pub struct Setup<'a> {
     pub epochs: Vec<Vec<usize>>,
     /// Their vision features.
     pub media: &'a dyn Media,
+    /// What works on a step at once.
+    pub lanes: &'a Lanes,
     /// Where checkpoints go.
     pub checkpoints: PathBuf,
     /// Measures the model on held-out questions, where there are some.
@@ -113,29 +114,46 @@ impl Setup<'_> {
     /// # Errors
     /// Where a sample cannot be run.
     pub fn gradients(&self, model: &QwenVl, step: usize) -> Result<(f64, Named)> {
-        #[cfg(feature = "cuda")]
-        let model = &model.for_step();
         let batches = self.batches(model, step);
-        match lanes::number(runs_cpu_passes(model), self.has_dropout(), batches.len()) {
-            1 => self.sum(model, step, batches.iter()),
-            lanes => lanes::run(model, |model, lane| {
-                self.sum(model, step, batches.iter().skip(lane).step_by(lanes))
-            }),
+        let mut sums = self.lanes.run(model, batches.len(), |model, lane| {
+            let (loss, sums) = self.sum(model, step, &batches[lane])?;
+            Ok((loss, if lane == 0 { sums } else { on_host(sums)? }))
+        })?;
+        let (mut loss, mut total) = sums.remove(0);
+        for (of_lane, gradients) in sums {
+            loss += of_lane;
+            for (name, gradient) in gradients {
+                parameters::add(&mut total, name, gradient.to_device(&model.device()));
+            }
         }
+        Ok((loss, total))
     }
 
-    /// The samples of optimiser step `step`, with the weights of their token losses, as they go
-    /// through the model: on the CPU, and where the vision tower has a tape of its own for each, one
-    /// by one.
-    pub fn batches(&self, model: &QwenVl, step: usize) -> Vec<Vec<(usize, f64)>> {
+    /// By lane, the samples of optimiser step `step`, with the weights of their token losses, as they
+    /// go through the model: on the CPU, and where the vision tower has a tape of its own for each,
+    /// one by one.
+    pub fn batches(&self, model: &QwenVl, step: usize) -> Vec<Vec<Vec<(usize, f64)>>> {
+        let weighted = self.weighted(step);
+        let lanes = self.lanes.number(runs_cpu_passes(model), weighted.len());
+        let tokens = |(i, _): &(usize, f64)| self.samples[*i].input_ids.len();
+        let dealt = deal(&weighted.iter().map(tokens).collect::<Vec<_>>(), lanes).into_iter();
+        let own = dealt.map(|own| own.into_iter().map(|i| weighted[i]).collect());
+        own.map(|own| self.joined(model, own)).collect()
+    }
+
+    /// The samples of optimiser step `step`, with the weights of their token losses.
+    fn weighted(&self, step: usize) -> Vec<(usize, f64)> {
         let micro_batches = self.micro_batches(step);
         let tokens = |batch: &Vec<usize>| {
             batch.iter().map(|i| label_tokens(&self.samples[*i].labels)).collect()
         };
         let weights =
             token_weights(self.train.loss, &micro_batches.iter().map(tokens).collect::<Vec<_>>());
-        let weighted: Vec<(usize, f64)> =
-            micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect();
+        micro_batches.into_iter().flatten().zip(weights.into_iter().flatten()).collect()
+    }
+
+    /// Those of the samples `weighted` together that go through `model` together.
+    fn joined(&self, model: &QwenVl, weighted: Vec<(usize, f64)>) -> Vec<Vec<(usize, f64)>> {
         if runs_cpu_passes(model) || any_trained(&model.visual) {
             return weighted.into_iter().map(|one| vec![one]).collect();
         }
@@ -152,22 +170,23 @@ impl Setup<'_> {
     }
 
     /// Loss and summed gradients of some of the batches of optimiser step `step`.
-    fn sum<'a>(
+    fn sum(
         &self,
         model: &QwenVl,
         step: usize,
-        batches: impl Iterator<Item = &'a Vec<(usize, f64)>>,
+        batches: &[Vec<(usize, f64)>],
     ) -> Result<(f64, Named)> {
+        #[cfg(feature = "cuda")]
+        let model = &model.for_step();
+        let method = self.method(model);
         let (mut sums, mut pending) = (Named::new(), Vec::new());
         for batch in batches {
-            let method = self.method(model, step, batch[0].0);
-            if let Some(seed) = method.dropout_seed {
-                // For the vision tower; each decoder layer is given a seed of its own.
-                model.device().seed(seed);
-            }
             let weighted = batch.iter().map(|&(i, weight)| {
+                let dropout_seed = self.has_dropout().then(|| dropout_seed(self.seed, step, i));
+                // For the vision tower; each decoder layer begins elsewhere.
+                dropout::begin(dropout_seed.map(|seed| Row { seed, tokens: 0 }));
                 let features = self.media.features(model, i)?;
-                Ok(Weighted { sample: &self.samples[i], features, weight })
+                Ok(Weighted { sample: &self.samples[i], features, weight, dropout_seed })
             });
             let weighted = weighted.collect::<Result<Vec<_>>>()?;
             pending.push((batch, add_samples(model, &weighted, method, &mut sums)?));
@@ -186,11 +205,10 @@ impl Setup<'_> {
         Ok((loss, sums))
     }
 
-    /// How the gradients of a batch are computed; `first` is its first sample.
-    fn method(&self, model: &QwenVl, step: usize, first: usize) -> Method {
+    /// How the gradients of a batch are computed.
+    fn method(&self, model: &QwenVl) -> Method {
         Method {
             recompute: self.train.recompute,
-            dropout_seed: self.has_dropout().then(|| dropout_seed(self.seed, step, first)),
             logits_at_once: LOGITS_AT_ONCE,
             multiple: if runs_cpu_passes(model) { 1 } else { GPU_MULTIPLE },
         }
@@ -278,7 +296,7 @@ impl Setup<'_> {
             samples: ids.len(),
             tokens: ids.iter().map(|i| self.samples[*i].input_ids.len()).sum(),
             seconds: start.elapsed().as_secs_f64(),
-            memory_bytes: memory_bytes(&model.device()),
+            memory_bytes: self.lanes.memory_bytes(),
         };
         log.step(&record)?;
         seen(Event::Step(&record));
@@ -300,7 +318,7 @@ impl Setup<'_> {
         log: &mut Log,
     ) -> Result<Validation> {
         let validator = self.validator.ok_or_else(|| Error::run("nothing to validate on"))?;
-        let scores = validator.validate(&model.valid())?;
+        let scores = validator.validate(model)?;
         let best = track.see(step, scores.clone(), self.train.best());
         let validation = Validation { step, epoch: self.course().epoch(step), scores, best };
         log.validation(&validation)?;

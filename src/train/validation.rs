@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::gradients::{LOGITS_AT_ONCE, Sample};
 use super::loss::{cross_entropy, label_tokens, predictions, total};
+use super::trainer::Media;
 use crate::data::vlm4d::Format;
 use crate::error::Result;
+use crate::lanes::Lanes;
 use crate::model::host::host;
 use crate::model::qwen_vl::QwenVl;
 use crate::recipe::{Best, Loss};
@@ -39,7 +42,7 @@ pub struct Validation {
 
 /// Measures a model on held-out questions.
 pub trait Validator: Sync {
-    /// Scores of `model`, which has no tape.
+    /// Scores of `model`, which is in training form.
     ///
     /// # Errors
     /// Where a question cannot be asked, or Ctrl-C.
@@ -91,25 +94,29 @@ impl Track {
     }
 }
 
-/// Loss of held-out samples, weighted as `loss` says: every sample alike, or every token.
-/// `features` gives a sample's vision features.
+/// Loss of held-out samples, weighted as `loss` says: every sample alike, or every token. `model` is in
+/// training form, and `lanes` share the work; `media` has the samples' vision features.
 ///
 /// # Errors
 /// Where a sample cannot be run.
 pub fn held_out_loss(
     model: &QwenVl,
+    lanes: &Lanes,
     samples: &[Sample],
     loss: Loss,
-    features: impl Fn(usize) -> Result<Vec<Tensor<2>>>,
+    media: &dyn Media,
 ) -> Result<f64> {
+    let numbers: Vec<usize> = (0..samples.len()).collect();
+    let total =
+        |model: &QwenVl, i: &usize| token_losses(model, &samples[*i], &media.features(model, *i)?);
     let (mut sum, mut weights) = (0.0, 0.0);
-    for (i, sample) in samples.iter().enumerate() {
-        let tokens = label_tokens(&sample.labels) as f64;
-        let total = token_losses(model, sample, &features(i)?)?;
+    lanes.deal(model, &numbers, QwenVl::valid, total, |i, total| {
+        let tokens = label_tokens(&samples[i].labels) as f64;
         let weight = if loss == Loss::Token { tokens } else { 1.0 };
         sum += weight * total / tokens;
         weights += weight;
-    }
+        Ok(())
+    })?;
     Ok(sum / weights)
 }
 

@@ -1,10 +1,12 @@
 //! The tiny checkpoints, golden batches for them, and parameters beside the reference's.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use vlm4d_train::error::Result;
+use vlm4d_train::lanes::Lanes;
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft;
@@ -164,6 +166,9 @@ pub fn one_batch(samples: usize, recompute: bool) -> Train {
     }
 }
 
+/// What a single CPU has.
+pub static ONE_DEVICE: LazyLock<Lanes> = LazyLock::new(|| Lanes::new(&[Device::flex()]).unwrap());
+
 pub fn setup<'a>(
     train: &'a Train,
     samples: &'a [Sample],
@@ -176,6 +181,7 @@ pub fn setup<'a>(
         samples,
         epochs: vec![(0..samples.len()).collect()],
         media,
+        lanes: &ONE_DEVICE,
         checkpoints: Path::new("unused").into(),
         validator: None,
     }

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 
 use burn::backend::{BackTrace, StreamId};
 use burn::tensor::DType;
@@ -41,35 +41,42 @@ thread_local! {
     static STATE: Cell<cublasHandle_t> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// Whether products go to cuBLAS, or why they do not.
-static USED: OnceLock<Result<(), String>> = OnceLock::new();
+/// Whether a GPU's products go to cuBLAS, or why they do not.
+static USED: RwLock<Vec<(CubeDevice, Result<(), String>)>> = RwLock::new(vec![]);
 
-/// Has products go to cuBLAS where there is one that multiplies on `device`, or tells why they do
-/// not. Tried once in a process, on its first GPU.
-pub fn start(device: &CubeDevice) -> &'static Result<(), String> {
-    USED.get_or_init(|| {
-        if std::env::var(SWITCH).is_ok_and(|value| value == "0") {
-            return Err(format!("{SWITCH} is 0"));
-        }
-        // SAFETY: asks whether a library can be loaded, which runs its own start-up code alone.
-        if !unsafe { is_culib_present() } {
-            let package =
-                if CUDA_VERSION < 13_000 { "nvidia-cublas-cu12" } else { "nvidia-cublas" };
-            return Err(format!(
-                "there is no libcublas.so (the CUDA toolkit has one, as `pip install {package}` \
+/// Has products on `device` go to cuBLAS where there is one that multiplies there, or tells why they
+/// do not. Tried once in a process for each GPU.
+pub fn start(device: &CubeDevice) -> Result<(), String> {
+    let mut used = USED.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, tried)) = used.iter().find(|(tried, _)| tried == device) {
+        return tried.clone();
+    }
+    let tried = try_to_start(device);
+    used.push((device.clone(), tried.clone()));
+    tried
+}
+
+fn try_to_start(device: &CubeDevice) -> Result<(), String> {
+    if std::env::var(SWITCH).is_ok_and(|value| value == "0") {
+        return Err(format!("{SWITCH} is 0"));
+    }
+    // SAFETY: asks whether a library can be loaded, which runs its own start-up code alone.
+    if !unsafe { is_culib_present() } {
+        let package = if CUDA_VERSION < 13_000 { "nvidia-cublas-cu12" } else { "nvidia-cublas" };
+        return Err(format!(
+            "there is no libcublas.so (the CUDA toolkit has one, as `pip install {package}` \
                  has; LD_LIBRARY_PATH names its folder)"
-            ));
+        ));
+    }
+    let client = device.client();
+    let started = server(&client).submit_blocking(|_| state().map(|_| ())).unwrap_or_resume();
+    started.map_err(|e| match e.0 {
+        cublasStatus_t::CUBLAS_STATUS_NOT_INITIALIZED => {
+            "it does not start: is it for a newer CUDA than the driver?".into()
         }
-        let client = device.client();
-        let started = server(&client).submit_blocking(|_| state().map(|_| ())).unwrap_or_resume();
-        started.map_err(|e| match e.0 {
-            cublasStatus_t::CUBLAS_STATUS_NOT_INITIALIZED => {
-                "it does not start: is it for a newer CUDA than the driver?".into()
-            }
-            _ => said(e),
-        })?;
-        [DType::BF16, DType::F32].into_iter().try_for_each(|dtype| try_on(device, &client, dtype))
-    })
+        _ => said(e),
+    })?;
+    [DType::BF16, DType::F32].into_iter().try_for_each(|dtype| try_on(device, &client, dtype))
 }
 
 /// Multiplies a little: what starts need not have kernels for this GPU.
@@ -93,9 +100,10 @@ fn try_on(device: &CubeDevice, client: &Client, dtype: DType) -> Result<(), Stri
     }
 }
 
-/// Whether products go to cuBLAS.
-pub fn is_used() -> bool {
-    USED.get().is_some_and(Result::is_ok)
+/// Whether products on the GPU `device` go to cuBLAS.
+pub fn is_used(device: &CubeDevice) -> bool {
+    let used = USED.read().unwrap_or_else(PoisonError::into_inner);
+    used.iter().any(|(tried, result)| tried == device && result.is_ok())
 }
 
 fn server(client: &Client) -> DeviceHandle<Server> {
@@ -193,7 +201,7 @@ struct Places {
 
 impl Call {
     fn of(lhs: &Primitive, rhs: &Primitive) -> Option<Self> {
-        is_used().then(|| Self::new(lhs, rhs)).flatten()
+        is_used(&lhs.device).then(|| Self::new(lhs, rhs)).flatten()
     }
 
     fn new(lhs: &Primitive, rhs: &Primitive) -> Option<Self> {

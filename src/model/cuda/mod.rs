@@ -70,14 +70,17 @@ pub fn runs<const D: usize>(x: &Tensor<D>) -> bool {
 /// Why products of matrices on the GPU `device` are not cuBLAS's; nothing where they are.
 pub fn why_no_cublas(device: &Device) -> Option<String> {
     match device.as_dispatch() {
-        DispatchDevice::Cube(device) => cublas::start(device).clone().err(),
+        DispatchDevice::Cube(device) => cublas::start(device).err(),
         _ => None,
     }
 }
 
 /// Whether `q` and `k` are on a GPU whose [`attention_by_products`] has room for their scores.
 pub fn has_room_for_scores(q: &Tensor<4>, k: &Tensor<4>) -> bool {
-    holds(q) && scores::fit(q.dims(), k.dims(), q.dtype())
+    match q.device().inner().as_dispatch() {
+        DispatchDevice::Cube(device) => scores::fit(device, q.dims(), k.dims(), q.dtype()),
+        _ => false,
+    }
 }
 
 /// As [`attention`], of any type, with the scores in memory, where [there is room](has_room_for_scores).

@@ -9,8 +9,8 @@
 use burn::backend::Cuda;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape};
-use cubek::cubecl;
 use cubek::cubecl::prelude::*;
+use cubek::cubecl::{self, Device as CubeDevice};
 
 use super::Primitive;
 use super::block::{BLOCK, PLANE, PLANES, max_of_plane, sum_of_plane};
@@ -52,10 +52,10 @@ impl Operation<3, Cuda> for Attention {
     }
 }
 
-/// Whether cuBLAS is there, and has room for the scores of `q: [b, heads, t, d]` and
+/// Whether cuBLAS is there on the GPU `device`, and has room for the scores of `q: [b, heads, t, d]` and
 /// `k: [b, kv_heads, s, d]` of type `dtype`.
-pub fn fit(q: [usize; 4], k: [usize; 4], dtype: DType) -> bool {
-    is_used() && scores_at_once(q[1] / k[1] * q[2], k[2], dtype.size()) > 0
+pub fn fit(device: &CubeDevice, q: [usize; 4], k: [usize; 4], dtype: DType) -> bool {
+    is_used(device) && scores_at_once(q[1] / k[1] * q[2], k[2], dtype.size()) > 0
 }
 
 #[derive(Clone, Debug)]

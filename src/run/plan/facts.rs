@@ -91,6 +91,8 @@ pub struct Facts {
     /// Numbers of each layer whose weights are quantised.
     pub quantised: BTreeMap<String, usize>,
     pub on_cpu: bool,
+    /// How many share the work.
+    pub devices: usize,
     /// Bytes of one weight and of one number of an activation.
     pub width: usize,
     pub tokenizer_bytes: usize,
@@ -121,7 +123,13 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
     let (config, chat, reader) = read_checkpoint(&place.dir, &recipe)?;
     let counts = counts(&recipe, &config)?;
     let questions = Questions::read(&recipe, true, terminal)?;
-    let device = recipe.model.held(if on_cpu { "cpu" } else { "a GPU" });
+    let devices = recipe.model.device.number();
+    let device = match devices {
+        _ if on_cpu => "cpu".to_owned(),
+        1 => "a GPU".into(),
+        n => format!("{n} GPUs"),
+    };
+    let device = recipe.model.held(&device);
     terminal::model(&places::name(&recipe.model.path), &counts, &device, terminal);
     let parts = &questions.parts;
     terminal::data(&recipe, &questions.entries, &parts.split, parts.all(), terminal);
@@ -158,6 +166,7 @@ pub fn gather(mut recipe: Recipe, terminal: &Terminal) -> Result<Facts> {
         counts,
         quantised: quantised.unwrap_or_default(),
         on_cpu,
+        devices,
         frames,
         course: Course::new(&recipe.train, samples.epochs[0].len()),
         sample_bytes,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
 
-use self::facts::gather;
+use self::facts::{Facts, gather};
 use self::phases::Phase;
 use super::folder;
 use super::prepare::adopt_adapter;
@@ -50,7 +50,8 @@ pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal
     };
     terminal.line("phase        memory      time");
     for phase in &phases {
-        let time = clock(Duration::from_secs_f64(phase.flops / speed + phase.reads / reads));
+        let seconds = phase.share * (phase.flops / speed + phase.reads / reads);
+        let time = clock(Duration::from_secs_f64(seconds));
         let memory = size(phase.bytes() as u64);
         terminal.line(&format!("{:<10} {memory:>8} {time:>9}   {}", phase.name, phase.times));
     }
@@ -65,9 +66,29 @@ pub fn plan(path: &Path, runs: &Path, memory: Option<usize>, terminal: &Terminal
         "times are of arithmetic at {assumed}; reading {}s adds to them",
         facts.medium
     ));
+    if facts.devices > 1 {
+        note_devices(&facts, terminal);
+    }
     let Some(peak) = phases.iter().max_by_key(|phase| phase.bytes()) else { return Ok(()) };
     let memory = memory.or_else(|| if facts.on_cpu { available_bytes() } else { None });
     verdict(peak, memory, terminal)
+}
+
+/// What is worth telling of several devices.
+fn note_devices(facts: &Facts, terminal: &Terminal) {
+    let (devices, samples) = (facts.devices, facts.recipe.train.samples_per_step());
+    terminal.note("memory is the first GPU's, which has the optimiser too; the others need less");
+    if samples < devices {
+        let idle = devices - samples;
+        terminal.note(&format!(
+            "a step of {samples} leaves {idle} of {devices} GPUs idle: raise train.batch_size or \
+             train.grad_accum"
+        ));
+    } else if !samples.is_multiple_of(devices) {
+        terminal.note(&format!(
+            "{samples} samples a step are no multiple of {devices} GPUs: some wait for the others"
+        ));
+    }
 }
 
 /// Says whether the largest phase fits, and what to lower where it does not.

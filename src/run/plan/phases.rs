@@ -1,6 +1,7 @@
 //! Facts → the phases of a run, with the memory and the arithmetic of each.
 
 use crate::features::{AHEAD, IN_MEMORY, readers};
+use crate::lanes;
 use crate::model::attention::{SCORES_AT_ONCE, scores_at_once};
 use crate::model::nf4;
 use crate::model::rope::MediaGrid;
@@ -9,7 +10,6 @@ use crate::recipe::{Best, Part};
 use crate::run::plan::facts::{Batch, Facts, Sequence, Together};
 use crate::train::batches::tokens_at_once;
 use crate::train::gradients::{GPU_MULTIPLE, LOGITS_AT_ONCE, padded_length};
-use crate::train::lanes;
 
 /// What the program holds beside all that is counted: code, libraries, question files, and what the
 /// allocator keeps of what was freed.
@@ -37,8 +37,15 @@ pub struct Phase {
     pub flops: f64,
     /// Bytes of weights that are read anew for each token of answers.
     pub reads: f64,
+    /// Share of both that falls to the device that does most.
+    pub share: f64,
     /// What is done how often.
     pub times: String,
+}
+
+/// Share of `pieces` of work that falls to the one of `devices` that does most.
+fn share(pieces: usize, devices: usize) -> f64 {
+    pieces.div_ceil(devices) as f64 / pieces.max(1) as f64
 }
 
 impl Phase {
@@ -197,7 +204,8 @@ impl Facts {
             self.medium,
             thousands(largest)
         );
-        Phase { name: "reading", terms, flops, reads: 0.0, times }
+        let share = share(self.grids.len(), self.devices);
+        Phase { name: "reading", terms, flops, reads: 0.0, share, times }
     }
 
     /// Answers of at most `new` tokens to all of `asked`, `times` times.
@@ -220,7 +228,8 @@ impl Facts {
         let prompts = thousands(asked.iter().map(Batch::prompts).sum());
         let again = if times > 1 { format!("{times} × ") } else { String::new() };
         let times = format!("{again}{prompts} prompts, {new} new tokens at most");
-        Phase { name, terms: self.answer_terms(asked, new), flops, reads, times }
+        let share = share(asked.len(), self.devices);
+        Phase { name, terms: self.answer_terms(asked, new), flops, reads, share, times }
     }
 
     /// What is held for answers of at most `new` tokens to each batch of `asked`.
@@ -250,8 +259,7 @@ impl Facts {
 
     fn training(&self) -> Phase {
         let train = &self.recipe.train;
-        let dropout = self.recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
-        let lanes = lanes::number(self.in_f32_on_cpu(), dropout, train.samples_per_step());
+        let lanes = lanes::number(1, self.in_f32_on_cpu(), train.samples_per_step());
         let mut terms = self.held();
         let kept = (lanes - 1) * LANE_BYTES;
         terms.push(Term { what: "the second sample's thread", bytes: kept, lower: "" });
@@ -260,8 +268,9 @@ impl Facts {
         terms.extend(self.pass_terms(lanes));
         terms.extend(self.tower_term(lanes));
         let (steps, samples) = (thousands(self.course.steps), train.samples_per_step());
+        let share = share(samples, self.devices);
         let times = format!("{steps} steps of {samples} samples");
-        Phase { name: "training", terms, flops: self.training_flops(), reads: 0.0, times }
+        Phase { name: "training", terms, flops: self.training_flops(), reads: 0.0, share, times }
     }
 
     fn in_f32_on_cpu(&self) -> bool {
@@ -303,7 +312,7 @@ impl Facts {
         let (joined, tokens) = if self.in_f32_on_cpu() || self.tower_is_trained() {
             (1, longest)
         } else {
-            let step = train.samples_per_step();
+            let step = train.samples_per_step().div_ceil(self.devices);
             let free = tokens_at_once(text, train.recompute, self.width).min(longest * step);
             (step, free.max(longest * train.batch_size))
         };
