@@ -11,7 +11,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 use vlm4d_train::model::config::Config;
 use vlm4d_train::model::lora::Lora as Adapter;
-use vlm4d_train::model::nf4::Nf4;
+use vlm4d_train::model::nf4::{NESTED_CODE, Nf4};
 use vlm4d_train::model::parameters::{self, Named};
 use vlm4d_train::model::peft::{self, AdapterConfig};
 use vlm4d_train::model::qwen_vl::QwenVl;
@@ -160,7 +160,9 @@ fn nf4_equals_bitsandbytes() {
         let odd = want.f32("odd").0.to_vec();
         let odd = Nf4::new(odd, [5, 30], DType::F32, &Device::flex());
         made.insert("odd.values".into(), odd);
-        let names: Vec<&String> = want.names().filter(|name| *name != "odd").collect();
+        assert_eq!(want.f32("nested_code").0, *NESTED_CODE);
+        let is_made = |name: &&String| !["odd", "nested_code"].contains(&&***name);
+        let names: Vec<&String> = want.names().filter(is_made).collect();
         assert_eq!(names.len(), 4, "{names:?}");
         for name in names {
             let (want, got) = (want.f32(name).0, made[name].values().transpose());

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use vlm4d_train::model::peft;
 
-use crate::support::Golden;
 use crate::support::model::{load, values};
-use crate::support::run::{Workplace, demo_data, recipe, text, tiny};
+use crate::support::run::{Workplace, copy_dir, demo_data, recipe, text, tiny};
+use crate::support::{Golden, golden, max_difference};
 
 const NF4: &str = "quantize = \"nf4\"\n[data]";
 
@@ -51,17 +52,55 @@ fn a_run_over_four_bits_ends_in_an_adapter_that_answers_the_same() {
 }
 
 #[test]
-fn what_is_merged_is_the_checkpoint_itself() {
+fn an_adapter_is_merged_into_the_checkpoints_own_weights() {
     let place = Workplace::new(&quantised());
     assert!(place.run().status.success());
     let exported = place.with(&["export", "runs/r", "--to", "merged", "--merge", "--dtype", "f32"]);
     assert!(exported.status.success(), "{}", text(&exported.stderr));
     let merged = Golden::open(&place.0.path().join("merged/model.safetensors"));
-    let (model, name) = (load("tiny-qwen2.5-vl"), "visual.blocks.0.attn.proj.weight");
-    let [i, o] = model.visual.blocks[0].attn.proj.shape();
-    let weight = model.visual.blocks[0].attn.proj.weight.val();
-    let own = values(weight.transpose());
-    assert_eq!(merged.f32(name), (&own[..], &[o, i][..]));
+    let mut model = load("tiny-qwen2.5-vl");
+    peft::load(&mut model, &place.path("adapter"), 0.0).unwrap();
+    let layer = model.model.layers[0].self_attn.q_proj.clone().merge();
+    let want = values(layer.weight.val().transpose());
+    let got = merged.f32("model.layers.0.self_attn.q_proj.weight").0;
+    assert!(max_difference(got, &want) < 1e-6);
+}
+
+#[test]
+fn a_card_says_how_the_base_was_held() {
+    let place = Workplace::new(&quantised());
+    assert!(place.run().status.success());
+    for (to, merge) in [("adapter", None), ("merged", Some("--merge"))] {
+        let args = ["export", "runs/r", "--to", to].into_iter().chain(merge);
+        let exported = place.with(&args.collect::<Vec<_>>());
+        assert!(exported.status.success(), "{}", text(&exported.stderr));
+        let card = fs::read_to_string(place.0.path().join(to).join("README.md")).unwrap();
+        assert!(card.contains("linear layers in NF4 (four bits)"), "{card}");
+        let loads = card.contains("bnb_4bit_compute_dtype=\"float32\"");
+        assert_eq!(loads, merge.is_none(), "{card}");
+    }
+    let report = fs::read_to_string(place.path("report.md")).unwrap();
+    assert!(report.contains("with linear layers in NF4 trained on real"), "{report}");
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_refused() {
+    let place = Workplace::new("");
+    let model = place.0.path().join("model");
+    copy_dir(&golden("ckpt/tiny-qwen2-vl"), &model);
+    let (file, name) = (model.join("model.safetensors"), "visual.merger.mlp.2.weight");
+    let mut bytes = fs::read(&file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let at = 8 + header + tensors[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&file, &bytes).unwrap();
+    let recipe = recipe(&model, demo_data(), "max_steps = 1").replacen("[data]", NF4, 1);
+    fs::write(place.0.path().join("recipes/r.toml"), recipe).unwrap();
+    let output = place.run();
+    assert_eq!(output.status.code(), Some(2));
+    let error = text(&output.stderr);
+    assert!(error.contains(&format!("`{name}` has NaN among its numbers")), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::data::vlm4d::Format;
 use crate::error::{Error, Result};
 use crate::eval::metrics::paired;
 use crate::places;
-use crate::recipe::Quantize;
+use crate::recipe::{Dtype, Quantize, Recipe};
 use crate::report::accuracy::{INTERVALS, P, interval, p, points, small, title};
 use crate::report::controls;
 use crate::report::finished::Finished;
@@ -70,6 +70,7 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
         adapter => kind == Kind::Adapter,
         merged => kind == Kind::Merged,
         nf4 => recipe.model.quantize == Some(Quantize::Nf4),
+        computed_in => computed_in(recipe),
         model => recipe.model.name(),
         what => match kind {
             Kind::Adapter => "A LoRA adapter",
@@ -94,6 +95,16 @@ pub fn card(run: &Finished, kind: Kind) -> Result<String> {
     environment
         .render_str(include_str!("card.md"), context)
         .map_err(|e| Error::run(format!("the model card could not be made: {e:#}")))
+}
+
+/// PyTorch's name of the type that `recipe` was computed in.
+fn computed_in(recipe: &Recipe) -> &'static str {
+    let on_cpu = recipe.provenance.as_ref().is_some_and(|p| p.device == "cpu");
+    match recipe.model.dtype {
+        Dtype::F32 => "float32",
+        Dtype::Auto if on_cpu => "float32",
+        Dtype::Auto | Dtype::Bf16 => "bfloat16",
+    }
 }
 
 /// Whether the folder `dir` has such a card: its tags name this program.

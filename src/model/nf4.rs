@@ -1,10 +1,10 @@
-//! Frozen weights in four bits, for QLoRA: NF4 with double quantisation, number for number what
-//! bitsandbytes' `Linear4bit` has (`quant_type = "nf4"`, `compress_statistics = True`).
+//! Frozen weights in four bits, for QLoRA: NF4 with double quantisation, as bitsandbytes'
+//! `Linear4bit` has them (`quant_type = "nf4"`, `compress_statistics = True`), whose names these are.
 //!
 //! A matrix in the hub's layout, row by row, is cut into blocks of 64. Each number is the nearest of
-//! 16, times its block's largest magnitude. These magnitudes, less their mean, take eight bits each:
-//! the nearest of 256 numbers, times the largest magnitude of 256 of them. All in all a number takes
-//! 4.13 bits. Source: Dettmers et al. 2023, "QLoRA"; bitsandbytes' `quantize_4bit`.
+//! 16, times its block's largest magnitude (`absmax`). These, less their mean (`offset`), take eight
+//! bits each: the nearest of 256 numbers, times the largest magnitude of 256 of them. All in all a
+//! number takes 4.13 bits. Source: Dettmers et al. 2023, "QLoRA"; bitsandbytes' `quantize_4bit`.
 //!
 //! Letters: `i` inputs, `o` outputs, `b` blocks.
 
@@ -21,17 +21,17 @@ use super::linear::cast;
 use crate::error::{Error, Result};
 use crate::hash::hex;
 
-/// Numbers that share a magnitude.
+/// Numbers that share an `absmax`.
 pub const BLOCK: usize = 64;
-/// Magnitudes that share a range.
-pub const SCALES: usize = 256;
+/// Blocks whose `absmax` share one.
+pub const NESTED_BLOCK: usize = 256;
 /// Codes in a word.
 pub const WORD: usize = 8;
 /// Where in its word each code stands: of a byte's two the first in the upper half.
 pub const SHIFTS: [u32; WORD] = [4, 0, 12, 8, 20, 16, 28, 24];
 
 /// What the codes of numbers stand for: quantiles of a normal distribution (QLoRA, appendix E).
-pub const NUMBERS: [f32; 16] = [
+pub const CODE: [f32; 16] = [
     -1.0,
     -0.696_192_8,
     -0.525_073_05,
@@ -50,44 +50,50 @@ pub const NUMBERS: [f32; 16] = [
     1.0,
 ];
 
-/// What the codes of magnitudes stand for, in order: for each power of ten from 10⁻⁶ to 1 twice as many steps
-/// between a tenth of it and itself, either sign; 0 and 1 (bitsandbytes' `create_dynamic_map`).
-pub static MAGNITUDES: LazyLock<[f32; 256]> = LazyLock::new(|| {
+/// What the codes of `absmax` stand for, in order: for each power of ten from 10⁻⁶ to 1 twice as
+/// many steps between a tenth of it and itself, either sign; 0 and 1. Rounded as bitsandbytes'
+/// `create_dynamic_map` is, where `torch.linspace` counts from both ends.
+pub static NESTED_CODE: LazyLock<[f32; 256]> = LazyLock::new(|| {
     let mut numbers = vec![0.0, 1.0];
     for power in 0..7 {
         let steps = 1 << power;
-        let unit = 10f64.powi(power - 6);
-        for step in 0..steps {
-            let middle = 0.1 + 0.9 * (f64::from(step) + 0.5) / f64::from(steps);
-            numbers.extend([unit * middle, -unit * middle]);
+        let step = (1.0f32 - 0.1) / steps as f32;
+        let bound = |k: i32| match 2 * k < steps + 1 {
+            true => step.mul_add(k as f32, 0.1),
+            false => (-step).mul_add((steps - k) as f32, 1.0),
+        };
+        let unit = 10f64.powi(power - 6) as f32;
+        for k in 0..steps {
+            let number = unit * ((bound(k) + bound(k + 1)) / 2.0);
+            numbers.extend([number, -number]);
         }
     }
-    numbers.sort_by(f64::total_cmp);
-    std::array::from_fn(|i| numbers[i] as f32)
+    numbers.sort_by(f32::total_cmp);
+    std::array::from_fn(|i| numbers[i])
 });
 
 /// Half-way between two of them.
-static BETWEEN: LazyLock<Vec<f32>> =
-    LazyLock::new(|| MAGNITUDES.windows(2).map(|pair| f32::midpoint(pair[0], pair[1])).collect());
+static NESTED_BOUNDS: LazyLock<Vec<f32>> =
+    LazyLock::new(|| NESTED_CODE.windows(2).map(|pair| f32::midpoint(pair[0], pair[1])).collect());
 
 /// Bytes that so many `numbers` take.
 pub fn bytes(numbers: usize) -> usize {
     let blocks = numbers.div_ceil(BLOCK);
-    numbers.div_ceil(2) + blocks + 4 * blocks.div_ceil(SCALES)
+    numbers.div_ceil(2) + blocks + 4 * blocks.div_ceil(NESTED_BLOCK)
 }
 
 /// A frozen matrix, `[i, o]`.
 #[derive(Module, Debug)]
 pub struct Nf4 {
-    /// u32: `[⌈i·o / 8⌉]`.
-    codes: Tensor<1, Int>,
-    /// Codes of the blocks' magnitudes, u8: `[b]`.
-    scales: Tensor<1, Int>,
+    /// Codes, u32: `[⌈i·o / 8⌉]`.
+    packed: Tensor<1, Int>,
+    /// Their codes, u8: `[b]`.
+    absmax: Tensor<1, Int>,
     /// `[⌈b / 256⌉]`.
-    ranges: Tensor<1>,
-    /// [`NUMBERS`] and [`MAGNITUDES`], where a GPU finds them.
+    nested_absmax: Tensor<1>,
+    /// [`CODE`] and [`NESTED_CODE`], where a GPU finds them.
     tables: Tensor<1>,
-    /// Mean of the magnitudes.
+    /// Mean of `absmax`.
     offset: f32,
     inputs: usize,
     outputs: usize,
@@ -99,13 +105,14 @@ pub struct Nf4 {
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "as in `Nf4`")]
 pub struct Parts<T> {
-    pub codes: T,
-    pub scales: T,
-    pub ranges: T,
+    pub packed: T,
+    pub absmax: T,
+    pub nested_absmax: T,
     pub tables: T,
     pub offset: f32,
     /// `[o, i]`, as the numbers lie.
     pub shape: [usize; 2],
+    pub dtype: DType,
 }
 
 impl Nf4 {
@@ -117,20 +124,20 @@ impl Nf4 {
         }
         let blocks: Vec<([u32; BLOCK / WORD], f32)> =
             values.par_chunks(BLOCK).map(quantised).collect();
-        let offset = blocks.iter().map(|(_, largest)| f64::from(*largest)).sum::<f64>();
+        let offset = blocks.iter().map(|(_, absmax)| f64::from(*absmax)).sum::<f64>();
         let offset = (offset / blocks.len().max(1) as f64) as f32;
-        let (scales, ranges): (Vec<Vec<u8>>, Vec<f32>) = blocks
-            .par_chunks(SCALES)
-            .map(|blocks| compressed(blocks.iter().map(|(_, largest)| largest - offset)))
+        let (absmax, nested_absmax): (Vec<Vec<u8>>, Vec<f32>) = blocks
+            .par_chunks(NESTED_BLOCK)
+            .map(|blocks| compressed(blocks.iter().map(|(_, absmax)| absmax - offset)))
             .unzip();
-        let mut codes: Vec<u32> = blocks.into_iter().flat_map(|(codes, _)| codes).collect();
-        codes.truncate(values.len().div_ceil(WORD));
-        let [words, b] = [codes.len(), scales.iter().map(Vec::len).sum()];
-        let tables = [&NUMBERS[..], &MAGNITUDES[..]].concat();
+        let mut packed: Vec<u32> = blocks.into_iter().flat_map(|(packed, _)| packed).collect();
+        packed.truncate(values.len().div_ceil(WORD));
+        let [words, b] = [packed.len(), absmax.iter().map(Vec::len).sum()];
+        let tables = [&CODE[..], &NESTED_CODE[..]].concat();
         Self {
-            codes: resident(TensorData::new(codes, [words]), device, DType::U32),
-            scales: resident(TensorData::new(scales.concat(), [b]), device, DType::U8),
-            ranges: resident(TensorData::from(&ranges[..]), device, DType::F32),
+            packed: resident(TensorData::new(packed, [words]), device, DType::U32),
+            absmax: resident(TensorData::new(absmax.concat(), [b]), device, DType::U8),
+            nested_absmax: resident(TensorData::from(&nested_absmax[..]), device, DType::F32),
             tables: resident(TensorData::from(&tables[..]), device, DType::F32),
             offset,
             inputs: i,
@@ -151,13 +158,13 @@ impl Nf4 {
 
     /// Where it is.
     pub fn device(&self) -> Device {
-        self.ranges.device()
+        self.nested_absmax.device()
     }
 
     /// Its numbers, `[i, o]`.
     pub fn values(&self) -> Tensor<2> {
         #[cfg(feature = "cuda")]
-        if super::cuda::holds(&self.ranges) {
+        if super::cuda::holds(&self.nested_absmax) {
             return super::cuda::dequantised(self);
         }
         cast(cpu::dequantised(self), self.dtype).transpose()
@@ -180,9 +187,9 @@ impl Nf4 {
     /// Where the device fails.
     pub fn fingerprint(&self) -> Result<String> {
         let (int, float) = (Tensor::<1, Int>::try_into_data, Tensor::<1>::try_into_data);
-        let Parts { codes, scales, ranges, .. } = self.parts(int, float);
+        let Parts { packed, absmax, nested_absmax, .. } = self.parts(int, float);
         let mut hasher = Sha256::new();
-        for data in [codes, scales, ranges] {
+        for data in [packed, absmax, nested_absmax] {
             hasher.update(data.map_err(|e| Error::device(&format!("{e:?}")))?.as_bytes());
         }
         let hash = hex(&hasher.finalize());
@@ -196,21 +203,22 @@ impl Nf4 {
         float: impl Fn(Tensor<1>) -> T,
     ) -> Parts<T> {
         Parts {
-            codes: int(self.codes.clone()),
-            scales: int(self.scales.clone()),
-            ranges: float(self.ranges.clone()),
+            packed: int(self.packed.clone()),
+            absmax: int(self.absmax.clone()),
+            nested_absmax: float(self.nested_absmax.clone()),
             tables: float(self.tables.clone()),
             offset: self.offset,
             shape: [self.outputs, self.inputs],
+            dtype: self.dtype,
         }
     }
 }
 
-/// The codes of a block, and its largest magnitude.
+/// The codes of a block, and its `absmax`.
 fn quantised(block: &[f32]) -> ([u32; BLOCK / WORD], f32) {
     let largest = block.iter().fold(0f32, |largest, x| largest.max(x.abs()));
     let factor = 1.0 / largest.max(1e-38);
-    let bounds: [f32; 15] = std::array::from_fn(|i| f32::midpoint(NUMBERS[i], NUMBERS[i + 1]));
+    let bounds: [f32; 15] = std::array::from_fn(|i| f32::midpoint(CODE[i], CODE[i + 1]));
     let mut words = [0; BLOCK / WORD];
     for (k, x) in block.iter().enumerate() {
         let scaled = (x * factor).clamp(-1.0, 1.0);
@@ -220,10 +228,10 @@ fn quantised(block: &[f32]) -> ([u32; BLOCK / WORD], f32) {
     (words, largest)
 }
 
-/// The codes of some magnitudes, and their largest.
-fn compressed(magnitudes: impl Iterator<Item = f32> + Clone) -> (Vec<u8>, f32) {
-    let largest = magnitudes.clone().fold(0f32, |largest, x| largest.max(x.abs()));
+/// The codes of the `absmax` of some blocks, and their largest magnitude.
+fn compressed(absmax: impl Iterator<Item = f32> + Clone) -> (Vec<u8>, f32) {
+    let largest = absmax.clone().fold(0f32, |largest, x| largest.max(x.abs()));
     let factor = 1.0 / largest.max(1e-38);
-    let code = |x: f32| BETWEEN.partition_point(|bound| *bound < x * factor) as u8;
-    (magnitudes.map(code).collect(), largest)
+    let code = |x: f32| NESTED_BOUNDS.partition_point(|bound| *bound < x * factor) as u8;
+    (absmax.map(code).collect(), largest)
 }

@@ -203,6 +203,13 @@ impl Loader<'_> {
         match (&self.source, self.quantize) {
             (Source::Files(files), Some(Quantize::Nf4)) if may_be_quantised(layer) => {
                 let (values, _) = files.f32(&name)?;
+                if let Some(x) = values.iter().find(|x| !x.is_finite()) {
+                    let path = files.find(&name)?.shard.path.display();
+                    return Err(Error::input(format!(
+                        "{path}: `{name}` has {x} among its numbers"
+                    ))
+                    .help("the checkpoint is damaged: take another one"));
+                }
                 self.taken.insert(name, vec![o, i]);
                 Ok(Weight::Nf4(Nf4::new(values, [o, i], self.dtype, self.device)))
             }

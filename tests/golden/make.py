@@ -27,6 +27,7 @@ import shutil
 import sys
 import zlib
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -1566,30 +1567,33 @@ NF4 = BitsAndBytesConfig(
 
 
 
-
 def nearest_codes(a, blocksize, by_table=bnb.functional.quantize_blockwise):
-    """bitsandbytes' 8-bit codes as its CUDA kernel has them: on the CPU it looks them up in a table,
-    which is off next to what lies half-way between two."""
+    """The nearest of bitsandbytes' 8-bit codes, as its CUDA kernel and its fallback have them: its
+    CPU kernel is off next to what lies half-way between two."""
     _, state = by_table(a, blocksize=blocksize)
     scaled = a * (1 / state.absmax).repeat_interleave(blocksize)[: a.numel()]
     half_way = (state.code[:-1] + state.code[1:]) / 2
     return torch.bucketize(scaled, half_way).to(torch.uint8), state
 
 
-bnb.functional.quantize_blockwise = nearest_codes
+EXACT = patch.object(bnb.functional, "quantize_blockwise", nearest_codes)
 
 
+@EXACT
 def load_nf4(checkpoint):
     """The checkpoint with its linear layers, all but lm_head, in four bits."""
     return load_model(checkpoint, quantization_config=NF4, device_map={"": "cpu"})
 
 
+@EXACT
 def nf4_weights(model):
-    """The numbers that some layers have in four bits; and those of a matrix that fills no block."""
+    """What 8-bit codes stand for; the numbers that some layers have in four bits, and those of a matrix
+    that fills no block."""
     shown = r"visual.blocks.0.attn.qkv|layers.0.self_attn.k_proj|layers.1.mlp.down_proj"
     odd = torch.from_numpy(rng("nf4/odd").standard_normal((5, 30)).astype(np.float32))
     quantised = bnb.functional.quantize_4bit(odd, compress_statistics=True, quant_type="nf4")
     tensors = {"odd": odd, "odd.values": bnb.functional.dequantize_4bit(*quantised)}
+    tensors["nested_code"] = bnb.functional.create_dynamic_map()
     for name, module in model.named_modules():
         if isinstance(module, bnb.nn.Linear4bit) and re.search(shown, name):
             weight = module.weight

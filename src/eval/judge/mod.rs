@@ -92,8 +92,7 @@ impl<'a> Judge<'a> {
             JudgeKind::Rules => None,
             JudgeKind::Openai => Some(Self::OpenAi(Box::new(OpenAi::new(judge)?))),
             JudgeKind::Base => {
-                let name = recipe.model.name();
-                let name = format!("base/{name}");
+                let name = format!("base/{}", recipe.model.held(&recipe.model.name()));
                 let judge = Base::new(model, chat, name, recipe.eval.batch_size)?;
                 Some(Self::Base(Box::new(judge)))
             }

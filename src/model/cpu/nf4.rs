@@ -3,16 +3,16 @@
 //! Letters: `n` rows, `i` inputs, `o` outputs.
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape, bf16};
 use rayon::prelude::*;
 
 use super::layout::{Dense, tensor};
 use super::matrix::{Matrix, MatrixMut, Threads, Write, product};
 use super::vector::vectorised;
-use crate::model::nf4::{BLOCK, MAGNITUDES, NUMBERS, Parts, SCALES, SHIFTS, WORD};
+use crate::model::nf4::{BLOCK, CODE, NESTED_BLOCK, NESTED_CODE, Parts, SHIFTS, WORD};
 use crate::model::record::Operation;
 
-/// Numbers that exist at once: 1 MiB, a core's cache.
+/// Numbers that exist at once, 1 MiB, a core's cache; more where a block's rows have more.
 const AT_ONCE: usize = 1 << 18;
 /// Numbers that a thread makes at once.
 const PIECE: usize = 64 * BLOCK;
@@ -59,7 +59,7 @@ impl Operation<1> for ByNf4 {
 }
 
 impl ByNf4 {
-    /// Hands out the matrix by some rows at a time, with the number of the first.
+    /// Hands out the matrix some rows at a time, with the number of the first.
     fn each_panel(&self, mut work: impl FnMut(usize, &[f32])) {
         let [o, i] = self.weight.shape;
         // So many that a panel begins with a block.
@@ -80,29 +80,33 @@ pub fn all(weight: &Parts<FlexTensor>) -> Vec<f32> {
     numbers
 }
 
-/// The numbers from number `from` on, which begins a block.
+/// The numbers from number `from` on, which begins a block, in f32 as they are in the weight's type.
 fn dequantise(weight: &Parts<FlexTensor>, from: usize, numbers: &mut [f32]) {
-    let codes: &[u32] = weight.codes.as_slice().expect("u32 side by side, by construction");
-    let scales: &[u8] = weight.scales.as_slice().expect("u8 side by side, by construction");
-    let ranges: &[f32] = weight.ranges.as_slice().expect("f32 side by side, by construction");
+    let packed: &[u32] = weight.packed.as_slice().expect("u32 side by side, by construction");
+    let codes: &[u8] = weight.absmax.as_slice().expect("u8 side by side, by construction");
+    let nested: &[f32] =
+        weight.nested_absmax.as_slice().expect("f32 side by side, by construction");
     numbers.par_chunks_mut(PIECE).enumerate().for_each(|(piece, numbers)| {
         let first = (from + piece * PIECE) / BLOCK;
         let blocks = first..first + numbers.len().div_ceil(BLOCK);
-        let largest =
-            |b: usize| MAGNITUDES[usize::from(scales[b])] * ranges[b / SCALES] + weight.offset;
-        let largest: Vec<f32> = blocks.map(largest).collect();
-        from_blocks(&codes[first * BLOCK / WORD..], &largest, numbers);
+        let absmax = blocks
+            .map(|b| NESTED_CODE[usize::from(codes[b])] * nested[b / NESTED_BLOCK] + weight.offset);
+        let absmax: Vec<f32> = absmax.collect();
+        from_blocks(&packed[first * BLOCK / WORD..], &absmax, numbers);
+        if weight.dtype == DType::BF16 {
+            numbers.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+        }
     });
 }
 
 vectorised! {
-    /// Numbers of blocks whose largest magnitudes are known.
-    pub fn from_blocks(codes: &[u32], largest: &[f32], numbers: &mut [f32]) {
-        let blocks = codes.chunks(BLOCK / WORD).zip(numbers.chunks_mut(BLOCK));
-        for ((codes, numbers), largest) in blocks.zip(largest) {
-            for (word, numbers) in codes.iter().zip(numbers.chunks_mut(WORD)) {
+    /// Numbers of blocks of these `absmax`.
+    pub fn from_blocks(packed: &[u32], absmax: &[f32], numbers: &mut [f32]) {
+        let blocks = packed.chunks(BLOCK / WORD).zip(numbers.chunks_mut(BLOCK));
+        for ((packed, numbers), absmax) in blocks.zip(absmax) {
+            for (word, numbers) in packed.iter().zip(numbers.chunks_mut(WORD)) {
                 for (number, shift) in numbers.iter_mut().zip(SHIFTS) {
-                    *number = NUMBERS[(word >> shift) as usize & 15] * largest;
+                    *number = CODE[(word >> shift) as usize & 15] * absmax;
                 }
             }
         }

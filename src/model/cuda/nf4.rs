@@ -6,11 +6,11 @@ use cubek::cubecl::prelude::*;
 
 use super::Primitive;
 use super::layout::{address, each, elem, empty_as};
-use crate::model::nf4::{BLOCK, NUMBERS, Parts, SCALES, WORD};
+use crate::model::nf4::{BLOCK, CODE, NESTED_BLOCK, Parts, WORD};
 
 /// The numbers of `weight` as they lie, `[o, i]`, as `dtype`.
 pub fn dequantised(weight: &Parts<Primitive>, dtype: DType) -> Primitive {
-    let y = empty_as(&weight.ranges, &Shape::from(weight.shape), dtype);
+    let y = empty_as(&weight.nested_absmax, &Shape::from(weight.shape), dtype);
     let (count, dim, vector) = each(&y);
     let arg = |x: &Primitive| x.clone().into_buffer_arg();
     dequantise::launch(
@@ -19,9 +19,9 @@ pub fn dequantised(weight: &Parts<Primitive>, dtype: DType) -> Primitive {
         dim,
         address(&y),
         vector,
-        arg(&weight.codes),
-        arg(&weight.scales),
-        arg(&weight.ranges),
+        arg(&weight.packed),
+        arg(&weight.absmax),
+        arg(&weight.nested_absmax),
         arg(&weight.tables),
         arg(&y),
         weight.offset,
@@ -33,9 +33,9 @@ pub fn dequantised(weight: &Parts<Primitive>, dtype: DType) -> Primitive {
 /// A thread makes the numbers of a word, or of a part of one.
 #[cube(launch, address_type = "dynamic")]
 fn dequantise<Y: Float, N: Size>(
-    codes: &[u32],
-    scales: &[u8],
-    ranges: &[f32],
+    packed: &[u32],
+    absmax: &[u8],
+    nested_absmax: &[f32],
     tables: &[f32],
     y: &mut [Vector<Y, N>],
     offset: f32,
@@ -46,16 +46,17 @@ fn dequantise<Y: Float, N: Size>(
     }
     let from = ABSOLUTE_POS * N::value();
     let block = from / BLOCK;
-    let magnitudes = comptime!(NUMBERS.len());
-    let largest = tables[magnitudes + scales[block] as usize] * ranges[block / SCALES] + offset;
-    let word = codes[from / WORD];
+    let nested_code = comptime!(CODE.len());
+    let nested = tables[nested_code + absmax[block] as usize];
+    let absmax = nested * nested_absmax[block / NESTED_BLOCK] + offset;
+    let word = packed[from / WORD];
     let mut numbers = Vector::<f32, N>::cast_from(0.0f32);
     #[unroll]
     for k in 0..N::value() {
         let place = (from % WORD + k) as u32;
-        // Of a byte's two codes the first stands in the upper half.
+        // As `SHIFTS` has it.
         let shift = place / 2 * 8 + (1 - place % 2) * 4;
-        numbers.insert(k, tables[((word >> shift) & 15) as usize] * largest);
+        numbers.insert(k, tables[((word >> shift) & 15) as usize] * absmax);
     }
     y[ABSOLUTE_POS] = Vector::cast_from(numbers);
 }

@@ -134,11 +134,12 @@ impl Facts {
     }
 
     /// Bytes of the largest quantised layer's numbers, where they exist all at once: on a GPU, and for
-    /// the lengths of `DoRA`.
+    /// the lengths of `DoRA`, which are taken in f32 from their squares.
     fn dequantised(&self) -> usize {
-        let whole = !self.on_cpu || self.recipe.lora.as_ref().is_some_and(|lora| lora.use_dora);
-        let largest = self.quantised.values().max().copied().unwrap_or(0);
-        if whole { largest * self.width } else { 0 }
+        let dora = self.recipe.lora.as_ref().is_some_and(|lora| lora.use_dora);
+        let numbers = if dora || !self.on_cpu { self.width } else { 0 };
+        let of_lengths = if dora { 4 + if self.width < 4 { 4 } else { 0 } } else { 0 };
+        self.quantised.values().max().copied().unwrap_or(0) * (numbers + of_lengths)
     }
 
     /// Scores of a layer of the vision tower over the largest of what is shown.
