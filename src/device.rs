@@ -57,7 +57,7 @@ fn gpu_index(name: &str) -> Result<usize> {
     index.ok_or_else(|| {
         Error::input(format!("`model.device` is `{name}`"))
             .of_key("model.device")
-            .help("auto, cpu, or cuda:0")
+            .help("auto, cpu, cuda:0, or [\"cuda:0\", \"cuda:1\"]")
     })
 }
 

@@ -1,10 +1,10 @@
 //! Frames → patches → vision features, computed once per video and kept. An image is a video of one
 //! frame here.
 //!
-//! Decoding runs in threads ahead of the vision tower, and several devices share the work. What is read is kept in memory up to a
-//! limit and on disk ([`Cache`]), for the rest of the run and for the next: frames as they are cut
-//! into patches, and, while the vision tower is frozen, its features. Where neither has them, they
-//! are made again: a run's numbers do not depend on what was kept.
+//! Decoding runs in threads ahead of the vision tower, and several devices share the work. What is
+//! read is kept in memory up to a limit and on disk ([`Cache`]), for the rest of the run and for the
+//! next: frames as they are cut into patches, and, while the vision tower is frozen, its features.
+//! Where neither has them, they are made again: a run's numbers do not depend on what was kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -163,7 +163,7 @@ impl Videos {
     /// with how many are done. `model` is in training form, and the devices of `lanes` share the work.
     ///
     /// # Errors
-    /// The first video that cannot be read.
+    /// Where a video cannot be read.
     pub fn read(
         model: &QwenVl,
         lanes: &Lanes,
@@ -185,7 +185,7 @@ impl Videos {
         };
         let (n, done) = (lanes.on_devices(videos.len()), AtomicUsize::new(0));
         let read = |shown| (shown, all.read_ahead(shown));
-        let parts = lanes.run(model, n, |model, lane| {
+        let parts = lanes.run(model, n, |model, lane, others| {
             let (frozen, own) = (model.valid(), videos.iter().skip(lane).step_by(n));
             let (mut known, mut summary) = (HashMap::new(), Summary::default());
             let (own, workers) = (own.collect::<Vec<_>>(), readers().div_ceil(n));
@@ -196,6 +196,7 @@ impl Videos {
                 |shown| read(*shown),
                 |_, (shown, ahead)| {
                     interrupt::check("the decoding")?;
+                    others.check()?;
                     let found = all.take_in(&frozen, shown, ahead?, &mut summary)?;
                     known.insert(shown.clone(), found);
                     progress(done.fetch_add(1, Ordering::Relaxed) + 1);
@@ -209,6 +210,8 @@ impl Videos {
             known.extend(of_lane);
             summary.add(told);
         }
+        // The lanes worked at once.
+        summary.tower_s /= n.max(1) as f64;
         summary.elapsed_s = start.elapsed().as_secs_f64();
         summary.damaged = all.cache.damaged();
         summary.trouble = all.cache.trouble();

@@ -14,7 +14,8 @@ use burn::tensor::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::device::memory_bytes;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::model::cpu;
 use crate::model::host::on_host;
 use crate::model::parameters::{self, Named};
@@ -89,28 +90,39 @@ impl Lanes {
     }
 
     /// What `work` returns on each of the first `n` lanes, which it is told the number of, at once,
-    /// with a model of its own: `model`, which is in training form, or what is the same.
+    /// with a model of its own: `model`, which is in training form, or what is the same. It asks
+    /// [`Others`] before it begins something new.
     ///
     /// # Errors
-    /// The first lane's that fails; or where the device fails.
+    /// The first lane's that fails by itself; or where the device fails.
     pub fn run<R: Send>(
         &self,
         model: &QwenVl,
         n: usize,
-        work: impl Fn(&QwenVl, usize) -> Result<R> + Sync,
+        work: impl Fn(&QwenVl, usize, &Others) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
+        let others = Others::default();
         if n <= 1 {
-            return Ok(vec![work(model, 0)?]);
+            return Ok(vec![work(model, 0, &others)?]);
         }
         let lanes = &self.0[..n];
         let copies = lanes.iter().any(|lane| lane.copy.is_some());
         let trained = if copies { parameters::trained_values(model) } else { Named::new() };
         let trained = on_host(trained)?;
-        let in_lane = |i: usize| work(&lanes[i].model(model, &trained)?, i);
+        let in_lane = |i: usize| {
+            others.told_unless_ok(|| work(&lanes[i].model(model, &trained)?, i, &others))
+        };
         let mut results: Vec<Option<Result<R>>> = lanes.iter().map(|_| None).collect();
         at_once(lanes, &mut results, &in_lane);
         let missing = || Err(Error::run("a lane did not run"));
-        results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+        let mut results: Vec<Result<R>> =
+            results.into_iter().map(|result| result.unwrap_or_else(missing)).collect();
+        // Those that only stopped come last.
+        let own = |result: &Result<R>| matches!(result, Err(e) if e.kind() != Kind::Interrupted);
+        if let Some(failed) = results.iter().position(own) {
+            results.swap(0, failed);
+        }
+        results.into_iter().collect()
     }
 
     /// `work` on each of `items`, dealt out in turn to the lanes of several devices, of which each
@@ -128,19 +140,52 @@ impl Lanes {
         seen: impl FnMut(usize, R) -> Result<()> + Send,
     ) -> Result<()> {
         let n = self.on_devices(items.len());
-        let (failed, seen) = (AtomicBool::new(false), Mutex::new(InOrder::new(seen)));
-        self.run(model, n, |model, lane| {
+        let seen = Mutex::new(InOrder::new(seen));
+        self.run(model, n, |model, lane, others| {
             let ready = ready(model);
-            let own = items.iter().enumerate().skip(lane).step_by(n);
-            let mut own = own.take_while(|_| !failed.load(Ordering::Relaxed));
-            let done = own.try_for_each(|(i, item)| {
+            items.iter().enumerate().skip(lane).step_by(n).try_for_each(|(i, item)| {
+                others.check()?;
                 let result = work(&ready, item)?;
                 locked(&seen).take(i, result)
-            });
-            failed.fetch_or(done.is_err(), Ordering::Relaxed);
-            done
+            })
         })?;
         Ok(())
+    }
+}
+
+/// Whether one of the lanes that work at once has failed.
+#[derive(Debug, Default)]
+pub struct Others(AtomicBool);
+
+impl Others {
+    /// An error where a lane has failed: what this one does would be for nothing.
+    ///
+    /// # Errors
+    /// Just that.
+    pub fn check(&self) -> Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(interrupt::stopped("as another device failed")),
+            false => Ok(()),
+        }
+    }
+
+    /// What `work` returns; the others are told where that is an error, or nothing as it panicked.
+    fn told_unless_ok<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        let tell = Tell(self);
+        let result = work();
+        if result.is_ok() {
+            std::mem::forget(tell);
+        }
+        result
+    }
+}
+
+/// Tells the others when it is dropped.
+struct Tell<'a>(&'a Others);
+
+impl Drop for Tell<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -151,7 +196,7 @@ impl Lane {
         let Some(copy) = &self.copy else { return Ok(model.valid().train()) };
         let mut copy = locked(copy);
         let now = self.device.memory_persistent_allocations(copy.take(), |last| {
-            let last = last.unwrap_or_else(|| model.valid().to_device(&self.device).train());
+            let last = last.map_or_else(|| parameters::copied(model, &self.device), Ok)?;
             if !parameters::trained_values(&last).keys().eq(trained.keys()) {
                 return Err(Error::run("a copy of the model trains other parameters than it"));
             }

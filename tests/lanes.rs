@@ -1,6 +1,8 @@
 //! Several devices at once: here copies of the model on the CPU, dealt out to and added up as on GPUs.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
@@ -270,19 +272,27 @@ fn answers_and_losses_do_not_depend_on_the_devices() {
 fn an_error_on_any_device_is_told() {
     let model = adapted();
     let lanes = devices(3);
-    let mut seen = vec![];
-    let work = |(): &(), item: &usize| match item {
-        4 => Err(Error::run("the fifth")),
-        item => Ok(*item),
+    let (mut seen, begun) = (vec![], AtomicUsize::new(0));
+    let work = |(): &(), item: &usize| {
+        begun.fetch_add(1, Ordering::Relaxed);
+        match item {
+            4 => Err(Error::run("the fifth")),
+            item => {
+                std::thread::sleep(Duration::from_millis(10));
+                Ok(*item)
+            }
+        }
     };
     let told = |_, item| {
         seen.push(item);
         Ok(())
     };
-    let items: Vec<usize> = (0..9).collect();
+    let items: Vec<usize> = (0..90).collect();
     let error = lanes.deal(&model, &items, |_| (), work, told).unwrap_err();
     assert_eq!(error.to_string(), "the fifth");
     assert!(seen.len() <= 4 && seen == items[..seen.len()], "{seen:?}: in order");
+    // The others end what they are at.
+    assert!(begun.into_inner() < 20, "a lane has thirty");
 
     let mut batch = samples(&model, 3);
     for sample in &mut batch.samples[1..2] {
@@ -299,8 +309,8 @@ fn an_error_on_any_device_is_told() {
 #[test]
 fn lanes_are_of_one_model() {
     let (adapted, lanes) = (adapted(), devices(2));
-    lanes.run(&adapted, 2, |_, _| Ok(())).unwrap();
-    let other = lanes.run(&adapted.valid(), 2, |_, _| Ok(())).unwrap_err().to_string();
+    lanes.run(&adapted, 2, |_, _, _| Ok(())).unwrap();
+    let other = lanes.run(&adapted.valid(), 2, |_, _, _| Ok(())).unwrap_err().to_string();
     assert_eq!(other, "a copy of the model trains other parameters than it");
 }
 

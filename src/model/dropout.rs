@@ -60,7 +60,10 @@ pub fn kept<const D: usize>(x: &Tensor<D>, keep: f64) -> Tensor<D> {
                 let mut own = shape;
                 (own[0], own[1]) = (1, row.tokens);
                 let kept = row.draw(own, keep, &device);
-                kept.pad((0, 0, 0, shape[1] - row.tokens), PadMode::Constant(0.0))
+                match shape[1] - row.tokens {
+                    0 => kept,
+                    padding => kept.pad((0, 0, 0, padding), PadMode::Constant(0.0)),
+                }
             };
             Tensor::cat(rows.iter_mut().map(of_row).collect(), 0)
         }

@@ -23,9 +23,16 @@ pub fn resident<const D: usize, K: Basic>(
 /// # Errors
 /// Where the device fails.
 pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let data = tensor.try_into_data().map_err(|e| Error::device(&format!("{e:?}")))?;
-    let data = data.convert_dtype(DType::F32);
+    let data = data(tensor)?.convert_dtype(DType::F32);
     data.try_to_vec().map_err(|e| Error::device(&format!("{e:?}")))
+}
+
+/// What a tensor holds, in its type.
+///
+/// # Errors
+/// Where the device fails.
+pub fn data<const D: usize, K: Basic>(tensor: Tensor<D, K>) -> Result<TensorData> {
+    tensor.try_into_data().map_err(|e| Error::device(&format!("{e:?}")))
 }
 
 /// `tensors` in the host's memory, on the way from one device to another.
@@ -34,7 +41,7 @@ pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
 /// Where the device fails.
 pub fn on_host(tensors: Named) -> Result<Named> {
     let tensors = tensors.into_iter().map(|(name, tensor)| {
-        let data = tensor.try_into_data().map_err(|e| Error::device(&format!("{e:?}")))?;
+        let data = data(tensor)?;
         let dtype = data.dtype();
         Ok((name, Tensor::from_data(data, (&Device::flex(), dtype))))
     });

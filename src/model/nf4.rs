@@ -16,9 +16,9 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::cpu;
-use super::host::resident;
+use super::host::{data, resident};
 use super::linear::cast;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hash::hex;
 
 /// Numbers that share an `absmax`.
@@ -64,7 +64,7 @@ pub static NESTED_CODE: LazyLock<[f32; 256]> = LazyLock::new(|| {
         };
         let unit = 10f64.powi(power - 6) as f32;
         for k in 0..steps {
-            let number = unit * ((bound(k) + bound(k + 1)) / 2.0);
+            let number = unit * f32::midpoint(bound(k), bound(k + 1));
             numbers.extend([number, -number]);
         }
     }
@@ -181,19 +181,37 @@ impl Nf4 {
         cast(cpu::product_by(cast(x, DType::F32), self), dtype)
     }
 
+    /// The same on `device`, by way of the host.
+    ///
+    /// # Errors
+    /// Where a device fails.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let Parts { packed, absmax, nested_absmax, tables, .. } = self.on_host();
+        Ok(Self {
+            packed: resident(packed?, device, DType::U32),
+            absmax: resident(absmax?, device, DType::U8),
+            nested_absmax: resident(nested_absmax?, device, DType::F32),
+            tables: resident(tables?, device, DType::F32),
+            ..self.clone()
+        })
+    }
+
     /// What tells it from another.
     ///
     /// # Errors
     /// Where the device fails.
     pub fn fingerprint(&self) -> Result<String> {
-        let (int, float) = (Tensor::<1, Int>::try_into_data, Tensor::<1>::try_into_data);
-        let Parts { packed, absmax, nested_absmax, .. } = self.parts(int, float);
+        let Parts { packed, absmax, nested_absmax, .. } = self.on_host();
         let mut hasher = Sha256::new();
         for data in [packed, absmax, nested_absmax] {
-            hasher.update(data.map_err(|e| Error::device(&format!("{e:?}")))?.as_bytes());
+            hasher.update(data?.as_bytes());
         }
         let hash = hex(&hasher.finalize());
         Ok(format!("{:?} {:?} nf4 {} {hash}", self.shape(), self.dtype, self.offset))
+    }
+
+    fn on_host(&self) -> Parts<Result<TensorData>> {
+        self.parts(data, data)
     }
 
     /// Its parts, each taken as a backend has it.

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{DType, Gradients, Tensor};
+use burn::tensor::{DType, Device, Gradients, Tensor};
 use sha2::{Digest, Sha256};
 
+use super::host::{data, resident};
 use super::linear::{Weight, cast};
 use super::nf4::Nf4;
 use super::qwen_vl::QwenVl;
@@ -170,6 +171,45 @@ pub fn add(sums: &mut Named, name: String, value: Tensor<1>) {
 /// holds no more then.
 pub fn replace<M: Module>(module: M, new: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
     module.map(&mut Mapper { path: NamePath::new(""), new })
+}
+
+/// The model, in training form, once more on `device`, by way of the host: what burn itself copies
+/// between GPUs takes NCCL where there is one, and waits for ever where that fails.
+///
+/// # Errors
+/// Where a device fails.
+pub fn copied(model: &QwenVl, device: &Device) -> Result<QwenVl> {
+    let mut copier = Copier { device, failed: None };
+    let mut copy = model.clone().map(&mut copier);
+    for (_, layer) in copy.linear_layers_mut() {
+        if let Weight::Nf4(weight) = &mut layer.weight {
+            *weight = weight.on(device)?;
+        }
+    }
+    copier.failed.map_or(Ok(copy), Err)
+}
+
+/// Copies each parameter; of a device that fails, what was there before stays, and the error.
+struct Copier<'a> {
+    device: &'a Device,
+    failed: Option<Error>,
+}
+
+impl ModuleMapper for Copier<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let trained = param.is_require_grad();
+        param.map(|value| match data(value.clone().inner()) {
+            Ok(data) => {
+                let dtype = data.dtype();
+                let copy: Tensor<D> = resident(data, self.device, dtype).autodiff();
+                if trained { copy.require_grad() } else { copy }
+            }
+            Err(e) => {
+                self.failed = Some(e);
+                value
+            }
+        })
+    }
 }
 
 fn visit(module: &impl Module, see: impl FnMut(String, Tensor<1>, Vec<usize>, bool)) {

@@ -15,7 +15,7 @@ pub struct Model {
     /// `quantization_bit`); as `dtype` says where left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
-    /// `auto`, `cpu`, `cuda:N`, or several GPUs of this machine, `["cuda:0", "cuda:1"]`: each has a
+    /// `auto`, `cpu`, `cuda:N`, or several GPUs of one kind, `["cuda:0", "cuda:1"]`: each has a
     /// copy of the model and works on its share of a step's samples and of the questions. The sums
     /// of another number of GPUs round otherwise, and a run that was begun goes on with those that it
     /// was begun with.

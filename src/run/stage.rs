@@ -17,7 +17,8 @@ use crate::model::qwen_vl::QwenVl;
 use crate::report::terminal::{self, Terminal};
 
 /// Asks `model`, in training form, all test questions, and again under each control; writes
-/// predictions and metrics into `dir`. What is already there is read instead. `earlier` is what a change is measured against.
+/// predictions and metrics into `dir`. What is already there is read instead. `earlier` is what a
+/// change is measured against.
 pub fn evaluate(
     prepared: &Prepared,
     model: &QwenVl,

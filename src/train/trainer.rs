@@ -20,7 +20,7 @@ use super::schedule::{Course, Rates};
 use super::validation::{Scores, Track, Validation, Validator};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Others};
 use crate::model::cpu;
 use crate::model::dropout::{self, Row};
 use crate::model::host::{host, on_host};
@@ -115,8 +115,8 @@ impl Setup<'_> {
     /// Where a sample cannot be run.
     pub fn gradients(&self, model: &QwenVl, step: usize) -> Result<(f64, Named)> {
         let batches = self.batches(model, step);
-        let mut sums = self.lanes.run(model, batches.len(), |model, lane| {
-            let (loss, sums) = self.sum(model, step, &batches[lane])?;
+        let mut sums = self.lanes.run(model, batches.len(), |model, lane, others| {
+            let (loss, sums) = self.sum(model, step, &batches[lane], others)?;
             Ok((loss, if lane == 0 { sums } else { on_host(sums)? }))
         })?;
         let (mut loss, mut total) = sums.remove(0);
@@ -175,12 +175,14 @@ impl Setup<'_> {
         model: &QwenVl,
         step: usize,
         batches: &[Vec<(usize, f64)>],
+        others: &Others,
     ) -> Result<(f64, Named)> {
         #[cfg(feature = "cuda")]
         let model = &model.for_step();
         let method = self.method(model);
         let (mut sums, mut pending) = (Named::new(), Vec::new());
         for batch in batches {
+            others.check()?;
             let weighted = batch.iter().map(|&(i, weight)| {
                 let dropout_seed = self.has_dropout().then(|| dropout_seed(self.seed, step, i));
                 // For the vision tower; each decoder layer begins elsewhere.
