@@ -24,6 +24,7 @@ use crate::data::variant::{Shown, Variant};
 use crate::data::video::Frames;
 use crate::error::{Error, Result};
 use crate::lanes::Lanes;
+use crate::model::host::data;
 use crate::model::parameters;
 use crate::model::qwen_vl::QwenVl;
 use crate::model::rope::MediaGrid;
@@ -428,10 +429,7 @@ impl Videos {
     ) -> Result<(TensorData, f64)> {
         let start = Instant::now();
         let patches = self.reader.patches(sampled.frames, shown)?;
-        let data = frozen
-            .features(&patches.pixel_values, patches.grid_thw)
-            .try_into_data()
-            .map_err(|e| Error::device(&format!("{e:?}")))?;
+        let data = data(frozen.features(&patches.pixel_values, patches.grid_thw))?;
         let tower_s = start.elapsed().as_secs_f64();
         if let Some(key) = self.features_key(shown, &known.content) {
             let about = AboutFeatures {

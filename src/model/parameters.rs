@@ -135,16 +135,12 @@ pub fn trained_values(module: &impl Module) -> Named {
 pub fn fingerprints(module: &impl Module) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     visit(module, |name, value, shape, _| {
-        let data = value.try_into_data().map(|data| {
+        let fingerprint = data(value).map(|data| {
             format!("{shape:?} {:?} {}", data.dtype(), hex(&Sha256::digest(data.as_bytes())))
         });
-        found.insert(name, data);
+        found.insert(name, fingerprint);
     });
-    let checked = found.into_iter().map(|(name, data)| match data {
-        Ok(fingerprint) => Ok((name, fingerprint)),
-        Err(e) => Err(Error::device(&format!("{e:?}"))),
-    });
-    checked.collect()
+    found.into_iter().map(|(name, fingerprint)| Ok((name, fingerprint?))).collect()
 }
 
 /// Moves the gradients of `module`'s parameters out of `gradients`, adding them to `sums` in f32.

@@ -132,11 +132,15 @@ impl<B: Recording> Operation<1, B> for Known<B> {
 
 /// The numbers of a tensor of integers, which never has a tape.
 pub fn integers<B: Recording>(tensor: DispatchTensor) -> IntTensor<B> {
-    let kind = match tensor.kind {
+    held::<B>(tensor).int()
+}
+
+/// What a tensor on `B` holds, whether or not it may have a tape.
+fn held<B: Recording>(tensor: DispatchTensor) -> BackendTensor<B> {
+    B::from_kind(match tensor.kind {
         DispatchTensorKind::Autodiff(kind) => *kind,
         kind => kind,
-    };
-    B::from_kind(kind).int()
+    })
 }
 
 /// A tensor with or without a tape.
@@ -148,11 +152,7 @@ pub enum Input<B: Recording> {
 impl<B: Recording> Input<B> {
     /// Of a tensor on `B`.
     pub fn new(tensor: DispatchTensor) -> Self {
-        let kind = match tensor.kind {
-            DispatchTensorKind::Autodiff(kind) => *kind,
-            kind => kind,
-        };
-        match B::from_kind(kind) {
+        match held::<B>(tensor) {
             BackendTensor::Autodiff(tensor) => Self::Taped(tensor),
             tensor => Self::Plain(tensor.float()),
         }

@@ -1566,7 +1566,6 @@ NF4 = BitsAndBytesConfig(
 )
 
 
-
 def nearest_codes(a, blocksize, by_table=bnb.functional.quantize_blockwise):
     """The nearest of bitsandbytes' 8-bit codes, as its CUDA kernel and its fallback have them: its
     CPU kernel is off next to what lies half-way between two."""

@@ -96,8 +96,8 @@ pub fn product_by<const D: usize>(x: Tensor<D>, weight: &Nf4) -> Tensor<D> {
 
 /// The numbers of `weight`, f32, as they lie: `[o, i]`.
 pub fn dequantised(weight: &Nf4) -> Tensor<2> {
-    let numbers = nf4::all(&parts(weight));
-    let data = TensorData::new(numbers, parts(weight).shape);
+    let parts = parts(weight);
+    let data = TensorData::new(nf4::all(&parts), parts.shape);
     Tensor::from_data(data, (&weight.device(), DType::F32))
 }
 

@@ -43,7 +43,7 @@ impl Operation<4, Cuda> for Adapted {
 
     fn forward(&self, [x, left, a, _]: [Primitive; 4]) -> (Primitive, Saved) {
         let (left, learned, [a, b]) = (rows(left), a.dtype, self.factors.clone());
-        let y = product(rows(x.clone()), self.weight.values(x.dtype));
+        let y = product(rows(x.clone()), self.weight.values());
         let xa = product(left.clone(), a);
         let y = match self.bias.clone() {
             None => add_product(y, xa.clone(), b),
@@ -61,7 +61,7 @@ impl Operation<4, Cuda> for Adapted {
         let (g, [a, b]) = (rows(gradient.clone()), self.factors.clone());
         let (d_xa, a) = (product(g.clone(), transposed(b)), transposed(a));
         let dx = wanted[0].then(|| {
-            let dx = product(g.clone(), transposed(self.weight.values(g.dtype)));
+            let dx = product(g.clone(), transposed(self.weight.values()));
             if wanted[1] { dx } else { add_product(dx, d_xa.clone(), a.clone()) }
         });
         let d_left = wanted[1].then(|| product(d_xa.clone(), a));

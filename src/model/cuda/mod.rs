@@ -113,7 +113,7 @@ pub fn product_by<const D: usize>(x: Tensor<D>, weight: &Nf4) -> Tensor<D> {
 
 /// The numbers of `weight`, `[i, o]`, in its type.
 pub fn dequantised(weight: &Nf4) -> Tensor<2> {
-    tensor(Frozen::Nf4(parts(weight)).values(weight.dtype()))
+    tensor(Frozen::Nf4(parts(weight)).values())
 }
 
 fn parts(weight: &Nf4) -> Parts<Primitive> {

@@ -1,6 +1,6 @@
 //! Numbers of a matrix in four bits.
 
-use burn::tensor::{DType, Shape};
+use burn::tensor::Shape;
 use cubek::cubecl;
 use cubek::cubecl::prelude::*;
 
@@ -8,9 +8,9 @@ use super::Primitive;
 use super::layout::{address, each, elem, empty_as};
 use crate::model::nf4::{BLOCK, CODE, NESTED_BLOCK, Parts, WORD};
 
-/// The numbers of `weight` as they lie, `[o, i]`, as `dtype`.
-pub fn dequantised(weight: &Parts<Primitive>, dtype: DType) -> Primitive {
-    let y = empty_as(&weight.nested_absmax, &Shape::from(weight.shape), dtype);
+/// The numbers of `weight` as they lie, `[o, i]`, in its type.
+pub fn dequantised(weight: &Parts<Primitive>) -> Primitive {
+    let y = empty_as(&weight.nested_absmax, &Shape::from(weight.shape), weight.dtype);
     let (count, dim, vector) = each(&y);
     let arg = |x: &Primitive| x.clone().into_buffer_arg();
     dequantise::launch(
@@ -25,7 +25,7 @@ pub fn dequantised(weight: &Parts<Primitive>, dtype: DType) -> Primitive {
         arg(&weight.tables),
         arg(&y),
         weight.offset,
-        elem(dtype),
+        elem(weight.dtype),
     );
     y
 }

@@ -54,11 +54,11 @@ pub enum Frozen {
 }
 
 impl Frozen {
-    /// Its numbers; those of four bits each are made anew as `dtype`.
-    pub fn values(&self, dtype: DType) -> Primitive {
+    /// Its numbers; those of four bits each are made anew.
+    pub fn values(&self) -> Primitive {
         match self {
             Self::Dense(weight) => weight.clone(),
-            Self::Nf4(weight) => transposed(nf4::dequantised(weight, dtype)),
+            Self::Nf4(weight) => transposed(nf4::dequantised(weight)),
         }
     }
 }
@@ -74,12 +74,12 @@ impl Operation<1, Cuda> for ByFrozen {
     type Saved = ();
 
     fn forward(&self, [x]: [Primitive; 1]) -> (Primitive, ()) {
-        let weight = self.weight.values(x.dtype);
+        let weight = self.weight.values();
         (with_rows_of(&x, product(rows(x.clone()), weight)), ())
     }
 
     fn backward(&self, (): (), gradient: Primitive, _: [bool; 1]) -> [Option<Primitive>; 1] {
-        let weight = self.weight.values(gradient.dtype);
+        let weight = self.weight.values();
         let dx = product(rows(gradient.clone()), transposed(weight));
         [Some(with_rows_of(&gradient, dx))]
     }
